@@ -1,0 +1,36 @@
+# make quickstart   the main job, from nothing: a teacher, its student, and what the two are worth
+# make test         the tests, at both ends of the supported range of transformers
+# make lint         format and lint
+
+PYTHON ?= python3
+NEWEST = .venv
+OLDEST = .venv-oldest
+
+.PHONY: quickstart test test-newest test-oldest lint format
+
+quickstart: $(NEWEST)/installed
+	$(NEWEST)/bin/python examples/quickstart.py
+
+test: test-newest test-oldest
+
+test-newest: $(NEWEST)/installed
+	$(NEWEST)/bin/python -m pytest
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest
+
+lint: $(NEWEST)/installed
+	$(NEWEST)/bin/ruff format --check .
+	$(NEWEST)/bin/ruff check .
+
+format: $(NEWEST)/installed
+	$(NEWEST)/bin/ruff format .
+	$(NEWEST)/bin/ruff check --fix .
+
+# the exact versions that were tested together stand in constraints/, the ranges in pyproject.toml
+$(NEWEST)/installed: constraints/newest.txt pyproject.toml
+$(OLDEST)/installed: constraints/oldest.txt pyproject.toml
+%/installed:
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable ".[dev]"
+	touch $@

@@ -1,0 +1,37 @@
+"""The command line: one module a command, each a thin shell over a function of `tkd_hf.stages`."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from ..errors import InputError
+from . import distill, evaluate, finetune, label
+
+
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="tkd-hf",
+    help="Turn a fine-tuned text model (the teacher) into a small, fast student that keeps its answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("finetune", context_settings=EXTRA)(finetune.finetune)
+app.command("label")(label.label)
+app.command("distill", context_settings=EXTRA)(distill.distill)
+app.command("evaluate")(evaluate.evaluate)
+
+
+def main() -> None:
+    """Runs a command. Exit codes: 0 done, 2 the input was wrong."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tkd_hf").setLevel(logging.INFO)
+    try:
+        app()
+    except InputError as error:
+        print(f"tkd-hf: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,144 @@
+"""The flags that commands share, and how flags, recipe and training arguments come together."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from ..data.loading import DataArguments
+    from ..training_args import FineTuningArguments
+
+
+# What a recipe gives beyond the flags of a command: training arguments, as the command line would spell them.
+_RECIPE_EXTRAS = "tkd_hf.recipe_extras"
+
+
+def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the recipe's values the defaults of the command: flags win over it, and it over the built-in defaults."""
+    if path is None:
+        return None
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"the recipe {path} holds {type(recipe).__name__}, not the keys of a recipe")
+    values = _flatten(recipe, context.info_name, path)
+    flags = {name for parameter in context.command.params for name in (parameter.name,)}
+    context.default_map = {name: value for name, value in values.items() if name in flags}
+    extras = {name: value for name, value in values.items() if name not in flags}
+    if extras and not context.ignore_unknown_options:
+        raise InputError(
+            f"the recipe {path} sets {', '.join(extras)}, which `tkd-hf {context.info_name}` does not know"
+        )
+    context.meta[_RECIPE_EXTRAS] = [word for name, value in extras.items() for word in (f"--{name}", _spell(value))]
+    return path
+
+
+def _flatten(recipe: dict, command: str, path: Path) -> dict[str, Any]:
+    """The values that concern one command: teacher, data, output folder, and its own stage."""
+    known = ("teacher", "model", "data", "stages", "output_dir")
+    unknown = [name for name in recipe if name not in known]
+    if unknown:
+        raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; there are {', '.join(known)}")
+    teacher = recipe.get("teacher")
+    values = {
+        "teacher": teacher.get("model") if isinstance(teacher, dict) else teacher,
+        "model": recipe.get("model"),
+        "output_dir": recipe.get("output_dir"),
+        **(recipe.get("data") or {}),
+    }
+    for stage in recipe.get("stages") or []:
+        if not isinstance(stage, dict) or len(stage) != 1:
+            raise InputError(f"the recipe {path} has a stage {stage!r}; write it as `- name: {{option: value}}`")
+        values |= (stage.get(command) or {}) if command in stage else {}
+    return {name.replace("-", "_"): value for name, value in values.items() if value is not None}
+
+
+def _spell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def data_arguments(
+    task,
+    dataset,
+    data_dir,
+    dataset_config,
+    text_column,
+    label_column,
+    label_names,
+    train_split,
+    eval_split,
+    max_length,
+) -> "DataArguments":
+    """The flags about data as the functions take them."""
+    from ..data.loading import DataArguments
+
+    return DataArguments(
+        task=task,
+        dataset=dataset,
+        data_dir=data_dir,
+        config=dataset_config,
+        text_columns=tuple(text_column or ()),
+        label_column=label_column,
+        label_names=tuple(label_names.split(",")) if label_names else (),
+        train_split=train_split,
+        eval_split=eval_split,
+        max_length=max_length,
+    )
+
+
+def training_arguments(
+    kind: type["FineTuningArguments"], context: typer.Context, output_dir: Path, **values: Any
+) -> "FineTuningArguments":
+    """Training arguments from the recipe, then the unnamed flags, then the named ones that were given.
+
+    Raises:
+        InputError: for a flag that is no field of `kind`, or a value that it does not take.
+    """
+    from transformers import HfArgumentParser
+
+    def refuse(message: str):
+        raise InputError(f"{message}; any field of {kind.__name__} can be set, such as --learning-rate 1e-4")
+
+    parser = HfArgumentParser(kind, allow_abbrev=False)
+    parser.error = refuse
+    given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
+    words = [*context.meta.get(_RECIPE_EXTRAS, []), *context.args, *given, "--output_dir", str(output_dir)]
+    try:
+        args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if rest:
+        refuse(f"unknown {'option' if rest[0].startswith('-') else 'argument'} {rest[0]!r}")
+    return args
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", callback=read_recipe, is_eager=True, help="Recipe (YAML); flags win over it."),
+]
+TaskName = Annotated[str | None, typer.Option("--task", help="A GLUE task: sst2, cola, mrpc, stsb, qqp, mnli …")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="A Hub id, or a local folder or file of examples.")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="Local copies: DIR/TASK/SPLIT.parquet.")]
+DatasetConfig = Annotated[str | None, typer.Option("--dataset-config", help="Configuration of a Hub data set.")]
+TextColumn = Annotated[list[str] | None, typer.Option("--text-column", help="Column of text; twice for pairs.")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of labels.")]
+LabelNames = Annotated[str | None, typer.Option("--label-names", help="Class names in the order of codes: no,yes")]
+TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to train on; a slice is fine.")]
+EvalSplit = Annotated[str | None, typer.Option("--eval-split", help="Split to evaluate on.")]
+MaxLength = Annotated[int, typer.Option("--max-length", min=4, help="Tokens at which examples are cut.")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the run.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of initialisation, order and dropout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that the folder holds.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results there, for machines.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Examples at a time.")]

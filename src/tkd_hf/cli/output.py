@@ -1,0 +1,74 @@
+"""What a command says: its intention and its hints on standard error, its results on standard output."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from ..stages.evaluate import Evaluation
+
+
+def announce(text: str) -> None:
+    """The first line of a command: what it is about to do."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def suggest(command: str) -> None:
+    """The next command one would type."""
+    Console(stderr=True, highlight=False).print(f"next: {command}", markup=False, soft_wrap=True)
+
+
+def show(columns: list[str], rows: list[list[str]]) -> None:
+    """A small table on standard output; the first column is text, the rest are figures."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    # a table for a pipe must not be cut at a width that nobody sees
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> None:
+    """The table at the end of a training stage."""
+    shown = {key.replace("_", " "): value for key, value in metrics.items()}
+    show(["", *shown, "seconds"], [[name, *map(figure, shown.values()), figure(seconds)]])
+
+
+def show_evaluation(result: "Evaluation") -> None:
+    """The table people decide on."""
+    names = [name.replace("_", " ") for name in result.models[0].metrics]
+    rows = [
+        [
+            row.name,
+            *map(figure, row.metrics.values()),
+            "–" if row.agreement is None else figure(row.agreement),
+            f"{row.parameters / 1e6:.1f} M",
+            f"{row.megabytes:.1f}",
+            f"{row.milliseconds:.2f}",
+        ]
+        for row in result.models
+    ]
+    show([f"{result.task} ({result.examples})", *names, "agreement", "parameters", "MB", "ms a sentence"], rows)
+
+
+def figure(value: Any) -> str:
+    """A number with as many digits as are worth reading."""
+    return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Results for machines, if a file was named."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""From examples to features: tasks, loading, tokenisation and collation."""

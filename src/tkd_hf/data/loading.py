@@ -1,0 +1,260 @@
+"""Loading: a task's name, a Hub id or local files become splits with the columns `text`, `text_pair` and `label`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DownloadMode, List, Value, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from ..errors import InputError
+from .tasks import Task, get_task
+
+
+_STRINGS = ("string", "large_string")
+_LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Where the examples come from: exactly one of `task` and `dataset`.
+
+    Args:
+        task: a GLUE task by name.
+        dataset: a Hub id, or a local folder or file (parquet, csv, tsv, json, jsonl).
+        data_dir: a folder with local copies, `<data_dir>/<task>/<split>.parquet`; nothing is fetched from the Hub then.
+        config: the configuration of a Hub data set.
+        text_columns: one or two columns of text; needed with `dataset` unless it has `text`, or `sentence`.
+        label_column: the column of labels; `None` means `label` where there is one.
+        label_names: class names in the order of integer codes, where the data set does not carry them.
+        train_split, eval_split: names, or slices such as `train[:90%]`.
+        max_length: tokens at which examples are cut.
+    """
+
+    task: str | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    config: str | None = None
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    label_names: tuple[str, ...] = ()
+    train_split: str | None = None
+    eval_split: str | None = None
+    max_length: int = 128
+
+    def __post_init__(self):
+        if bool(self.task) == bool(self.dataset):
+            raise InputError(
+                f"name the data by either --task or --dataset (got task={self.task!r} and dataset={self.dataset!r})"
+            )
+
+
+def load_split(data: DataArguments, split: str, known_labels: tuple[str, ...] = ()) -> tuple[Dataset, Task]:
+    """The examples of one split and the task they make.
+
+    Args:
+        data: where the examples come from.
+        split: `"train"` or `"eval"`: which of the two splits that `data` names.
+        known_labels: the label names of a model, or of another split, for a data set that has no names of its own:
+            one split need not hold every class.
+
+    Returns:
+        the examples with the columns `text`, `text_pair` (pairs only) and `label` (where there are labels: an `int`
+        code, a `float` score, or a multi-hot list of `float`), and the task, with what the data said about labels.
+
+    Raises:
+        InputError: for an unknown task, a missing file, split or column, or a data set that cannot be fetched.
+    """
+    task = get_task(data.task) if data.task else _unnamed_task(data)
+    task = replace(
+        task,
+        label_names=data.label_names or task.label_names,
+        train_split=data.train_split or task.train_split,
+        eval_split=data.eval_split or task.eval_split,
+    )
+    rows = _read(data, task, task.train_split if split == "train" else task.eval_split)
+    if data.dataset:
+        task = _complete(task, rows, data, known_labels)
+    return _normalise(rows, task), task
+
+
+def load_splits(data: DataArguments) -> tuple[Dataset, Dataset, Task]:
+    """The examples to train on, those to evaluate on, and the task: label names are those of the training split."""
+    train, task = load_split(data, "train")
+    evaluation, other = load_split(data, "eval", known_labels=task.label_names)
+    if other.label_names != task.label_names:
+        raise InputError(f"the splits have different labels: {list(task.label_names)} and {list(other.label_names)}")
+    for name, rows in (("train", train), ("eval", evaluation)):
+        if "label" not in rows.column_names:
+            raise InputError(f"the {name} split of {task.name} has no column {task.label_column!r} to learn from")
+    return train, evaluation, task
+
+
+def _unnamed_task(data: DataArguments) -> Task:
+    return Task(
+        name=Path(data.dataset).name,
+        text_columns=data.text_columns,
+        metrics=(),
+        label_names=data.label_names,
+        label_column=data.label_column or "label",
+        dataset=data.dataset,
+        config=data.config,
+    )
+
+
+def _read(data: DataArguments, task: Task, split: str) -> Dataset:
+    """One split as it is stored; `split` may be a slice."""
+    name = split.split("[")[0]
+    if data.task and data.data_dir:
+        return _read_files(_find(Path(data.data_dir) / (task.config or task.name), name), name, split)
+    if data.dataset and Path(data.dataset).exists():
+        path = Path(data.dataset)
+        return _read_files(_find(path, name) if path.is_dir() else path, name if path.is_dir() else "train", split)
+    config = task.config or (task.name if data.task else None)
+    try:
+        return load_dataset(task.dataset, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+    except (OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, DatasetNotFoundError, OSError) as error:
+        where = "give a local copy with --data-dir" if data.task else "give a local folder or file"
+        raise InputError(
+            f"data set {task.dataset!r} is neither a local path nor can it be fetched from the Hub "
+            f"({type(error).__name__}); check the name and the network, or {where}"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"data set {task.dataset!r}: {str(error).splitlines()[0]}") from error
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file of a split in a folder: `train.parquet`, `train.csv` …"""
+    for suffix in _LOADERS:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    found = sorted(f.name for f in folder.glob("*") if f.suffix in _LOADERS) if folder.is_dir() else []
+    raise InputError(
+        f"no split {name!r} in {folder} (found: {', '.join(found) or 'no data files'}); "
+        "name another split with --train-split or --eval-split"
+    )
+
+
+def _read_files(path: Path, name: str, split: str) -> Dataset:
+    if path.suffix not in _LOADERS:
+        raise InputError(f"{path} has the ending {path.suffix!r}; the readable ones are {', '.join(_LOADERS)}")
+    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    try:
+        return load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
+    except ValueError as error:  # an unknown split, or a slice that does not parse
+        raise InputError(f"{path}, split {split!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # `datasets` wraps whatever the reader raised
+        raise InputError(f"{path} cannot be read: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
+    """Fills in what a data set without a name says about itself: text columns, label names, problem type, metrics."""
+    text_columns = task.text_columns or _guess_text_columns(rows)
+    if task.label_column not in rows.column_names:
+        if data.label_column:
+            raise InputError(f"no label column {data.label_column!r}; the columns are {_names(rows)}")
+        return replace(task, text_columns=text_columns, metrics=("accuracy", "f1_macro"))
+    problem_type, own_names, found = _label_type(rows, task.label_column)
+    names = task.label_names or own_names or (known_labels if problem_type != "regression" else ()) or found
+    metrics = {
+        "single_label_classification": ("accuracy", "f1") if len(names) == 2 else ("accuracy", "f1_macro"),
+        "multi_label_classification": ("f1_micro", "f1_macro"),
+        "regression": ("pearson", "spearman"),
+    }[problem_type]
+    return replace(task, text_columns=text_columns, label_names=names, problem_type=problem_type, metrics=metrics)
+
+
+def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
+    for name in ("text", "sentence"):
+        if name in rows.column_names:
+            return (name,)
+    raise InputError(f"which columns hold the text? name one or two with --text-column; there are {_names(rows)}")
+
+
+def _label_type(rows: Dataset, column: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Problem type, the names that the data set itself carries, and names made up from the values it holds."""
+    feature = rows.features[column]
+    if isinstance(feature, ClassLabel):
+        return "single_label_classification", tuple(feature.names), ()
+    if isinstance(feature, List):
+        return "multi_label_classification", *_multi_label_names(rows, column)
+    if feature.dtype.startswith("float"):
+        return "regression", (), ()
+    values = rows.unique(column)
+    if None in values:
+        raise InputError(f"label column {column!r} has empty entries; fill or drop them")
+    if feature.dtype in _STRINGS:
+        return "single_label_classification", (), tuple(sorted(values))
+    return "single_label_classification", (), tuple(f"LABEL_{i}" for i in range(max(values) + 1))
+
+
+def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """As `_label_type`, for a column of lists: of class codes with names, of names, or multi-hot."""
+    feature = rows.features[column].feature
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names), ()
+    values = {value for row in rows[column] for value in row}
+    if all(isinstance(value, str) for value in values):
+        return (), tuple(sorted(values))
+    width = len(rows[0][column])
+    if values <= {0, 1} and all(len(row) == width for row in rows[column]):
+        return (), tuple(f"LABEL_{i}" for i in range(width))
+    raise InputError(f"label column {column!r} holds lists that are neither of class names nor multi-hot (0 and 1)")
+
+
+def _normalise(rows: Dataset, task: Task) -> Dataset:
+    """Only `text`, `text_pair` and `label`, with labels as the loss wants them."""
+    missing = [column for column in task.text_columns if column not in rows.column_names]
+    if missing:
+        raise InputError(f"missing column {', '.join(map(repr, missing))} for {task.name}; there are {_names(rows)}")
+    if len(rows) == 0:
+        raise InputError(f"the data of {task.name} has no examples")
+    columns = dict(zip(("text", "text_pair"), task.text_columns, strict=False))
+    if task.label_column in rows.column_names:
+        columns["label"] = task.label_column
+    rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
+    for column in ("text", "text_pair"):
+        if column in rows.column_names and None in rows.unique(column):
+            raise InputError(f"column {columns[column]!r} of {task.name} has empty texts; fill or drop them")
+    return _encode_labels(rows, task) if "label" in columns else rows
+
+
+def _encode_labels(rows: Dataset, task: Task) -> Dataset:
+    if task.problem_type == "regression":
+        return rows.cast_column("label", Value("float32"))
+    codes = {name: code for code, name in enumerate(task.label_names)}
+    labels = rows["label"]
+    if task.problem_type == "multi_label_classification":
+        named = isinstance(rows.features["label"].feature, ClassLabel)
+        encoded = [_multi_hot(label, codes, named) for label in labels]
+        return rows.remove_columns("label").add_column("label", encoded, feature=List(Value("float32")))
+    if rows.features["label"].dtype in _STRINGS:
+        unknown = sorted(set(labels) - set(codes))
+        if unknown:
+            raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
+        encoded = [codes[label] for label in labels]
+    else:
+        encoded = list(labels)
+        if set(encoded) == {-1}:  # the Hub's convention for hidden labels, as in GLUE's test splits
+            return rows.remove_columns("label")
+        outside = sorted({label for label in encoded if not 0 <= label < len(codes)})
+        if outside:
+            raise InputError(f"label codes {outside} have no name among the {len(codes)}: {list(codes)}")
+    return rows.remove_columns("label").add_column("label", encoded, feature=Value("int64"))
+
+
+def _multi_hot(label: list, codes: dict[str, int], coded: bool) -> list[float]:
+    if label and isinstance(label[0], str):
+        unknown = sorted(set(label) - set(codes))
+        if unknown:
+            raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
+        active = {codes[name] for name in label}
+    elif coded:
+        active = set(label)
+    else:
+        return [float(value) for value in label]
+    return [float(code in active) for code in range(len(codes))]
+
+
+def _names(rows: Dataset) -> str:
+    return ", ".join(map(repr, rows.column_names))

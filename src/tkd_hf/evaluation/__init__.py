@@ -1,0 +1,1 @@
+"""What a model is worth: the metrics of its task, and what it costs to run."""

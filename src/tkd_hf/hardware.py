@@ -1,0 +1,45 @@
+"""What the machine can do, and what a measurement must record of it."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+
+def has_fast_bf16(use_cpu: bool = False) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively.
+
+    transformers calls bf16 available on every CPU; without AVX512-BF16 or AMX it is emulated there, many times slower
+    than float32.
+
+    Args:
+        use_cpu: ask about the CPU even where there is a GPU.
+    """
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def describe_hardware() -> dict:
+    """Processor, threads and accelerator, as recorded beside every figure."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {
+        "cpu": capabilities.get("cpu_name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "bf16": has_fast_bf16(),
+    }
+
+
+def describe_software() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("tkd-hf", "torch", "transformers", "datasets", "accelerate"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,48 @@
+"""Running a classifier over a data set: sorted by length, in mixed precision, answers in the data set's order."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .data.features import DistillationCollator
+from .hardware import has_fast_bf16
+from .teacher import LiveTeacher
+
+
+def predict_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    features: Dataset,
+    batch_size: int = 128,
+    bf16: bool | None = None,
+    description: str = "predicting",
+) -> np.ndarray:
+    """The model's logits for tokenised examples, without gradients and without dropout.
+
+    Args:
+        model: a classifier on the device to run on; its weights and mode stay as they are.
+        tokenizer: pads the features.
+        features: rows with `input_ids` and what else the model takes, not padded; other columns are left alone.
+        batch_size: examples at a time; sorted by length, so little is spent on padding.
+        bf16: run in bfloat16; by default where the device computes in it natively.
+        description: of the progress bar.
+
+    Returns:
+        (examples, labels) `float32`, row i for example i.
+    """
+    columns = [name for name in tokenizer.model_input_names if name in features.column_names]
+    features, device = features.select_columns(columns), model.device
+    order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
+    run, collate = LiveTeacher(model), DistillationCollator(tokenizer)
+    bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
+    logits = np.empty((len(features), model.config.num_labels), np.float32)
+    for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
+        rows = order[start : start + batch_size]
+        batch = {name: value.to(device) for name, value in collate([features[int(i)] for i in rows]).items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+            logits[rows] = run(batch).logits.float().cpu().numpy()
+    return logits

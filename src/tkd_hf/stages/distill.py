@@ -1,0 +1,112 @@
+"""`tkd-hf distill`: a student from a teacher."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, set_seed
+
+from ..data.features import tokenize
+from ..data.loading import DataArguments, load_splits
+from ..evaluation.metrics import compute_metrics_for
+from ..soft_labels import SoftLabels, teacher_revision
+from ..student import student_from_teacher
+from ..trainer import DistillationTrainer
+from ..training_args import DistillationTrainingArguments
+from .label import label
+from .run_folder import RunFolder, StageRecord, fingerprint
+from .training import load_classifier, load_tokenizer, train_into, training_arguments
+
+
+@dataclass(frozen=True)
+class StudentArguments:
+    """The student's shape, or where it comes from.
+
+    Args:
+        layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
+        heads: attention heads a layer; by default the teacher's.
+        intermediate_size: width of the feed-forward layers; by default the teacher's.
+        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer.
+    """
+
+    layers: int | tuple[int, ...] | None = None
+    heads: int | None = None
+    intermediate_size: int | None = None
+    student: str | None = None
+
+
+def distill(
+    teacher: str,
+    data: DataArguments,
+    args: DistillationTrainingArguments,
+    student: StudentArguments = StudentArguments(),
+    soft_labels: str | Path | None = None,
+    live: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> StageRecord:
+    """Distils a student and leaves it in `args.output_dir`, ready to load.
+
+    Args:
+        teacher: folder or Hub id of a sequence classifier.
+        data: the task, or the data set.
+        args: what to learn from and how.
+        student: the student's shape.
+        soft_labels: file of soft labels; by default the one for this teacher in the Hugging Face cache. What it lacks
+            is computed first.
+        live: run the teacher on each batch instead.
+        overwrite: delete the run that the folder holds.
+        resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
+
+    Returns:
+        the record of the run, with the student's metrics on the evaluation split.
+
+    Raises:
+        InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
+            or another teacher's, or a folder that holds another run.
+    """
+    train, evaluation, task = load_splits(data)
+    tokenizer = load_tokenizer(student.student or teacher)
+    teacher_tokenizer = load_tokenizer(teacher)
+    revision = teacher_revision(teacher)
+    record = StageRecord(
+        "distill",
+        inputs={
+            "teacher": teacher,
+            "teacher_revision": revision,
+            "task": task.name,
+            "train": fingerprint(train),
+            "eval": fingerprint(evaluation),
+        },
+        arguments={"max_length": data.max_length, "live": live, **vars(student), **training_arguments(args)},
+    )
+    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    if folder.done:
+        return folder.record
+
+    set_seed(args.seed)  # before what the teacher cannot give is initialised
+    model = _student(teacher, student, task.label_names)
+    rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in (train, evaluation)]
+    if not live:
+        path = label(teacher, data, path=soft_labels).path
+        cache = SoftLabels.load(path, revision)
+        rows = [cache.attach(features, task.label_names) for features in rows]
+    trainer = DistillationTrainer(
+        model=model,
+        args=args,
+        teacher_model=load_classifier(teacher) if live else None,
+        teacher_processing_class=teacher_tokenizer,
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
+    )
+    return train_into(folder, trainer)
+
+
+def _student(teacher: str, student: StudentArguments, names: tuple[str, ...]) -> PreTrainedModel:
+    if student.student:
+        return load_classifier(student.student)
+    shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}
+    layers = student.layers
+    chosen = {"num_hidden_layers": layers} if isinstance(layers, int) or layers is None else {"layers": list(layers)}
+    return student_from_teacher(load_classifier(teacher), label_names=list(names) or None, **chosen, **shape)

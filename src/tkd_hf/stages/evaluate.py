@@ -1,0 +1,95 @@
+"""`tkd-hf evaluate`: a model's metrics and cost, beside its teacher's."""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from ..data.features import tokenize
+from ..data.loading import DataArguments, load_split
+from ..errors import InputError
+from ..evaluation.cost import megabytes, milliseconds_per_sentence, parameters
+from ..evaluation.metrics import decide, score
+from ..hardware import describe_hardware, describe_software
+from ..inference import predict_logits
+from ..labels import label_names, label_order
+from .training import load_classifier, load_tokenizer
+
+
+TIMED_SENTENCES = 100
+
+
+@dataclass
+class ModelResult:
+    """One row of the table.
+
+    Args:
+        name: folder or Hub id.
+        metrics: the task's, on the evaluation split.
+        parameters: number of weights.
+        megabytes: size of the weights.
+        milliseconds: median time of a sentence, one at a time.
+        agreement: share of examples on which it answers as the teacher does; `None` for the teacher, and for scores.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    parameters: int
+    megabytes: float
+    milliseconds: float
+    agreement: float | None = None
+
+
+@dataclass
+class Evaluation:
+    """What was measured, on how many examples of which task, on what machine."""
+
+    task: str
+    split: str
+    examples: int
+    models: list[ModelResult]
+    software: dict = field(default_factory=describe_software)
+    hardware: dict = field(default_factory=describe_hardware)
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+
+def evaluate(model: str, data: DataArguments, teacher: str | None = None, batch_size: int = 128) -> Evaluation:
+    """Measures a model, and its teacher beside it, on the evaluation split, in float32 or as the model was saved.
+
+    Args:
+        model: folder or Hub id of a sequence classifier.
+        data: the task, or the data set.
+        teacher: folder or Hub id to compare with.
+        batch_size: examples at a time for the metrics; times are of single sentences.
+
+    Returns:
+        the teacher's result first, if there is one, then the model's.
+
+    Raises:
+        InputError: for bad data, models that cannot be loaded, or labels that do not match.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = [teacher, model] if teacher else [model]
+    loaded = [(load_classifier(name).to(device), load_tokenizer(name)) for name in names]
+    examples, task = load_split(data, "eval", known_labels=label_names(loaded[-1][0].config))
+    if "label" not in examples.column_names:
+        raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
+    texts = examples.remove_columns("label")
+    pairs = [tuple(row.values()) for row in texts.select(range(min(TIMED_SENTENCES, len(texts))))]
+    times = milliseconds_per_sentence(loaded, pairs, data.max_length)
+
+    results, answers = [], []
+    for name, (classifier, tokenizer), time in zip(names, loaded, times, strict=True):
+        features = tokenize(texts, tokenizer, data.max_length)
+        logits = predict_logits(classifier, tokenizer, features, batch_size, bf16=False, description=name)
+        order = label_order(label_names(classifier.config), task.label_names, f"model {name}", "data")
+        logits = logits[:, order] if order else logits
+        metrics = score(logits, examples.with_format("numpy")["label"][:], task.metrics, task.problem_type)
+        answers.append(decide(logits, task.problem_type))
+        results.append(ModelResult(name, metrics, parameters(classifier), megabytes(classifier), time))
+    if teacher and task.problem_type != "regression":
+        same = answers[0] == answers[1]  # with several labels an example, all of them must agree
+        results[-1].agreement = float(same.reshape(len(same), -1).all(axis=1).mean())
+    return Evaluation(task.name, task.eval_split, len(examples), results)

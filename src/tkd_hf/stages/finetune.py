@@ -1,0 +1,62 @@
+"""`tkd-hf finetune`: make a teacher, or fine-tune a student."""
+
+from transformers import DataCollatorWithPadding, Trainer, set_seed
+
+from ..data.features import tokenize
+from ..data.loading import DataArguments, load_splits
+from ..evaluation.metrics import compute_metrics_for
+from ..training_args import FineTuningArguments
+from .run_folder import RunFolder, StageRecord, fingerprint
+from .training import load_classifier, load_tokenizer, train_into, training_arguments
+
+
+def finetune(
+    model: str, data: DataArguments, args: FineTuningArguments, overwrite: bool = False, resume: bool = False
+) -> StageRecord:
+    """Fine-tunes a sequence classifier on a task and leaves it in `args.output_dir`.
+
+    Args:
+        model: folder or Hub id of a pretrained encoder or a classifier.
+        data: the task, or the data set.
+        args: training arguments; the run is saved in their `output_dir`.
+        overwrite: delete the run that the folder holds.
+        resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
+
+    Returns:
+        the record of the run, with its metrics on the evaluation split.
+
+    Raises:
+        InputError: for bad data, a model that cannot be loaded, or a folder that holds another run.
+    """
+    train, evaluation, task = load_splits(data)
+    record = StageRecord(
+        "finetune",
+        inputs={"model": model, "task": task.name, "train": fingerprint(train), "eval": fingerprint(evaluation)},
+        arguments={"max_length": data.max_length, **training_arguments(args)},
+    )
+    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    if folder.done:
+        return folder.record
+
+    set_seed(args.seed)  # before the classifier is initialised
+    tokenizer = load_tokenizer(model)
+    classifier = load_classifier(
+        model, num_labels=task.num_labels, problem_type=task.problem_type, **label_maps(task.label_names)
+    )
+    trainer = Trainer(
+        model=classifier,
+        args=args,
+        train_dataset=tokenize(train, tokenizer, data.max_length),
+        eval_dataset=tokenize(evaluation, tokenizer, data.max_length),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
+    )
+    return train_into(folder, trainer)
+
+
+def label_maps(names: tuple[str, ...]) -> dict[str, dict]:
+    """`id2label` and `label2id` of a configuration; nothing for regression, which has no names."""
+    if not names:
+        return {}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}

@@ -1,0 +1,144 @@
+"""The run folder: whether it may be written to, and the record of what was done in it, `tkd_run.json`."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..errors import InputError
+from ..hardware import describe_hardware, describe_software
+
+
+RECORD_NAME = "tkd_run.json"
+
+
+@dataclass
+class StageRecord:
+    """One stage as it was run: what went in, how, what came out, on what machine.
+
+    Args:
+        stage: the stage's name, such as `"distill"`.
+        inputs: models by revision and data by fingerprint: what decides the result, with `arguments`.
+        arguments: settings of the stage.
+        metrics: what was measured; empty until the stage has finished.
+        seconds: wall-clock time of the work; of a resumed stage, of its last part.
+        finished: UTC time, ISO 8601; `None` while the stage runs.
+    """
+
+    stage: str
+    inputs: dict[str, Any]
+    arguments: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    finished: str | None = None
+    software: dict[str, Any] = field(default_factory=describe_software)
+    hardware: dict[str, Any] = field(default_factory=describe_hardware)
+
+
+class RunFolder:
+    """The output folder of one stage: checked, then started, worked in, and finished with a record.
+
+    Args:
+        path: the folder; it need not exist.
+        record: the stage about to run. If the folder holds the same stage, finished, `done` is true, and `record` is
+            that one.
+        overwrite: delete what the folder holds.
+        resume: go on with what the folder holds.
+
+    Raises:
+        InputError: if the folder holds a run and neither `overwrite` nor `resume` was asked for, if both were, or if
+            the run to resume had other inputs or arguments (all of those are named).
+    """
+
+    def __init__(self, path: str | Path, record: StageRecord, overwrite: bool = False, resume: bool = False):
+        self.path = Path(path)
+        self.record = record
+        self._overwrite = overwrite
+        if overwrite and resume:
+            raise InputError("overwrite and resume exclude each other; choose one")
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; name a folder as output")
+        if overwrite:
+            self._clear()
+        elif any(self.path.glob("*")):
+            if not resume:
+                raise InputError(
+                    f"{self.path} already holds files; add --resume to go on, or --overwrite to start anew"
+                )
+            self.record = self._resumable(record)
+        if not self.done:
+            self._started = time.perf_counter()
+            self._write()
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has already been run to its end."""
+        return self.record.finished is not None
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The last checkpoint to go on from, if there is one."""
+        return get_last_checkpoint(str(self.path)) if self.path.is_dir() else None
+
+    def start(self) -> None:
+        """Takes the folder over: clears it if that was asked for, and writes the record of a run under way.
+
+        Not before all input has been found good, so that a mistake costs nobody the run that was there.
+        """
+        if self._overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self._started = time.perf_counter()
+        self._write()
+
+    def finish(self, metrics: dict[str, Any]) -> StageRecord:
+        """Closes the record with what was measured, and returns it."""
+        self.record.metrics = metrics
+        self.record.seconds = round(time.perf_counter() - self._started, 1)
+        self.record.finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._write()
+        return self.record
+
+    def _check_is_run(self):
+        """Only a folder that holds a run is deleted: a mistyped path must not cost anyone their files."""
+        if not (self.path / RECORD_NAME).exists():
+            raise InputError(f"{self.path} holds files but no {RECORD_NAME}, so it is no run; choose another folder")
+
+    def _resumable(self, record: StageRecord) -> StageRecord:
+        try:
+            found = StageRecord(**json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} holds no {RECORD_NAME}, so there is no run to resume") from None
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"{self.path / RECORD_NAME} is damaged ({error}); --overwrite starts anew") from None
+        wanted = json.loads(json.dumps({"stage": record.stage, **record.inputs, **record.arguments}))
+        there = {"stage": found.stage, **found.inputs, **found.arguments}
+        changed = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
+        if changed:
+            differences = ", ".join(f"{name} was {there.get(name)!r}, now {wanted.get(name)!r}" for name in changed)
+            raise InputError(f"the run in {self.path} differs: {differences}; --overwrite starts anew")
+        return found if found.finished else record
+
+    def _write(self):
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f"{RECORD_NAME}.tmp"
+        temporary.write_text(json.dumps(vars(self.record), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / RECORD_NAME)
+
+
+def fingerprint(examples: Dataset) -> str:
+    """A short hash of examples' texts and labels, in order."""
+    digest = hashlib.sha256()
+    for column in sorted(examples.column_names):
+        digest.update(column.encode())
+        for value in examples[column]:
+            digest.update(repr(value).encode())
+            digest.update(b"\0")
+    return digest.hexdigest()[:16]

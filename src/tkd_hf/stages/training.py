@@ -1,0 +1,86 @@
+"""What the training stages share: loading a model or tokenizer by name, and training into a run folder."""
+
+import sys
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from huggingface_hub.errors import HFValidationError
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..errors import InputError
+from ..training_args import FineTuningArguments
+from .run_folder import RunFolder, StageRecord
+
+
+def load_tokenizer(model: str, **kwargs) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id; `InputError` where there is none."""
+    with _named(model, "tokenizer"):
+        return AutoTokenizer.from_pretrained(model, **kwargs)
+
+
+def load_classifier(model: str, **kwargs):
+    """The sequence classifier of a folder or Hub id; `InputError` where there is none."""
+    with _named(model, "model"):
+        return AutoModelForSequenceClassification.from_pretrained(model, **kwargs)
+
+
+@contextmanager
+def _named(model: str, what: str):
+    try:
+        yield
+    except (OSError, HFValidationError, ConnectionError) as error:
+        raise InputError(
+            f"{model!r} is neither a folder with a {what} nor a {what} that can be fetched from the Hub; "
+            f"check the name and the network ({str(error).splitlines()[0]})"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"the {what} {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
+    """The arguments that decide a training run's result, for its record."""
+    names = (
+        "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps warmup_steps "
+        "weight_decay lr_scheduler_type optim seed bf16 fp16 temperature objectives"
+    ).split()
+    found = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return {name: value if isinstance(value, dict) else str(value) for name, value in found.items()}
+
+
+def train_into(folder: RunFolder, trainer: Trainer) -> StageRecord:
+    """Trains, from the folder's last checkpoint if it has one, and leaves there a model that loads as it is.
+
+    Evaluates at the end; the record's metrics are those on the evaluation split plus the time of an epoch.
+    """
+    log_to_stderr(trainer)
+    folder.start()
+    checkpoint = folder.checkpoint
+    trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_model()
+    metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    metrics = {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_per_second"))}
+    if checkpoint is None:  # the time of a resumed run is only that of its last part
+        metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
+    return folder.finish(
+        {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
+    )
+
+
+class StderrProgress(ProgressCallback):
+    """The Trainer's progress bar with its log lines on standard error, so that standard output is results alone."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            short = {name: round(value, 4) if isinstance(value, float) else value for name, value in logs.items()}
+            tqdm.write(str(short), file=sys.stderr)
+
+
+def log_to_stderr(trainer: Trainer):
+    """Replaces the callbacks that print to standard output."""
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(StderrProgress)

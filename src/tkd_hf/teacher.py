@@ -1,0 +1,52 @@
+"""Where the teacher's signals come from: a live model, or soft labels in the batch, behind one call."""
+
+import inspect
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from .data.features import TEACHER_LOGITS, TEACHER_PREFIX
+
+
+class LiveTeacher:
+    """Runs the teacher on each batch, without gradients and without dropout.
+
+    The features are those under `teacher_` where the batch has them (a teacher with another tokenizer), otherwise the
+    student's own.
+
+    Args:
+        model: the teacher; neither its weights, nor its mode are changed.
+        label_order: for each of the student's labels its place among the teacher's; `None` if the order is the same.
+    """
+
+    def __init__(self, model: PreTrainedModel, label_order: list[int] | None = None):
+        self.model = model
+        self.label_order = label_order
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
+        prefixed = {name.removeprefix(TEACHER_PREFIX): value for name, value in batch.items() if is_feature(name)}
+        features = prefixed or {name: value for name, value in batch.items() if name != "labels"}
+        features = {name: value for name, value in features.items() if name in self._accepted}
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                logits = self.model(**features).logits
+        finally:
+            self.model.train(was_training)
+        return SequenceClassifierOutput(logits=logits if self.label_order is None else logits[:, self.label_order])
+
+
+class CachedTeacher:
+    """Reads the teacher's logits from the batch, where `SoftLabels.attach` put them in the student's order."""
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
+        return SequenceClassifierOutput(logits=batch[TEACHER_LOGITS])
+
+
+def is_feature(name: str) -> bool:
+    """Whether a column is an input of a teacher with a tokenizer of its own."""
+    return name.startswith(TEACHER_PREFIX) and name != TEACHER_LOGITS

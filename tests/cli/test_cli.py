@@ -1,0 +1,266 @@
+"""The commands as a user types them: the way through, and one clear line for whatever is wrong."""
+
+import json
+
+import pytest
+import yaml
+from transformers import AutoModelForSequenceClassification
+
+from tkd_hf.cli import main
+
+from ..conftest import read_json
+
+
+FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs `tkd-hf WORDS`; gives the exit code, standard output and standard error."""
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["tkd-hf", *(str(word) for word in words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
+    """finetune, label, distill, evaluate on one task: each leaves what the next one takes."""
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    teacher, student = tmp_path / "tuned", tmp_path / "student"
+
+    code, out, _ = run("finetune", teacher_folder, *data, "--output-dir", teacher, *FAST.split())
+    assert code == 0
+    assert "accuracy" in out
+
+    code, out, _ = run("label", teacher, *data, "--json", tmp_path / "label.json")
+    assert code == 0
+    assert read_json(tmp_path / "label.json")["computed"] == 8
+    code, out, _ = run("label", teacher, *data, "--json", tmp_path / "label.json")
+    assert read_json(tmp_path / "label.json")["computed"] == 0
+
+    code, out, err = run(
+        "distill", teacher, *data, "--layers", 2, "--output-dir", student, "--json", tmp_path / "d.json", *FAST.split()
+    )
+    assert code == 0
+    assert "distilling" in err.splitlines()[0]
+    assert "seconds" in out
+    record = read_json(tmp_path / "d.json")
+    assert record == read_json(student / "tkd_run.json")
+    assert {"accuracy", "loss", "loss_logits", "loss_hard"} <= set(record["metrics"])
+    assert {"configuration_tkd.py", "modeling_tkd.py", "tokenizer.json"} <= {path.name for path in student.iterdir()}
+    assert AutoModelForSequenceClassification.from_pretrained(student).config.num_hidden_layers == 2
+
+    code, out, _ = run("evaluate", student, "--teacher", teacher, *data, "--json", tmp_path / "e.json")
+    assert code == 0
+    assert "agreement" in out
+    rows = read_json(tmp_path / "e.json")["models"]
+    assert [row["name"] for row in rows] == [str(teacher), str(student)]
+    assert rows[0]["parameters"] > rows[1]["parameters"]
+    assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
+    assert 0 <= rows[1]["agreement"] <= 1
+
+
+def test_regression_and_pairs(run, tmp_path, tokenizer):
+    from datasets import Dataset
+
+    from ..conftest import TEXTS, build_teacher
+
+    build_teacher((), problem_type="regression").save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    rows = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], "label": [i / 2 for i in range(8)], "idx": list(range(8))}
+    (tmp_path / "stsb").mkdir()
+    for split in ("train", "validation"):
+        Dataset.from_dict(rows).to_parquet(tmp_path / "stsb" / f"{split}.parquet")
+    data = ["--task", "stsb", "--data-dir", tmp_path]
+    out_dir = tmp_path / "student"
+    words = ["--layers", "1,3", "--output-dir", out_dir, "--live", "--heads", 1, "--intermediate-size", 8]
+    assert run("distill", tmp_path / "teacher", *data, *words, *FAST.split())[0] == 0
+    assert {"pearson", "spearman"} <= set(read_json(out_dir / "tkd_run.json")["metrics"])
+    code, out, _ = run("evaluate", out_dir, "--teacher", tmp_path / "teacher", *data)
+    assert code == 0
+    assert "pearson" in out
+
+
+def test_a_run_is_resumed_or_overwritten_only_when_told(run, tmp_path, teacher_folder, sst2_dir):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
+    assert run("distill", teacher_folder, *words)[0] == 0
+    before = read_json(tmp_path / "s" / "tkd_run.json")
+    code, _, err = run("distill", teacher_folder, *words)
+    assert code == 2
+    assert "--resume" in err
+    assert run("distill", teacher_folder, *words, "--resume")[0] == 0
+    assert read_json(tmp_path / "s" / "tkd_run.json") == before
+    code, _, err = run("distill", teacher_folder, *words, "--resume", "--seed", 1)
+    assert (code, "seed was '42', now '1'" in err) == (2, True)
+    assert run("distill", teacher_folder, *words, "--overwrite", "--seed", 1)[0] == 0
+    assert read_json(tmp_path / "s" / "tkd_run.json")["arguments"]["seed"] == "1"
+
+
+def test_an_interrupted_run_resumes_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir, monkeypatch):
+    import torch
+
+    from tkd_hf import DistillationTrainer
+
+    words = [
+        "--task",
+        "sst2",
+        "--data-dir",
+        sst2_dir,
+        "--layers",
+        2,
+        *FAST.replace("strategy no", "strategy steps").split(),
+    ]
+    words += ["--save-steps", 1, "--num-train-epochs", 3]
+    assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "whole")[0] == 0
+
+    class Crash(Exception):
+        pass
+
+    step = DistillationTrainer.training_step
+
+    def crash(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise Crash
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", crash)
+        with pytest.raises(Crash):
+            run("distill", teacher_folder, *words, "--output-dir", tmp_path / "parts")
+    assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "parts", "--resume")[0] == 0
+    whole, parts = (AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("whole", "parts"))
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(tensor, parts.state_dict()[name], atol=0, rtol=0)
+
+
+def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_folder, sst2_dir):
+    recipe = {
+        "teacher": {"model": str(teacher_folder)},
+        "data": {"task": "sst2", "data_dir": str(sst2_dir), "max-length": 16},
+        "stages": [
+            {"label": {}},
+            {"distill": {"layers": 2, "temperature": 3.0, "objectives": {"logits": 1.0}, "learning_rate": 2e-4}},
+        ],
+        "output_dir": str(tmp_path / "from recipe"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["--config", tmp_path / "recipe.yaml", "--temperature", 4, *FAST.split()]
+    assert run("distill", *words)[0] == 0
+    arguments = read_json(tmp_path / "from recipe" / "tkd_run.json")["arguments"]
+    assert arguments["temperature"] == "4.0"
+    assert arguments["objectives"] == {"logits": 1.0}
+    assert arguments["learning_rate"] == "0.0002"
+    assert (arguments["layers"], arguments["max_length"]) == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("teacher: [", "recipe.yaml cannot be read"),
+        ("just words", "recipe.yaml holds str, not the keys of a recipe"),
+        ("tescher: x", "unknown keys tescher; there are teacher"),
+        ("stages: [distill]", "has a stage 'distill'; write it as"),
+        (
+            "data: {task: sst2}\nstages: [{label: {temprature: 2}}]",
+            "sets temprature, which `tkd-hf label` does not know",
+        ),
+        (None, "recipe.yaml cannot be read"),
+    ],
+)
+def test_bad_recipes(run, tmp_path, recipe, message):
+    if recipe is not None:
+        (tmp_path / "recipe.yaml").write_text(recipe)
+    code, _, err = run("label", "t", "--config", tmp_path / "recipe.yaml")
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("label {teacher} --task sst3 --data-dir {data}", "unknown task 'sst3'; the tasks are cola, sst2"),
+        ("label {teacher} --task cola --data-dir {data}", "no split 'train' in"),
+        ("label {teacher} --task sst2", "'nyu-mll/glue' is neither a local path nor can it be fetched"),
+        ("label {teacher} --dataset no/such", "'no/such' is neither a local path nor can it be fetched"),
+        ("label {teacher}", "name the data by either --task or --dataset"),
+        ("label {teacher} --dataset {data}/sst2 --text-column body", "missing column 'body'"),
+        ("label no/such --task sst2 --data-dir {data}", "'no/such' is neither a folder with a tokenizer nor"),
+        ("label {data} --task sst2 --data-dir {data}", "is neither a folder with a tokenizer nor"),
+        (
+            "evaluate {teacher} --task sst2 --data-dir {data} --label-names no,yes",
+            "['negative', 'positive'], are not those",
+        ),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers 9",
+            "9 for a teacher of 4 layers",
+        ),
+        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers x", "--layers 'x' is neither"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --temperature 0",
+            "temperature=0.0 must be",
+        ),
+        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --objectives x", "objectives"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --learning-rat 1",
+            "unknown option '--learning-rat'",
+        ),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --learning-rate x",
+            "invalid float value: 'x'",
+        ),
+        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {data}", "already holds files; add --resume"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {data} --overwrite",
+            "no tkd_run.json, so it is no run",
+        ),
+        ("evaluate {teacher} --task sst2 --data-dir {data} --json {data}/no/such.json", "cannot write"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, words, message):
+    filled = [word.format(teacher=teacher_folder, data=sst2_dir, out=tmp_path / "out") for word in words.split()]
+    code, _, err = run(*filled)
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("tkd-hf: ")
+    assert message in last
+    assert "Traceback" not in err
+    assert (sst2_dir / "sst2" / "train.parquet").exists()
+
+
+def test_a_failed_start_does_not_leave_a_folder(run, tmp_path, teacher_folder, sst2_dir):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out", "--layers", 9]
+    assert run("distill", teacher_folder, *words)[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_soft_labels_are_refused(run, tmp_path, teacher_folder, sst2_dir):
+    (tmp_path / "soft.safetensors").write_bytes(b"damaged")
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--soft-labels", tmp_path / "soft.safetensors"]
+    code, _, err = run("label", teacher_folder, *words)
+    assert (code, "soft.safetensors are damaged" in err) == (2, True)
+    assert (tmp_path / "soft.safetensors").read_bytes() == b"damaged"
+    assert run("label", teacher_folder, *words, "--overwrite")[0] == 0
+
+
+def test_soft_labels_of_another_teacher_are_refused(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
+    from ..conftest import build_teacher
+
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--soft-labels", tmp_path / "soft.safetensors"]
+    assert run("label", teacher_folder, *words)[0] == 0
+    build_teacher(seed=1).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    code, _, err = run("distill", tmp_path / "other", *words, "--output-dir", tmp_path / "s", *FAST.split())
+    assert (code, "but the teacher is of revision" in err) == (2, True)
+
+
+def test_results_are_json_for_machines_and_a_table_for_people(run, tmp_path, teacher_folder, sst2_dir):
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    code, out, _ = run("evaluate", teacher_folder, *data, "--json", tmp_path / "e.json")
+    assert code == 0
+    assert len(out.strip().splitlines()) == 2
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert {"task", "split", "examples", "models", "software", "hardware"} == set(found)

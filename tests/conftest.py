@@ -1,0 +1,109 @@
+"""Tiny models, tokenizers and data, all made in code: tests need no network."""
+
+import json
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import datasets
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
+TEXTS = [
+    "good film",
+    "bad film",
+    "a very fine story",
+    "dull",
+    "not good",
+    "b",
+    "a very very dull story not fine",
+    "fine",
+]
+LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path_factory, monkeypatch):
+    """Data sets and soft labels are cached in a folder of the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that writes `[CLS] a [SEP] b [SEP]`, as BERT's does."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, words.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=32, model_input_names=inputs, **names, **kwargs
+    )
+
+
+def build_teacher(labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0, **fields):
+    """A BERT of four layers with weights large enough for its answers to differ."""
+    torch.manual_seed(seed)
+    names = dict(enumerate(labels))
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+        num_labels=len(labels) or 1,
+        **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if labels else {}),
+        **fields,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def teacher():
+    return build_teacher()
+
+
+@pytest.fixture
+def examples():
+    return datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS})
+
+
+@pytest.fixture
+def teacher_folder(tmp_path, teacher, tokenizer):
+    """A teacher as it lies on disk."""
+    folder = tmp_path / "teacher"
+    teacher.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sst2_dir(tmp_path):
+    """A folder in the layout of `--data-dir`, with a tiny SST-2."""
+    folder = tmp_path / "data" / "sst2"
+    folder.mkdir(parents=True)
+    rows = {"sentence": TEXTS, "label": LABELS, "idx": list(range(len(TEXTS)))}
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
+    return folder.parent
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,148 @@
+"""Soft labels belong to content: they survive everything but a change of what the teacher read, or of the teacher."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from tkd_hf import InputError, SoftLabels
+from tkd_hf.data.features import tokenize
+from tkd_hf.soft_labels import content_keys, default_path, teacher_revision
+
+from .conftest import TEXTS, build_teacher, build_tokenizer
+
+
+@pytest.fixture
+def features(examples, tokenizer):
+    return tokenize(examples, tokenizer)
+
+
+@pytest.fixture
+def soft(teacher, tokenizer, features):
+    return SoftLabels.compute(teacher, tokenizer, features, batch_size=3)
+
+
+def live_logits(teacher, tokenizer, texts):
+    with torch.no_grad():
+        return torch.stack([teacher(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]).numpy()
+
+
+def test_they_are_the_teachers_logits_in_any_order(soft, teacher, tokenizer, features):
+    expected = live_logits(teacher, tokenizer, TEXTS)
+    np.testing.assert_allclose(soft.attach(features)["teacher_logits"][:], expected, atol=1e-5)
+    order = [5, 0, 3, 3, 7]
+    shuffled = soft.attach(features.select(order))
+    np.testing.assert_allclose(shuffled["teacher_logits"][:], expected[order], atol=1e-5)
+
+
+def test_equal_examples_are_run_once(teacher, tokenizer):
+    twice = tokenize(Dataset.from_dict({"text": TEXTS * 2}), tokenizer)
+    assert len(SoftLabels.compute(teacher, tokenizer, twice).keys) == len(TEXTS)
+
+
+def test_mixed_precision_is_close(teacher, tokenizer, features, soft):
+    mixed = SoftLabels.compute(teacher, tokenizer, features, bf16=True)
+    assert 0 < np.abs(mixed.logits - soft.logits).max() < 0.2 * np.abs(soft.logits).max()
+
+
+def test_padding_does_not_change_a_key(tokenizer, features):
+    padded = Dataset.from_dict(dict(tokenizer(TEXTS, padding="max_length", max_length=20)))
+    np.testing.assert_array_equal(content_keys(padded), content_keys(features))
+
+
+def test_keys_tell_contents_apart(tokenizer):
+    def key(ids, types=None):
+        return content_keys(Dataset.from_dict({"input_ids": [ids]} | ({"token_type_ids": [types]} if types else {})))
+
+    different = [key([1, 2, 3]), key([1, 2]), key([3, 2, 1]), key([1, 2, 3], [0, 1, 1]), key([1, 2, 3], [0, 0, 1])]
+    assert len(np.unique(np.concatenate(different), axis=0)) == len(different)
+    np.testing.assert_array_equal(key([1, 2, 3]), key([1, 2, 3], [0, 0, 0]))
+
+
+def test_saved_is_loaded(soft, tmp_path, features):
+    soft.save(tmp_path / "new folder" / "soft.safetensors")
+    loaded = SoftLabels.load(tmp_path / "new folder" / "soft.safetensors", soft.revision)
+    assert (loaded.label_names, loaded.teacher) == (soft.label_names, soft.teacher)
+    assert loaded.attach(features)["teacher_logits"][:] == soft.attach(features)["teacher_logits"][:]
+    assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["soft.safetensors"]
+
+
+def test_one_flipped_bit_is_found(soft, tmp_path):
+    path = tmp_path / "soft.safetensors"
+    soft.save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"soft.safetensors are damaged \(the checksum does not match\); delete it"):
+        SoftLabels.load(path)
+
+
+def test_what_is_damaged_or_wrong_is_refused_by_name(soft, tmp_path):
+    path = tmp_path / "soft.safetensors"
+    with pytest.raises(InputError, match=r"no soft labels at .*soft.safetensors; run `tkd-hf label` first"):
+        SoftLabels.load(path)
+    soft.save(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:5], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"soft.safetensors are damaged .*delete it and run `tkd-hf label` again"):
+            SoftLabels.load(path)
+    build_teacher().save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"model.safetensors holds 'something else', not 'tkd-hf soft labels 1'"):
+        SoftLabels.load(tmp_path / "model" / "model.safetensors")
+
+
+def test_those_of_another_teacher_are_refused(soft, tmp_path):
+    soft.save(tmp_path / "soft.safetensors")
+    with pytest.raises(
+        InputError, match=rf"are of revision {soft.revision} of .* but the teacher is of revision other"
+    ):
+        SoftLabels.load(tmp_path / "soft.safetensors", "other")
+    with pytest.raises(InputError, match="cannot join"):
+        soft.merge(SoftLabels("t", "other", soft.label_names, soft.keys, soft.logits))
+
+
+def test_missing_examples_are_counted_and_can_be_added(soft, teacher, tokenizer, features):
+    more = tokenize(Dataset.from_dict({"text": [*TEXTS, "very very good"]}), tokenizer)
+    assert soft.missing(more).tolist() == [len(TEXTS)]
+    with pytest.raises(InputError, match=r"1 of 9 examples have no soft labels .*`tkd-hf label`"):
+        soft.attach(more)
+    whole = soft.merge(SoftLabels.compute(teacher, tokenizer, more.select([len(TEXTS)])))
+    assert len(whole.attach(more)) == 9
+    np.testing.assert_array_equal(
+        whole.attach(features)["teacher_logits"][:], soft.attach(features)["teacher_logits"][:]
+    )
+
+
+def test_columns_follow_the_students_labels(soft, features):
+    straight = np.array(soft.attach(features, ("NEGATIVE", "positive"))["teacher_logits"][:])
+    swapped = np.array(soft.attach(features, ("positive", "negative"))["teacher_logits"][:])
+    np.testing.assert_array_equal(straight[:, ::-1], swapped)
+    with pytest.raises(InputError, match=r"\['negative', 'positive'\], are not those of the student, \['no', 'yes'\]"):
+        soft.attach(features, ("no", "yes"))
+
+
+def test_data_that_is_not_tokenised_is_named(soft, examples):
+    with pytest.raises(InputError, match=r"no column 'input_ids' in the data; tokenise it first"):
+        soft.attach(examples)
+
+
+def test_the_revision_follows_weights_and_labels(tmp_path):
+    def saved(name, **kwargs):
+        model = build_teacher(**kwargs)
+        model.save_pretrained(tmp_path / name)
+        return teacher_revision(str(tmp_path / name)), teacher_revision(model)
+
+    first, again = saved("a"), saved("b")
+    assert first == again
+    assert len({first, saved("c", seed=1), saved("d", labels=("no", "yes"))}) == 3
+
+
+def test_one_file_a_revision_in_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    assert default_path("x") == tmp_path / "tkd-hf" / "soft-labels" / "x.safetensors"
+
+
+def test_a_slow_tokenizer_with_left_padding_changes_nothing(teacher, features, soft):
+    left = build_tokenizer(padding_side="left")
+    assert SoftLabels.compute(teacher, left, features).keys.tolist() == soft.keys.tolist()

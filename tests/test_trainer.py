@@ -1,0 +1,314 @@
+"""The trainer: the same loss however it is computed, and everything else as a Trainer user knows it."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainingArguments
+
+from tkd_hf import DistillationTrainer, DistillationTrainingArguments, SoftLabels, student_from_teacher
+from tkd_hf.data.features import tokenize
+from tkd_hf.objectives.logits import categorical_divergence
+
+from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
+
+
+def arguments(tmp_path, **fields):
+    fields = {
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "train_sampling_strategy": "random",
+    } | fields
+    return DistillationTrainingArguments(str(tmp_path / "run"), **fields)
+
+
+def student_of(teacher, dropout=0.0, **kwargs) -> PreTrainedModel:
+    torch.manual_seed(7)
+    fields = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return student_from_teacher(teacher, num_hidden_layers=2, **fields, **kwargs)
+
+
+@pytest.fixture
+def features(examples, tokenizer):
+    return tokenize(examples, tokenizer)
+
+
+@pytest.fixture
+def build(tmp_path, teacher, tokenizer, features):
+    """Builds a trainer; `cached=True` takes the teacher's answers from soft labels."""
+
+    def make(cached=False, args=None, model=None, data=features, **fields):
+        soft = SoftLabels.compute(teacher, tokenizer, features).attach if cached else lambda rows: rows
+        return DistillationTrainer(
+            model=model or student_of(teacher),
+            args=args or arguments(tmp_path, **fields),
+            teacher_model=None if cached else teacher,
+            train_dataset=soft(data),
+            eval_dataset=soft(data),
+            processing_class=tokenizer,
+        )
+
+    return make
+
+
+def losses(trainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_the_loss_is_the_weighted_sum_of_its_logged_components(build):
+    trainer = build(objectives={"logits": 0.7, "hard": 0.3})
+    losses(trainer)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 4
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(0.7 * entry["loss_logits"] + 0.3 * entry["loss_hard"], abs=1e-4)
+
+
+def test_the_first_loss_is_the_reference_divergence(build, teacher, features, tokenizer):
+    trainer = build(objectives={"logits": 1.0}, temperature=3.0, per_device_train_batch_size=8)
+    batch = trainer.data_collator([dict(row) for row in features])
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        expected = categorical_divergence(trainer.model.eval()(**inputs).logits, teacher(**inputs).logits, 3.0)
+    assert losses(trainer)[0] == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_cached_and_live_training_are_the_same(build):
+    # SGD, for AdamW turns rounding in a gradient near 0 into whole steps
+    live, cached = build(optim="sgd"), build(optim="sgd", cached=True)
+    assert cached.teacher is None
+    np.testing.assert_allclose(losses(live), losses(cached), atol=1e-5)
+    torch.testing.assert_close(weights(live), weights(cached), atol=1e-5, rtol=1e-4)
+
+
+def test_soft_labels_in_the_data_keep_the_teacher_from_being_loaded(build, tmp_path, teacher, tokenizer, features):
+    labelled = SoftLabels.compute(teacher, tokenizer, features).attach(features)
+    trainer = DistillationTrainer(
+        student_of(teacher),
+        arguments(tmp_path),
+        teacher_model="no/such-model",
+        train_dataset=labelled,
+        processing_class=tokenizer,
+    )
+    assert trainer.teacher is None
+
+
+@pytest.mark.parametrize("objectives", [{"logits": 1.0}, {"hard": 1.0}, {"logits": 0.5, "hard": 0.5}])
+def test_accumulation_changes_neither_loss_nor_gradient(build, objectives):
+    """One batch of eight is four of two: the weights agree after the same number of steps, and so do the logs."""
+    whole = build(per_device_train_batch_size=8, objectives=objectives, optim="sgd", num_train_epochs=3)
+    parts = build(
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        objectives=objectives,
+        optim="sgd",
+        num_train_epochs=3,
+    )
+    np.testing.assert_allclose(losses(whole), losses(parts), atol=1e-4)
+    torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+    norms = [[entry["grad_norm"] for entry in t.state.log_history if "grad_norm" in entry] for t in (whole, parts)]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+
+
+def test_a_stock_student_accumulates_the_same(build):
+    """A head that takes loss kwargs makes the Trainer skip the division; the trainer must not rely on its own model."""
+    whole = build(per_device_train_batch_size=8, optim="sgd", model=build_teacher(seed=3))
+    parts = build(
+        per_device_train_batch_size=2, gradient_accumulation_steps=4, optim="sgd", model=build_teacher(seed=3)
+    )
+    for trainer in (whole, parts):
+        for module in trainer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    np.testing.assert_allclose(losses(whole), losses(parts), atol=1e-4)
+    torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+
+
+def test_resumed_is_uninterrupted(build, tmp_path, teacher):
+    fields = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 3}
+    whole = build(model=student_of(teacher, dropout=0.1), **fields)
+    losses(whole)
+    again = build(model=student_of(teacher, dropout=0.1), **fields)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert again.state.global_step == whole.state.global_step
+    torch.testing.assert_close(weights(whole), weights(again), atol=0, rtol=0)
+
+
+def test_evaluation_is_on_the_scale_of_training(build):
+    trainer = build(objectives={"logits": 0.7, "hard": 0.3}, per_device_eval_batch_size=3)
+    metrics = trainer.evaluate()
+    weighted = 0.7 * metrics["eval_loss_logits"] + 0.3 * metrics["eval_loss_hard"]
+    assert metrics["eval_loss"] == pytest.approx(weighted, abs=1e-5)
+    batch = trainer.data_collator([dict(row) for row in trainer.eval_dataset])
+    with torch.no_grad():
+        whole = trainer.compute_loss(trainer.model.eval(), batch)
+    assert metrics["eval_loss"] == pytest.approx(whole.item(), abs=1e-5)
+
+
+def test_evaluation_counts_are_not_left_over_from_a_prediction(build, features):
+    trainer = build()
+    alone = trainer.evaluate()["eval_loss_logits"]
+    trainer.predict(features.select(range(3)))
+    assert trainer.evaluate()["eval_loss_logits"] == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("dropped", ["label", "teacher_logits"])
+def test_evaluation_without_labels_or_without_teacher_has_no_loss(build, dropped, features):
+    trainer = build(cached=True)
+    full = trainer.predict(trainer.eval_dataset)
+    part = trainer.predict(trainer.eval_dataset.remove_columns(dropped))
+    np.testing.assert_allclose(part.predictions, full.predictions, atol=1e-6)
+    assert "test_loss" not in part.metrics
+    assert (part.label_ids is None) == (dropped == "label")
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_predictions_stay_in_the_order_of_the_data(build, strategy, features):
+    trainer = build(train_sampling_strategy=strategy, per_device_eval_batch_size=2)
+    predicted = trainer.predict(features)
+    np.testing.assert_array_equal(predicted.label_ids, LABELS)
+    for row, logits in zip(features, predicted.predictions, strict=True):
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, trainer.model(input_ids=ids).logits[0], atol=1e-5)
+
+
+def test_labels_are_aligned_by_name(build, teacher, tmp_path, tokenizer, features):
+    """A student whose classes stand in the other order is the same student."""
+    swapped = student_of(teacher, label_names=["positive", "negative"])
+    data = features.map(lambda row: {"label": 1 - row["label"]})
+    for cached in (False, True):
+        straight = build(cached=cached)
+        names = ("positive", "negative")
+        rows = SoftLabels.compute(teacher, tokenizer, features).attach(data, names) if cached else data
+        other = DistillationTrainer(
+            copy.deepcopy(swapped),
+            arguments(tmp_path),
+            teacher_model=teacher,
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+        np.testing.assert_allclose(losses(straight), losses(other), atol=1e-4)
+
+
+def test_labels_that_do_not_match_are_an_error_with_both_sets(build):
+    student = build_teacher(("bad", "good"))
+    with pytest.raises(ValueError, match=r"\['negative', 'positive'\].*\['bad', 'good'\].*id2label"):
+        build(model=student)
+
+
+def test_a_teacher_with_another_tokenizer(tmp_path, tokenizer, examples):
+    """The teacher's ids are another permutation of the words: with its own features it answers as ever."""
+    words = WORDS[:5] + WORDS[:4:-1]
+    other = build_tokenizer(words)
+    teacher = build_teacher()
+    permuted = copy.deepcopy(teacher)
+    table = permuted.bert.embeddings.word_embeddings.weight.data
+    table[:] = teacher.bert.embeddings.word_embeddings.weight.data[[WORDS.index(word) for word in words]]
+
+    def train(model, its_tokenizer, cached):
+        rows = tokenize(examples, tokenizer, teacher_tokenizer=its_tokenizer)
+        if cached:
+            soft = SoftLabels.compute(model, its_tokenizer, tokenize(examples, its_tokenizer))
+            rows = soft.attach(rows)
+        return losses(
+            DistillationTrainer(
+                student_of(teacher),
+                arguments(tmp_path),
+                teacher_model=model,
+                teacher_processing_class=its_tokenizer,
+                train_dataset=rows,
+                processing_class=tokenizer,
+            )
+        )
+
+    reference = train(teacher, tokenizer, cached=False)
+    np.testing.assert_allclose(train(permuted, other, cached=False), reference, atol=1e-5)
+    np.testing.assert_allclose(train(permuted, other, cached=True), reference, atol=1e-5)
+    with pytest.raises(ValueError, match=r"different tokenizers.*teacher_tokenizer"):
+        DistillationTrainer(
+            student_of(teacher),
+            arguments(tmp_path),
+            teacher_model=permuted,
+            teacher_processing_class=other,
+            train_dataset=tokenize(examples, tokenizer),
+            processing_class=tokenizer,
+        )
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_other_problem_types_train(tmp_path, tokenizer, kind):
+    names = () if kind == "regression" else ("x", "y", "z")
+    teacher = build_teacher(names, problem_type=kind)
+    labels = [0.5] * len(TEXTS) if kind == "regression" else [[1.0, 0.0, 1.0]] * len(TEXTS)
+    rows = tokenize(Dataset.from_dict({"text": TEXTS, "label": labels}), tokenizer)
+    trainer = DistillationTrainer(
+        student_of(teacher), arguments(tmp_path, num_train_epochs=10), teacher_model=teacher,
+        train_dataset=rows, processing_class=tokenizer,
+    )  # fmt: skip
+    found = losses(trainer)
+    assert found[-1] < found[0]
+
+
+def test_unlabelled_data_trains_on_the_teacher_alone(build, features):
+    unlabelled = features.remove_columns("label")
+    with pytest.raises(ValueError, match=r"need labels, but the data has only .*objectives=\{\"logits\": 1.0\}"):
+        build(data=unlabelled)
+    assert len(losses(build(data=unlabelled, objectives={"logits": 1.0}))) == 4
+
+
+def test_without_a_teacher_the_way_out_is_named(build, tmp_path, teacher, features, tokenizer):
+    with pytest.raises(ValueError, match=r"need a teacher: pass teacher_model, or attach soft labels"):
+        DistillationTrainer(
+            student_of(teacher), arguments(tmp_path), train_dataset=features, processing_class=tokenizer
+        )
+    plain = arguments(tmp_path, objectives={"hard": 1.0})
+    DistillationTrainer(student_of(teacher), plain, train_dataset=features, processing_class=tokenizer).train()
+
+
+def test_plain_training_arguments_are_refused(teacher, tmp_path):
+    with pytest.raises(TypeError, match="TrainingArguments; a DistillationTrainer takes DistillationTrainingArguments"):
+        DistillationTrainer(
+            student_of(teacher), TrainingArguments(str(tmp_path), report_to="none"), teacher_model=teacher
+        )
+
+
+def test_the_teacher_is_left_as_it_was(build, teacher):
+    teacher.train()
+    before = copy.deepcopy(teacher.state_dict())
+    build().train()
+    assert teacher.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+    for name, tensor in teacher.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
+
+
+def test_a_student_that_outputs_hidden_states_still_predicts_logits(build, teacher, features):
+    student = student_of(teacher)
+    student.config.output_hidden_states = True
+    assert build(model=student).predict(features).predictions.shape == (len(TEXTS), 2)
+
+
+def test_the_saved_student_is_the_trained_one(build, features, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    trainer = build()
+    trainer.train()
+    trainer.save_model()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    ids = torch.tensor([features[0]["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, atol=0, rtol=0)

@@ -1,0 +1,46 @@
+"""Defaults, and messages that name both the value and the way out."""
+
+import pytest
+from transformers import TrainingArguments
+
+from tkd_hf import DistillationTrainingArguments
+
+
+def arguments(**fields):
+    return DistillationTrainingArguments("unused", report_to="none", use_cpu=True, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0}, r"temperature=0 must be positive; 1 leaves"),
+        ({"objectives": {"logit": 1.0}}, r"unknown objective 'logit' \(weight 1.0\); there are logits, hard"),
+        ({"objectives": {"logits": -1.0}}, r"objectives\['logits'\]=-1.0 is negative; a weight of 0"),
+        ({"objectives": {"logits": 0.0}}, r"leave nothing to learn; give one a positive weight"),
+    ],
+)
+def test_bad_values_are_refused_with_the_way_out(fields, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**fields)
+
+
+def test_objectives_come_as_json_from_a_command_line():
+    assert arguments(objectives='{"logits": 0.5, "hard": 0.5}').objectives == {"logits": 0.5, "hard": 0.5}
+
+
+def test_two_arguments_do_not_share_their_objectives():
+    assert arguments().objectives is not arguments().objectives
+
+
+def test_they_are_training_arguments_with_linear_warm_up():
+    args = arguments(weight_decay=0.01)
+    assert isinstance(args, TrainingArguments)
+    assert (args.weight_decay, args.lr_scheduler_type, args.get_warmup_steps(100)) == (0.01, "linear", 10)
+
+
+def test_bf16_where_the_device_has_it(monkeypatch):
+    for available in (True, False):
+        monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu, answer=available: answer)
+        assert arguments().bf16 is available
+        assert arguments(bf16=not available).bf16 is not available
+        assert arguments(fp16=True).bf16 is False
