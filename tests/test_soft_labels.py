@@ -88,7 +88,7 @@ def test_what_is_damaged_or_wrong_is_refused_by_name(soft, tmp_path):
         with pytest.raises(InputError, match=r"soft.safetensors are damaged .*delete it and run `tkd-hf label` again"):
             SoftLabels.load(path)
     build_teacher().save_pretrained(tmp_path / "model")
-    with pytest.raises(InputError, match=r"model.safetensors holds 'something else', not 'tkd-hf soft labels 1'"):
+    with pytest.raises(InputError, match=r"model.safetensors holds 'pt', not 'tkd-hf soft labels 1'"):
         SoftLabels.load(tmp_path / "model" / "model.safetensors")
 
 

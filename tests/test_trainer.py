@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, SoftLabels, student_from_teacher
 from tkd_hf.data.features import tokenize
 from tkd_hf.objectives.logits import categorical_divergence
+from tkd_hf.sampling import EpochLengthGroupedSampler
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
 
@@ -137,12 +138,14 @@ def test_a_stock_student_accumulates_the_same(build):
     torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
 
 
-def test_resumed_is_uninterrupted(build, tmp_path, teacher):
-    fields = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 3}
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_resumed_is_uninterrupted(build, tmp_path, teacher, strategy):
+    """From the middle of the second epoch, dropout and order of examples included."""
+    fields = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 3, "train_sampling_strategy": strategy}
     whole = build(model=student_of(teacher, dropout=0.1), **fields)
     losses(whole)
     again = build(model=student_of(teacher, dropout=0.1), **fields)
-    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert again.state.global_step == whole.state.global_step
     torch.testing.assert_close(weights(whole), weights(again), atol=0, rtol=0)
 
@@ -173,6 +176,18 @@ def test_evaluation_without_labels_or_without_teacher_has_no_loss(build, dropped
     np.testing.assert_allclose(part.predictions, full.predictions, atol=1e-6)
     assert "test_loss" not in part.metrics
     assert (part.label_ids is None) == (dropped == "label")
+
+
+def test_grouping_by_length_shuffles_each_epoch_and_misses_nothing():
+    lengths = [i % 7 + 1 for i in range(500)]
+    sampler = EpochLengthGroupedSampler(4, lengths, seed=0)
+    first, again = list(sampler), []
+    sampler.set_epoch(1)
+    second = list(sampler)
+    sampler.set_epoch(0)
+    again = list(sampler)
+    assert first == again != second
+    assert sorted(first) == sorted(second) == list(range(500))
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])

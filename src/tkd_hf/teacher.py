@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
-from .data.features import TEACHER_LOGITS, TEACHER_PREFIX
+from .data.features import TEACHER_LOGITS, TEACHER_PREFIX, is_teacher_feature
 
 
 class LiveTeacher:
@@ -27,7 +27,9 @@ class LiveTeacher:
         self._accepted = set(inspect.signature(model.forward).parameters)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
-        prefixed = {name.removeprefix(TEACHER_PREFIX): value for name, value in batch.items() if is_feature(name)}
+        prefixed = {
+            name.removeprefix(TEACHER_PREFIX): value for name, value in batch.items() if is_teacher_feature(name)
+        }
         features = prefixed or {name: value for name, value in batch.items() if name != "labels"}
         features = {name: value for name, value in features.items() if name in self._accepted}
         was_training = self.model.training
@@ -45,8 +47,3 @@ class CachedTeacher:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
         return SequenceClassifierOutput(logits=batch[TEACHER_LOGITS])
-
-
-def is_feature(name: str) -> bool:
-    """Whether a column is an input of a teacher with a tokenizer of its own."""
-    return name.startswith(TEACHER_PREFIX) and name != TEACHER_LOGITS

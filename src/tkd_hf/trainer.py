@@ -5,13 +5,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from torch.utils.data import Dataset
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.features import TEACHER_LOGITS, TEACHER_PREFIX, DistillationCollator, same_tokenizer
+from .data.features import (
+    TEACHER_LOGITS,
+    TEACHER_PREFIX,
+    DistillationCollator,
+    is_teacher_feature,
+    same_tokenizer,
+)
 from .labels import label_names, label_order
 from .objectives import OBJECTIVES
-from .teacher import CachedTeacher, LiveTeacher, is_feature
+from .sampling import OrderedTrainer
+from .teacher import CachedTeacher, LiveTeacher
 from .training_args import DistillationTrainingArguments
 
 
@@ -20,7 +27,7 @@ TEACHER_COLUMNS = [TEACHER_LOGITS] + [
 ]
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(OrderedTrainer):
     """Trains a student on a teacher's answers, and is otherwise the Trainer that everyone knows.
 
     The teacher's signals come from the column `teacher_logits` (see `tkd_hf.SoftLabels`) where the data has it, and
@@ -161,14 +168,14 @@ class DistillationTrainer(Trainer):
         return LiveTeacher(prepared, None if names == wanted else order)
 
     def _check_vocabulary(self, teacher, tokenizer, columns):
-        if any(is_feature(name) for name in columns):
+        if any(is_teacher_feature(name) for name in columns):
             return
         other_tokenizer = tokenizer is not None and not same_tokenizer(tokenizer, self.processing_class)
         ours, theirs = self.model.config.vocab_size, teacher.config.vocab_size
         if other_tokenizer or ours != theirs:
             raise ValueError(
                 f"the teacher (vocabulary of {theirs}) and the student ({ours}) have different tokenizers, and the "
-                "data has no columns for the teacher: tokenise it with tkd_hf.data.features.tokenize(teacher_tokenizer=…)"
+                "data has no columns for the teacher: use tkd_hf.data.features.tokenize(…, teacher_tokenizer=…)"
             )
 
     def _check_labels(self):
@@ -184,11 +191,6 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             self._signature_columns += TEACHER_COLUMNS
-
-    def _get_eval_sampler(self, eval_dataset):
-        # grouping by length reorders evaluation, too, and prediction i would not be that of example i
-        sampler = super()._get_eval_sampler(eval_dataset)
-        return None if sampler is None else SequentialSampler(eval_dataset)
 
 
 class _Means:

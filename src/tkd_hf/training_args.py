@@ -91,6 +91,8 @@ class DistillationTrainingArguments(FineTuningArguments):
 
         if self.objectives is None:
             self.objectives = {"logits": 0.9, "hard": 0.1}
+        if not isinstance(self.objectives, dict):
+            raise ValueError(f'objectives={self.objectives!r} are not weights by name, such as {{"logits": 1.0}}')
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be positive; 1 leaves the logits as they are")
         for name, weight in self.objectives.items():

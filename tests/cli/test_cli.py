@@ -189,7 +189,7 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("label {teacher}", "name the data by either --task or --dataset"),
         ("label {teacher} --dataset {data}/sst2 --text-column body", "missing column 'body'"),
         ("label no/such --task sst2 --data-dir {data}", "'no/such' is neither a folder with a tokenizer nor"),
-        ("label {data} --task sst2 --data-dir {data}", "is neither a folder with a tokenizer nor"),
+        ("label {data} --task sst2 --data-dir {data}", "data' holds no tokenizer that can be loaded"),
         (
             "evaluate {teacher} --task sst2 --data-dir {data} --label-names no,yes",
             "['negative', 'positive'], are not those",
@@ -203,7 +203,10 @@ def test_bad_recipes(run, tmp_path, recipe, message):
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --temperature 0",
             "temperature=0.0 must be",
         ),
-        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --objectives x", "objectives"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --objectives x",
+            "objectives='x' are not weights by name",
+        ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --learning-rat 1",
             "unknown option '--learning-rat'",

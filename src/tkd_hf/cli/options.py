@@ -30,8 +30,13 @@ def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
     if not isinstance(recipe, dict):
         raise InputError(f"the recipe {path} holds {type(recipe).__name__}, not the keys of a recipe")
     values = _flatten(recipe, context.info_name, path)
-    flags = {name for parameter in context.command.params for name in (parameter.name,)}
-    context.default_map = {name: value for name, value in values.items() if name in flags}
+    flags = {parameter.name: parameter for parameter in context.command.params}
+    context.default_map = {
+        # what a flag takes as one word, a recipe may write as a list or as weights by name
+        name: value if getattr(flags[name], "multiple", False) else _spell(value)
+        for name, value in values.items()
+        if name in flags
+    }
     extras = {name: value for name, value in values.items() if name not in flags}
     if extras and not context.ignore_unknown_options:
         raise InputError(
@@ -115,6 +120,8 @@ def training_arguments(
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
         raise
+    except json.JSONDecodeError as error:
+        raise InputError(f'{error.doc!r} is not JSON ({error}); write weights as {{"logits": 0.9}}') from error
     except (ValueError, ImportError) as error:
         raise InputError(" ".join(str(error).split())) from error
     if rest:

@@ -32,8 +32,9 @@ def show(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
-    # a table for a pipe must not be cut at a width that nobody sees
-    console.print(table, width=None if console.is_terminal else 200)
+    if not console.is_terminal:  # a table for a pipe is not to be cut at a width that nobody sees
+        console.width = 1000
+    console.print(table)
 
 
 def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> None:

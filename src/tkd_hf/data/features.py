@@ -46,6 +46,17 @@ def tokenize(
     return examples.map(encode, batched=True, remove_columns=texts, desc="tokenising")
 
 
+def teacher_features(features: Dataset) -> Dataset:
+    """What the teacher reads of each row: the columns under `teacher_` where there are any, else all of them."""
+    names = {name: name.removeprefix(TEACHER_PREFIX) for name in features.column_names if is_teacher_feature(name)}
+    return features.select_columns(list(names)).rename_columns(names) if names else features
+
+
+def is_teacher_feature(name: str) -> bool:
+    """Whether a column is an input of a teacher with a tokenizer of its own."""
+    return name.startswith(TEACHER_PREFIX) and name != TEACHER_LOGITS
+
+
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers give the same features: the same inputs, normaliser, vocabulary and special tokens."""
     if one is other:
@@ -83,7 +94,7 @@ class DistillationCollator:
             values = [example[name] for example in examples]
             if name in self.tokenizer.model_input_names:
                 student[name] = values
-            elif name.startswith(TEACHER_PREFIX) and name != TEACHER_LOGITS:
+            elif is_teacher_feature(name):
                 teacher[name.removeprefix(TEACHER_PREFIX)] = values
             else:
                 rest["labels" if name in ("label", "label_ids") else name] = torch.as_tensor(values)

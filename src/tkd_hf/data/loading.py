@@ -141,10 +141,9 @@ def _read_files(path: Path, name: str, split: str) -> Dataset:
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
     try:
         return load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
-    except ValueError as error:  # an unknown split, or a slice that does not parse
-        raise InputError(f"{path}, split {split!r}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # `datasets` wraps whatever the reader raised
-        raise InputError(f"{path} cannot be read: {str(error.__cause__ or error).splitlines()[0]}") from error
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"split {split!r} cannot be read from {path}: {reason}") from error
 
 
 def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
@@ -244,7 +243,7 @@ def _encode_labels(rows: Dataset, task: Task) -> Dataset:
 
 
 def _multi_hot(label: list, codes: dict[str, int], coded: bool) -> list[float]:
-    if label and isinstance(label[0], str):
+    if all(isinstance(name, str) for name in label):
         unknown = sorted(set(label) - set(codes))
         if unknown:
             raise InputError(f"labels {unknown} are not among the label names {list(codes)}")

@@ -8,11 +8,11 @@ from transformers import PreTrainedModel, set_seed
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
-from ..soft_labels import SoftLabels, teacher_revision
+from ..soft_labels import default_path, teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
-from .label import label
+from .label import complete
 from .run_folder import RunFolder, StageRecord, fingerprint
 from .training import load_classifier, load_tokenizer, train_into, training_arguments
 
@@ -87,8 +87,7 @@ def distill(
     model = _student(teacher, student, task.label_names)
     rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in (train, evaluation)]
     if not live:
-        path = label(teacher, data, path=soft_labels).path
-        cache = SoftLabels.load(path, revision)
+        cache, _ = complete(Path(soft_labels or default_path(revision)), teacher, revision, rows)
         rows = [cache.attach(features, task.label_names) for features in rows]
     trainer = DistillationTrainer(
         model=model,

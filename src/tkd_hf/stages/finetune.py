@@ -1,10 +1,11 @@
 """`tkd-hf finetune`: make a teacher, or fine-tune a student."""
 
-from transformers import DataCollatorWithPadding, Trainer, set_seed
+from transformers import DataCollatorWithPadding, set_seed
 
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
+from ..sampling import OrderedTrainer
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord, fingerprint
 from .training import load_classifier, load_tokenizer, train_into, training_arguments
@@ -43,7 +44,7 @@ def finetune(
     classifier = load_classifier(
         model, num_labels=task.num_labels, problem_type=task.problem_type, **label_maps(task.label_names)
     )
-    trainer = Trainer(
+    trainer = OrderedTrainer(
         model=classifier,
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from ..data.features import tokenize
+from ..data.features import teacher_features, tokenize
 from ..data.loading import DataArguments, load_split
 from ..soft_labels import SoftLabels, default_path, teacher_revision
 from .training import load_classifier, load_tokenizer
@@ -55,21 +54,40 @@ def label(
     tokenizer = load_tokenizer(teacher)  # names a missing teacher before anything is hashed
     revision = teacher_revision(teacher)
     path = Path(path or default_path(revision))
-    examples = {split: load_split(data, split)[0] for split in splits}
+    features = [tokenize(_texts(load_split(data, split)[0]), tokenizer, data.max_length) for split in splits]
+    _, computed = complete(path, teacher, revision, features, batch_size, overwrite)
+    return LabelResult(str(path), revision, sum(map(len, features)), computed)
+
+
+def complete(
+    path: Path, teacher: str, revision: str, features: list[Dataset], batch_size: int = 128, overwrite: bool = False
+) -> tuple[SoftLabels, int]:
+    """The soft labels in a file, after running the teacher on the examples that they lack.
+
+    Args:
+        path: the file; it need not exist.
+        teacher, revision: the teacher, loaded only if anything is missing, and what its soft labels are marked with.
+        features: tokenised rows, with the teacher's features under `teacher_` where its tokenizer is another.
+        batch_size, overwrite: as in `label`.
+
+    Returns:
+        the soft labels, and on how many distinct examples the teacher was run.
+    """
     known = SoftLabels.load(path, revision) if path.exists() and not overwrite else None
     model, computed = None, 0
-    for rows in examples.values():
-        features = _teacher_features(rows, tokenizer, data.max_length)
-        wanted = features if known is None else features.select(known.missing(features))
+    for rows in features:
+        wanted = rows if known is None else rows.select(known.missing(rows))
         if len(wanted) == 0:
             continue
-        model = model or load_classifier(teacher).to("cuda" if torch.cuda.is_available() else "cpu")
-        new = SoftLabels.compute(model, tokenizer, wanted, revision, batch_size)
+        if model is None:
+            model, tokenizer = load_classifier(teacher), load_tokenizer(teacher)
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
+        new = SoftLabels.compute(model, tokenizer, teacher_features(wanted), revision, batch_size)
         computed += len(new.keys)
         known = new if known is None else known.merge(new)
         known.save(path)
-    return LabelResult(str(path), revision, sum(map(len, examples.values())), computed)
+    return known, computed
 
 
-def _teacher_features(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    return tokenize(rows.remove_columns([c for c in rows.column_names if c == "label"]), tokenizer, max_length)
+def _texts(rows: Dataset) -> Dataset:
+    return rows.select_columns([name for name in ("text", "text_pair") if name in rows.column_names])

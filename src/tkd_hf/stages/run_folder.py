@@ -66,17 +66,14 @@ class RunFolder:
             raise InputError("overwrite and resume exclude each other; choose one")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; name a folder as output")
+        if not any(self.path.glob("*")):
+            return
         if overwrite:
-            self._clear()
-        elif any(self.path.glob("*")):
-            if not resume:
-                raise InputError(
-                    f"{self.path} already holds files; add --resume to go on, or --overwrite to start anew"
-                )
+            self._check_is_run()
+        elif resume:
             self.record = self._resumable(record)
-        if not self.done:
-            self._started = time.perf_counter()
-            self._write()
+        else:
+            raise InputError(f"{self.path} already holds files; add --resume to go on, or --overwrite to start anew")
 
     @property
     def done(self) -> bool:

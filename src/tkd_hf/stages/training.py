@@ -37,7 +37,7 @@ def _named(model: str, what: str):
             f"check the name and the network ({str(error).splitlines()[0]})"
         ) from error
     except ValueError as error:
-        raise InputError(f"the {what} {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{model!r} holds no {what} that can be loaded: {str(error).splitlines()[0]}") from error
 
 
 def training_arguments(args: FineTuningArguments) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""The order of examples: the same when a run is resumed, and the data set's own in evaluation."""
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class EpochLengthGroupedSampler(LengthGroupedSampler):
+    """Groups by length in an order that depends on seed and epoch alone.
+
+    The sampler of transformers draws from the global generator, whose state a run resumed within an epoch does not
+    have: it would repeat some examples and leave out others.
+
+    Args:
+        batch_size: examples that are to be of similar length.
+        lengths: of all examples, in tokens.
+        seed: of the order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate at the start of each epoch."""
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class OrderedTrainer(Trainer):
+    """A Trainer that may group by length and still resumes exactly and predicts in the data set's order."""
+
+    def _get_train_sampler(self, *args):
+        sampler = super()._get_train_sampler(*args)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # grouping by length reorders evaluation, too, and prediction i would not be that of example i
+        sampler = super()._get_eval_sampler(eval_dataset)
+        return None if sampler is None else SequentialSampler(eval_dataset)
