@@ -104,8 +104,9 @@ def markdown(content: dict) -> str:
             "",
             *lines,
             "",
-            f"The students keep {summary['kept']:.2%}{spread} of the teacher's accuracy (mean and standard deviation "
-            f"of {summary['seeds']} seeds; {content['task']}, where the standard error of an accuracy of 0.89 is 0.0106).",
+            f"The students keep {summary['kept']:.2%}{spread} of the teacher's accuracy: mean and standard deviation "
+            f"of {summary['seeds']} seeds on {content['task']}.",
+            "One standard error of an accuracy of 0.89 on so many is 0.0106.",
             "Speed is that of a forward pass over one sentence at a time, student and teacher in turn in one run.",
             "",
         ]

@@ -204,6 +204,10 @@ def test_bad_recipes(run, tmp_path, recipe, message):
             "temperature=0.0 must be",
         ),
         (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --objectives {{x",
+            "'{x' is not JSON",
+        ),
+        (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --objectives x",
             "objectives='x' are not weights by name",
         ),

@@ -8,9 +8,8 @@ import typer
 
 from ..errors import InputError
 from . import distill, evaluate, finetune, label
+from .options import TrainingCommand
 
-
-EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
     name="tkd-hf",
@@ -19,9 +18,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("finetune", context_settings=EXTRA)(finetune.finetune)
+app.command("finetune", cls=TrainingCommand)(finetune.finetune)
 app.command("label")(label.label)
-app.command("distill", context_settings=EXTRA)(distill.distill)
+app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from typer.core import TyperCommand
 
 from ..errors import InputError
 
@@ -15,8 +16,25 @@ if TYPE_CHECKING:
     from ..training_args import FineTuningArguments
 
 
-# What a recipe gives beyond the flags of a command: training arguments, as the command line would spell them.
-_RECIPE_EXTRAS = "tkd_hf.recipe_extras"
+# What flags and recipe give beyond the options of a command: training arguments, as the command line spells them.
+_EXTRAS, _RECIPE_EXTRAS = "tkd_hf.extras", "tkd_hf.recipe_extras"
+
+
+class TrainingCommand(TyperCommand):
+    """A command that leaves options it does not know, with the words up to the next option, to the training arguments.
+
+    Model names therefore come before such options.
+    """
+
+    def parse_args(self, ctx, args):
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        own, extras = [], ctx.meta.setdefault(_EXTRAS, [])
+        target = own
+        for word in args:
+            if word.startswith("--"):
+                target = own if word.partition("=")[0] in known else extras
+            target.append(word)
+        return super().parse_args(ctx, own)
 
 
 def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -38,7 +56,7 @@ def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
         if name in flags
     }
     extras = {name: value for name, value in values.items() if name not in flags}
-    if extras and not context.ignore_unknown_options:
+    if extras and not isinstance(context.command, TrainingCommand):
         raise InputError(
             f"the recipe {path} sets {', '.join(extras)}, which `tkd-hf {context.info_name}` does not know"
         )
@@ -115,7 +133,7 @@ def training_arguments(
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
     given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
-    words = [*context.meta.get(_RECIPE_EXTRAS, []), *context.args, *given, "--output_dir", str(output_dir)]
+    words = [*context.meta.get(_RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
     try:
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
