@@ -1,5 +1,9 @@
 """Soft labels belong to content: they survive everything but a change of what the teacher read, or of the teacher."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +140,19 @@ def test_the_revision_follows_weights_and_labels(tmp_path):
     first, again = saved("a"), saved("b")
     assert first == again
     assert len({first, saved("c", seed=1), saved("d", labels=("no", "yes"))}) == 3
+
+
+def test_the_revision_of_a_hub_model_is_its_commit(tmp_path):
+    """A model in the Hub cache, asked for in a process of its own, since the cache's place is fixed at import."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--org--teacher"
+    build_teacher().save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = "from tkd_hf.soft_labels import teacher_revision; print(teacher_revision('org/teacher'))"
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"commit-{commit}"
 
 
 def test_one_file_a_revision_in_the_cache(monkeypatch, tmp_path):

@@ -301,6 +301,13 @@ def test_plain_training_arguments_are_refused(teacher, tmp_path):
         )
 
 
+def test_a_loss_function_of_ones_own_is_refused_rather_than_ignored(teacher, tmp_path):
+    with pytest.raises(ValueError, match=r"compute_loss_func would not be called: the loss is that of args.objectives"):
+        DistillationTrainer(
+            student_of(teacher), arguments(tmp_path), teacher_model=teacher, compute_loss_func=lambda *_: 0.0
+        )
+
+
 def test_the_teacher_is_left_as_it_was(build, teacher):
     teacher.train()
     before = copy.deepcopy(teacher.state_dict())

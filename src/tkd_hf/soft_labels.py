@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, List, Value
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.features import TEACHER_LOGITS, TEACHER_PREFIX
 from .errors import InputError
@@ -225,8 +225,7 @@ def teacher_revision(teacher: str | PreTrainedModel) -> str:
         return f"state-{digest.hexdigest()[:16]}"
     folder = Path(teacher)
     if not folder.is_dir():
-        commit = getattr(AutoConfig.from_pretrained(teacher), "_commit_hash", None)
-        return f"commit-{commit}"
+        return f"commit-{Path(hf_hub_download(teacher, 'config.json')).parent.name}"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     for path in [folder / "config.json", *(path for path in weights if path.name != "training_args.bin")]:
         digest.update(path.name.encode())

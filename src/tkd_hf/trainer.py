@@ -47,6 +47,7 @@ class DistillationTrainer(OrderedTrainer):
     no `eval_loss`, and metrics and predictions are what they would be.
 
     Raises:
+        TypeError: if `args` are not `DistillationTrainingArguments`.
         ValueError: if there is no teacher, if labels of teacher and student are not the same set, if their
             vocabularies differ and the data holds no features for the teacher, or if an objective lacks its labels.
 
@@ -84,6 +85,8 @@ class DistillationTrainer(OrderedTrainer):
             raise TypeError(
                 f"args is a {type(args).__name__}; a DistillationTrainer takes DistillationTrainingArguments"
             )
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func would not be called: the loss is that of args.objectives")
         if data_collator is None and isinstance(processing_class, PreTrainedTokenizerBase):
             data_collator = DistillationCollator(processing_class, teacher_processing_class)
         super().__init__(

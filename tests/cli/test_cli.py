@@ -238,6 +238,41 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, 
     assert (sst2_dir / "sst2" / "train.parquet").exists()
 
 
+def test_an_encoder_without_a_classifier_is_no_teacher(run, tmp_path, teacher, tokenizer, sst2_dir):
+    teacher.bert.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "s", "--live"]):
+        code, _, err = run(command[0], tmp_path / "encoder", *data, *command[1:])
+        assert (code, "is no trained classifier (classifier.bias, classifier.weight are missing)" in err) == (2, True)
+    assert run("finetune", tmp_path / "encoder", *data, "--output-dir", tmp_path / "t", *FAST.split())[0] == 0
+
+
+def test_a_classifier_of_another_task_gets_a_new_head(run, tmp_path, tokenizer, sst2_dir):
+    from ..conftest import build_teacher
+
+    build_teacher(("a", "b", "c")).save_pretrained(tmp_path / "three")
+    tokenizer.save_pretrained(tmp_path / "three")
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "t", *FAST.split()]
+    assert run("finetune", tmp_path / "three", *words)[0] == 0
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t").config
+    assert config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_student_with_a_tokenizer_of_its_own(run, tmp_path, teacher_folder, sst2_dir):
+    from ..conftest import WORDS, build_teacher, build_tokenizer
+
+    build_teacher(seed=5).save_pretrained(tmp_path / "small")
+    build_tokenizer(WORDS[:5] + WORDS[:4:-1]).save_pretrained(tmp_path / "small")
+    losses = {}
+    for name in ("cached", "live"):
+        words = ["--task", "sst2", "--data-dir", sst2_dir, "--student", tmp_path / "small", *FAST.split()]
+        words += ["--live"] if name == "live" else []
+        assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / name)[0] == 0
+        losses[name] = read_json(tmp_path / name / "tkd_run.json")["metrics"]["loss_logits"]
+    assert losses["cached"] == pytest.approx(losses["live"], abs=1e-4)
+
+
 def test_a_failed_start_does_not_leave_a_folder(run, tmp_path, teacher_folder, sst2_dir):
     words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out", "--layers", 9]
     assert run("distill", teacher_folder, *words)[0] == 2

@@ -170,6 +170,19 @@ def test_a_hub_id_without_a_network():
         load_split(DataArguments(task="sst2"), "train")
 
 
+def test_a_hub_data_set_is_asked_for_by_name_configuration_and_split(monkeypatch):
+    asked = []
+
+    def load(*args, split, **kwargs):
+        asked.append((*args, split))
+        return Dataset.from_dict({"sentence": ["x"], "label": [0]})
+
+    monkeypatch.setattr("tkd_hf.data.loading.load_dataset", load)
+    load_split(DataArguments(task="sst2"), "eval")
+    load_split(DataArguments(dataset="org/data", config="small"), "train")
+    assert asked == [("nyu-mll/glue", "sst2", "validation"), ("org/data", "small", "train")]
+
+
 @pytest.mark.parametrize("names", [{}, {"task": "sst2", "dataset": "x"}])
 def test_the_data_has_one_name(names):
     with pytest.raises(InputError, match="either --task or --dataset"):

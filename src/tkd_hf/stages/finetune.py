@@ -8,7 +8,7 @@ from ..evaluation.metrics import compute_metrics_for
 from ..sampling import OrderedTrainer
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import load_classifier, load_tokenizer, train_into, training_arguments
+from .training import load_for_training, load_tokenizer, train_into, training_arguments
 
 
 def finetune(
@@ -41,11 +41,8 @@ def finetune(
 
     set_seed(args.seed)  # before the classifier is initialised
     tokenizer = load_tokenizer(model)
-    classifier = load_classifier(
-        model, num_labels=task.num_labels, problem_type=task.problem_type, **label_maps(task.label_names)
-    )
     trainer = OrderedTrainer(
-        model=classifier,
+        model=load_for_training(model, task),
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),
         eval_dataset=tokenize(evaluation, tokenizer, data.max_length),
@@ -54,10 +51,3 @@ def finetune(
         compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
     )
     return train_into(folder, trainer)
-
-
-def label_maps(names: tuple[str, ...]) -> dict[str, dict]:
-    """`id2label` and `label2id` of a configuration; nothing for regression, which has no names."""
-    if not names:
-        return {}
-    return {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}

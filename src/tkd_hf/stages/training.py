@@ -7,24 +7,54 @@ from typing import Any
 import numpy as np
 from huggingface_hub.errors import HFValidationError
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..data.tasks import Task
 from ..errors import InputError
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
 
 
-def load_tokenizer(model: str, **kwargs) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
     with _named(model, "tokenizer"):
-        return AutoTokenizer.from_pretrained(model, **kwargs)
+        return AutoTokenizer.from_pretrained(model)
 
 
-def load_classifier(model: str, **kwargs):
-    """The sequence classifier of a folder or Hub id; `InputError` where there is none."""
+def load_classifier(model: str) -> PreTrainedModel:
+    """The trained sequence classifier of a folder or Hub id.
+
+    Raises:
+        InputError: where there is none, or only an encoder, whose classifier transformers would make up.
+    """
     with _named(model, "model"):
-        return AutoModelForSequenceClassification.from_pretrained(model, **kwargs)
+        found, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
+    if loading["missing_keys"]:
+        raise InputError(
+            f"{model!r} is no trained classifier ({', '.join(sorted(loading['missing_keys']))} are missing); "
+            "make one of it with `tkd-hf finetune`"
+        )
+    return found
+
+
+def load_for_training(model: str, task: Task) -> PreTrainedModel:
+    """A model with a classifier for the task: the model's own where it fits, otherwise a new one."""
+    labels = {"id2label": dict(enumerate(task.label_names)), "label2id": {n: i for i, n in enumerate(task.label_names)}}
+    with _named(model, "model"):
+        return AutoModelForSequenceClassification.from_pretrained(
+            model,
+            num_labels=task.num_labels,
+            problem_type=task.problem_type,
+            ignore_mismatched_sizes=True,
+            **(labels if task.label_names else {}),
+        )
 
 
 @contextmanager
