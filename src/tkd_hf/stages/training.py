@@ -61,13 +61,11 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
 def _named(model: str, what: str):
     try:
         yield
-    except (OSError, HFValidationError, ConnectionError) as error:
+    except (OSError, HFValidationError, ConnectionError, ValueError) as error:
         raise InputError(
-            f"{model!r} is neither a folder with a {what} nor a {what} that can be fetched from the Hub; "
+            f"{model!r} is neither a folder with a {what} that can be loaded, nor the Hub id of one that can be fetched; "
             f"check the name and the network ({str(error).splitlines()[0]})"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{model!r} holds no {what} that can be loaded: {str(error).splitlines()[0]}") from error
 
 
 def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
