@@ -188,8 +188,8 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("label {teacher} --dataset no/such", "'no/such' is neither a local path nor can it be fetched"),
         ("label {teacher}", "name the data by either --task or --dataset"),
         ("label {teacher} --dataset {data}/sst2 --text-column body", "missing column 'body'"),
-        ("label no/such --task sst2 --data-dir {data}", "'no/such' is neither a folder with a tokenizer that"),
-        ("label {data} --task sst2 --data-dir {data}", "data' is neither a folder with a tokenizer that can be loaded"),
+        ("label no/such --task sst2 --data-dir {data}", "'no/such' is neither a folder with a loadable tokenizer nor"),
+        ("label {data} --task sst2 --data-dir {data}", "data' is neither a folder with a loadable tokenizer"),
         (
             "evaluate {teacher} --task sst2 --data-dir {data} --label-names no,yes",
             "['negative', 'positive'], are not those",

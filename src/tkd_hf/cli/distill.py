@@ -1,7 +1,7 @@
 """`tkd-hf distill`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,20 +10,16 @@ from . import options as o
 from .output import announce, show_record, suggest, write_json
 
 
+if TYPE_CHECKING:
+    from ..data.loading import DataArguments
+
+
+@o.with_data
 def distill(
     context: typer.Context,
     teacher: Annotated[str, typer.Argument(help="Teacher: folder or Hub id.")],
+    data: "DataArguments",
     output_dir: o.OutputDir,
-    task: o.TaskName = None,
-    dataset: o.DatasetName = None,
-    data_dir: o.DataDir = None,
-    dataset_config: o.DatasetConfig = None,
-    text_column: o.TextColumn = None,
-    label_column: o.LabelColumn = None,
-    label_names: o.LabelNames = None,
-    train_split: o.TrainSplit = None,
-    eval_split: o.EvalSplit = None,
-    max_length: o.MaxLength = 128,
     layers: Annotated[str | None, typer.Option(help="How many of the teacher's layers (3), or which (0,2,5).")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
     intermediate_size: Annotated[int | None, typer.Option(min=1, help="Width of the feed-forward layers.")] = None,
@@ -43,27 +39,15 @@ def distill(
     from ..stages.distill import distill as run
     from ..training_args import DistillationTrainingArguments
 
-    data = o.data_arguments(
-        task,
-        dataset,
-        data_dir,
-        dataset_config,
-        text_column,
-        label_column,
-        label_names,
-        train_split,
-        eval_split,
-        max_length,
-    )
     shape = StudentArguments(_layers(layers), heads, intermediate_size, student)
     args = o.training_arguments(
         DistillationTrainingArguments, context, output_dir, seed=seed, temperature=temperature, objectives=objectives
     )
-    announce(f"distilling {teacher} on {task or dataset} into {output_dir}")
+    announce(f"distilling {teacher} on {data.task or data.dataset} into {output_dir}")
     record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume)
     show_record(str(output_dir), record.metrics, record.seconds)
     write_json(json_file, vars(record))
-    suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {'--task' if task else '--dataset'} {task or dataset}")
+    suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
 
 
 def _layers(text: str | None) -> int | tuple[int, ...] | None:

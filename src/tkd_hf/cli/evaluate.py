@@ -1,6 +1,6 @@
 """`tkd-hf evaluate`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,18 +8,15 @@ from . import options as o
 from .output import announce, show_evaluation, write_json
 
 
+if TYPE_CHECKING:
+    from ..data.loading import DataArguments
+
+
+@o.with_data
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model: folder or Hub id.")],
+    data: "DataArguments",
     teacher: Annotated[str | None, typer.Option(help="Teacher to compare with: folder or Hub id.")] = None,
-    task: o.TaskName = None,
-    dataset: o.DatasetName = None,
-    data_dir: o.DataDir = None,
-    dataset_config: o.DatasetConfig = None,
-    text_column: o.TextColumn = None,
-    label_column: o.LabelColumn = None,
-    label_names: o.LabelNames = None,
-    eval_split: o.EvalSplit = None,
-    max_length: o.MaxLength = 128,
     batch_size: o.BatchSize = 128,
     config: o.Config = None,
     json_file: o.JsonFile = None,
@@ -27,10 +24,7 @@ def evaluate(
     """Measure a model, and its teacher beside it."""
     from ..stages.evaluate import evaluate as run
 
-    data = o.data_arguments(
-        task, dataset, data_dir, dataset_config, text_column, label_column, label_names, None, eval_split, max_length
-    )
-    announce(f"evaluating {model}{f' beside {teacher}' if teacher else ''} on {task or dataset}")
+    announce(f"evaluating {model}{f' beside {teacher}' if teacher else ''} on {data.task or data.dataset}")
     result = run(model, data, teacher, batch_size)
     show_evaluation(result)
     write_json(json_file, result.to_dict())

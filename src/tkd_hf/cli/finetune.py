@@ -1,6 +1,6 @@
 """`tkd-hf finetune`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,20 +8,16 @@ from . import options as o
 from .output import announce, show_record, suggest, write_json
 
 
+if TYPE_CHECKING:
+    from ..data.loading import DataArguments
+
+
+@o.with_data
 def finetune(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Pretrained model: folder or Hub id.")],
+    data: "DataArguments",
     output_dir: o.OutputDir,
-    task: o.TaskName = None,
-    dataset: o.DatasetName = None,
-    data_dir: o.DataDir = None,
-    dataset_config: o.DatasetConfig = None,
-    text_column: o.TextColumn = None,
-    label_column: o.LabelColumn = None,
-    label_names: o.LabelNames = None,
-    train_split: o.TrainSplit = None,
-    eval_split: o.EvalSplit = None,
-    max_length: o.MaxLength = 128,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
@@ -32,23 +28,9 @@ def finetune(
     from ..stages.finetune import finetune as run
     from ..training_args import FineTuningArguments
 
-    data = o.data_arguments(
-        task,
-        dataset,
-        data_dir,
-        dataset_config,
-        text_column,
-        label_column,
-        label_names,
-        train_split,
-        eval_split,
-        max_length,
-    )
     args = o.training_arguments(FineTuningArguments, context, output_dir, seed=seed)
-    announce(f"fine-tuning {model} on {task or dataset} into {output_dir}")
+    announce(f"fine-tuning {model} on {data.task or data.dataset} into {output_dir}")
     record = run(model, data, args, overwrite=overwrite, resume=resume)
     show_record(str(output_dir), record.metrics, record.seconds)
     write_json(json_file, vars(record))
-    suggest(
-        f"tkd-hf distill {output_dir} {'--task' if task else '--dataset'} {task or dataset} --layers 3 --output-dir …"
-    )
+    suggest(f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …")

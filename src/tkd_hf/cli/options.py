@@ -1,6 +1,9 @@
 """The flags that commands share, and how flags, recipe and training arguments come together."""
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,35 +91,6 @@ def _spell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def data_arguments(
-    task,
-    dataset,
-    data_dir,
-    dataset_config,
-    text_column,
-    label_column,
-    label_names,
-    train_split,
-    eval_split,
-    max_length,
-) -> "DataArguments":
-    """The flags about data as the functions take them."""
-    from ..data.loading import DataArguments
-
-    return DataArguments(
-        task=task,
-        dataset=dataset,
-        data_dir=data_dir,
-        config=dataset_config,
-        text_columns=tuple(text_column or ()),
-        label_column=label_column,
-        label_names=tuple(label_names.split(",")) if label_names else (),
-        train_split=train_split,
-        eval_split=eval_split,
-        max_length=max_length,
-    )
-
-
 def training_arguments(
     kind: type["FineTuningArguments"], context: typer.Context, output_dir: Path, **values: Any
 ) -> "FineTuningArguments":
@@ -151,19 +125,58 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", callback=read_recipe, is_eager=True, help="Recipe (YAML); flags win over it."),
 ]
-TaskName = Annotated[str | None, typer.Option("--task", help="A GLUE task: sst2, cola, mrpc, stsb, qqp, mnli …")]
-DatasetName = Annotated[str | None, typer.Option("--dataset", help="A Hub id, or a local folder or file of examples.")]
-DataDir = Annotated[str | None, typer.Option("--data-dir", help="Local copies: DIR/TASK/SPLIT.parquet.")]
-DatasetConfig = Annotated[str | None, typer.Option("--dataset-config", help="Configuration of a Hub data set.")]
-TextColumn = Annotated[list[str] | None, typer.Option("--text-column", help="Column of text; twice for pairs.")]
-LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of labels.")]
-LabelNames = Annotated[str | None, typer.Option("--label-names", help="Class names in the order of codes: no,yes")]
-TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to train on; a slice is fine.")]
-EvalSplit = Annotated[str | None, typer.Option("--eval-split", help="Split to evaluate on.")]
-MaxLength = Annotated[int, typer.Option("--max-length", min=4, help="Tokens at which examples are cut.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the run.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of initialisation, order and dropout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that the folder holds.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results there, for machines.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Examples at a time.")]
+
+
+def _data_option(annotation: type, *flag: str, **kwargs) -> Any:
+    return Annotated[annotation, typer.Option(*flag, rich_help_panel="Data", **kwargs)]
+
+
+# The fields of `DataArguments` as options, with their defaults.
+DATA_OPTIONS = {
+    "task": (_data_option(str | None, help="A GLUE task: sst2, cola, mrpc, stsb, qqp, mnli …"), None),
+    "dataset": (_data_option(str | None, help="A Hub id, or a local folder or file of examples."), None),
+    "data_dir": (_data_option(str | None, help="Local copies of tasks: DIR/TASK/SPLIT.parquet."), None),
+    "dataset_config": (_data_option(str | None, help="Configuration of a Hub data set."), None),
+    "text_column": (_data_option(list[str] | None, help="Column of text; twice for pairs."), None),
+    "label_column": (_data_option(str | None, help="Column of labels."), None),
+    "label_names": (_data_option(str | None, help="Class names in the order of codes: no,yes"), None),
+    "train_split": (_data_option(str | None, help="Split to train on; a slice such as train[:90%] is fine."), None),
+    "eval_split": (_data_option(str | None, help="Split to evaluate on, likewise."), None),
+    "max_length": (_data_option(int, min=4, help="Tokens at which examples are cut."), 128),
+}
+
+
+def with_data(command: Callable) -> Callable:
+    """Gives a command the options about data, and hands them to it as one argument, `data`."""
+    signature = inspect.signature(command)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "data"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, (annotation, default) in DATA_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values):
+        from ..data.loading import DataArguments
+
+        given = {name: values.pop(name) for name in DATA_OPTIONS}
+        given["config"] = given.pop("dataset_config")
+        given["text_columns"] = tuple(given.pop("text_column") or ())
+        given["label_names"] = tuple(given["label_names"].split(",")) if given["label_names"] else ()
+        return command(data=DataArguments(**given), **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + options
+    wrapped.__signature__ = signature.replace(parameters=parameters)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def data_flags(data: "DataArguments") -> str:
+    """How the data was named, for the suggestion of a next command."""
+    return f"--task {data.task}" if data.task else f"--dataset {data.dataset}"

@@ -63,7 +63,7 @@ def _named(model: str, what: str):
         yield
     except (OSError, HFValidationError, ConnectionError, ValueError) as error:
         raise InputError(
-            f"{model!r} is neither a folder with a {what} that can be loaded nor the Hub id of one that can be fetched; "
+            f"{model!r} is neither a folder with a loadable {what} nor the Hub id of one that can be fetched: "
             f"check the name and the network ({str(error).splitlines()[0]})"
         ) from error
 
