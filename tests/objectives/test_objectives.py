@@ -90,6 +90,12 @@ def test_logit_distillation_follows_the_problem_type():
     torch.testing.assert_close(by_type[REGRESSION], (student.logits - teacher.logits).square().mean())
 
 
+def test_logits_of_another_width_are_refused_rather_than_broadcast():
+    objective = LogitDistillation(arguments(), REGRESSION)
+    with pytest.raises(ValueError, match=r"of shape \(2, 3\), the teacher's of \(2, 1\)"):
+        objective(Output(logits=torch.zeros(2, 3)), Output(logits=torch.zeros(2, 1)), {})
+
+
 def test_the_hard_loss_is_that_of_transformers():
     from .. import conftest
 

@@ -46,6 +46,9 @@ class LogitDistillation(nn.Module):
     Requirements:
         a teacher, live or cached. Computed in float32 under autocast, too.
 
+    Raises:
+        ValueError: if the two shapes differ, which would otherwise broadcast.
+
     Reference:
         Hinton et al. 2015, arXiv 1503.02531; stage 3, injection, of TKD-NLP, arXiv 2405.11704.
 
@@ -74,6 +77,11 @@ class LogitDistillation(nn.Module):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, batch: dict) -> torch.Tensor:
         student_logits, teacher_logits = student.logits.float(), teacher.logits.float()
+        if student_logits.shape != teacher_logits.shape:
+            raise ValueError(
+                f"the student's logits are of shape {tuple(student_logits.shape)}, the teacher's of "
+                f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's names)"
+            )
         if self.problem_type == "regression":
             return F.mse_loss(student_logits, teacher_logits)
         if self.problem_type == "multi_label_classification":
