@@ -144,15 +144,20 @@ def test_the_revision_follows_weights_and_labels(tmp_path):
 
 def test_the_revision_of_a_hub_model_is_its_commit(tmp_path):
     """A model in the Hub cache, asked for in a process of its own, since the cache's place is fixed at import."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    commit, older = "0123456789abcdef0123456789abcdef01234567", "76543210fedcba9876543210fedcba9876543210"
     repository = tmp_path / "hub" / "models--org--teacher"
-    build_teacher().save_pretrained(repository / "snapshots" / commit)
+    for seed, revision in enumerate((commit, older)):
+        build_teacher(labels=("a", "b", "c")[seed:], seed=seed).save_pretrained(repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    code = "from tkd_hf.soft_labels import teacher_revision; print(teacher_revision('org/teacher'))"
+    code = (
+        "from tkd_hf.soft_labels import teacher_revision; from tkd_hf.stages.training import load_classifier;"
+        f"names = ['org/teacher', 'org/teacher@{older}'];"
+        "print(*(f'{teacher_revision(name)}/{load_classifier(name).config.num_labels}' for name in names))"
+    )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"commit-{commit}"
+    assert done.stdout.split() == [f"commit-{commit}/3", f"commit-{older}/2"]
 
 
 def test_one_file_a_revision_in_the_cache(monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from .data.features import TEACHER_LOGITS, TEACHER_PREFIX
 from .errors import InputError
 from .inference import predict_logits
 from .labels import label_names, label_order
+from .naming import at_revision
 
 
 FORMAT = "tkd-hf soft labels 1"
@@ -214,7 +215,8 @@ def teacher_revision(teacher: str | PreTrainedModel) -> str:
     """What identifies a teacher's answers: the commit of a Hub model, or a hash of weights and configuration.
 
     Args:
-        teacher: Hub id, folder, or a model in memory. A folder is hashed by its files, without loading the model.
+        teacher: Hub id (`org/model@revision` pins one), folder, or a model in memory. A folder is hashed by its files,
+            without loading the model.
     """
     digest = hashlib.sha256()
     if isinstance(teacher, PreTrainedModel):
@@ -225,7 +227,8 @@ def teacher_revision(teacher: str | PreTrainedModel) -> str:
         return f"state-{digest.hexdigest()[:16]}"
     folder = Path(teacher)
     if not folder.is_dir():
-        return f"commit-{Path(hf_hub_download(teacher, 'config.json')).parent.name}"
+        name, revision = at_revision(teacher)
+        return f"commit-{Path(hf_hub_download(name, 'config.json', revision=revision)).parent.name}"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     for path in [folder / "config.json", *(path for path in weights if path.name != "training_args.bin")]:
         digest.update(path.name.encode())

@@ -163,6 +163,8 @@ def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_f
         ("teacher: [", "recipe.yaml cannot be read"),
         ("just words", "recipe.yaml holds str, not the keys of a recipe"),
         ("tescher: x", "unknown keys tescher; there are teacher"),
+        ("teacher: {name: x}", "has a teacher of name; write model, and perhaps revision"),
+        ("teacher: {model: no/such, revision: v1}\ndata: {task: sst2}", "'no/such@v1' is neither a folder"),
         ("stages: [distill]", "has a stage 'distill'; write it as"),
         (
             "data: {task: sst2}\nstages: [{label: {temprature: 2}}]",
@@ -174,7 +176,7 @@ def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_f
 def test_bad_recipes(run, tmp_path, recipe, message):
     if recipe is not None:
         (tmp_path / "recipe.yaml").write_text(recipe)
-    code, _, err = run("label", "t", "--config", tmp_path / "recipe.yaml")
+    code, _, err = run("label", "--config", tmp_path / "recipe.yaml")
     assert code == 2
     assert message in err
 

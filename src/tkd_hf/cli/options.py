@@ -73,9 +73,8 @@ def _flatten(recipe: dict, command: str, path: Path) -> dict[str, Any]:
     unknown = [name for name in recipe if name not in known]
     if unknown:
         raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; there are {', '.join(known)}")
-    teacher = recipe.get("teacher")
     values = {
-        "teacher": teacher.get("model") if isinstance(teacher, dict) else teacher,
+        "teacher": _teacher_name(recipe.get("teacher"), path),
         "model": recipe.get("model"),
         "output_dir": recipe.get("output_dir"),
         **(recipe.get("data") or {}),
@@ -85,6 +84,15 @@ def _flatten(recipe: dict, command: str, path: Path) -> dict[str, Any]:
             raise InputError(f"the recipe {path} has a stage {stage!r}; write it as `- name: {{option: value}}`")
         values |= (stage.get(command) or {}) if command in stage else {}
     return {name.replace("-", "_"): value for name, value in values.items() if value is not None}
+
+
+def _teacher_name(teacher: Any, path: Path) -> str | None:
+    """`org/model@revision` for a teacher that a recipe gives as model and revision."""
+    if not isinstance(teacher, dict):
+        return teacher
+    if "model" not in teacher or not set(teacher) <= {"model", "revision"}:
+        raise InputError(f"the recipe {path} has a teacher of {', '.join(teacher)}; write model, and perhaps revision")
+    return f"{teacher['model']}@{teacher['revision']}" if "revision" in teacher else teacher["model"]
 
 
 def _spell(value: Any) -> str:

@@ -80,7 +80,7 @@ class LogitDistillation(nn.Module):
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(
                 f"the student's logits are of shape {tuple(student_logits.shape)}, the teacher's of "
-                f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's names)"
+                f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's)"
             )
         if self.problem_type == "regression":
             return F.mse_loss(student_logits, teacher_logits)

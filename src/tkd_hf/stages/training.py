@@ -18,14 +18,16 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data.tasks import Task
 from ..errors import InputError
+from ..naming import at_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
+    name, revision = at_revision(model)
     with _named(model, "tokenizer"):
-        return AutoTokenizer.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(name, revision=revision)
 
 
 def load_classifier(model: str) -> PreTrainedModel:
@@ -34,8 +36,11 @@ def load_classifier(model: str) -> PreTrainedModel:
     Raises:
         InputError: where there is none, or only an encoder, whose classifier transformers would make up.
     """
+    name, revision = at_revision(model)
     with _named(model, "model"):
-        found, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
+        found, loading = AutoModelForSequenceClassification.from_pretrained(
+            name, revision=revision, output_loading_info=True
+        )
     if loading["missing_keys"]:
         raise InputError(
             f"{model!r} is no trained classifier ({', '.join(sorted(loading['missing_keys']))} are missing); "
@@ -47,9 +52,11 @@ def load_classifier(model: str) -> PreTrainedModel:
 def load_for_training(model: str, task: Task) -> PreTrainedModel:
     """A model with a classifier for the task: the model's own where it fits, otherwise a new one."""
     labels = {"id2label": dict(enumerate(task.label_names)), "label2id": {n: i for i, n in enumerate(task.label_names)}}
+    name, revision = at_revision(model)
     with _named(model, "model"):
         return AutoModelForSequenceClassification.from_pretrained(
-            model,
+            name,
+            revision=revision,
             num_labels=task.num_labels,
             problem_type=task.problem_type,
             ignore_mismatched_sizes=True,
