@@ -51,13 +51,13 @@ def main():
     common = {"seed": 0, "report_to": "none", "save_strategy": "epoch", "save_total_limit": 1, "logging_steps": 50}
 
     announce("1. fine-tune the teacher")
-    finetune(ENCODER, data, FineTuningArguments(TEACHER, num_train_epochs=2, **common), resume=True)
+    finetune(ENCODER, data, FineTuningArguments(TEACHER, num_train_epochs=1, **common), resume=True)
 
     announce("2. label: the teacher's answers, once")
     label(TEACHER, data)
 
     announce("3. distil a student of three layers")
-    args = DistillationTrainingArguments(STUDENT, num_train_epochs=3, temperature=2.0, **common)
+    args = DistillationTrainingArguments(STUDENT, num_train_epochs=2, temperature=2.0, **common)
     distill(TEACHER, data, args, StudentArguments(layers=3), resume=True)
 
     announce("4. teacher and student on the test split, which neither has seen")
