@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments
-from tkd_hf.cli.output import announce, show_evaluation
+from tkd_hf.cli.output import announce, show_evaluation, write_json
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.stages.distill import StudentArguments, distill
 from tkd_hf.stages.evaluate import evaluate
@@ -61,7 +61,9 @@ def main():
     distill(TEACHER, data, args, StudentArguments(layers=3), resume=True)
 
     announce("4. teacher and student on the test split, which neither has seen")
-    show_evaluation(evaluate(STUDENT, DataArguments(dataset=DATA, eval_split="test", max_length=64), teacher=TEACHER))
+    result = evaluate(STUDENT, DataArguments(dataset=DATA, eval_split="test", max_length=64), teacher=TEACHER)
+    show_evaluation(result)
+    write_json(FOLDER / "results.json", result.to_dict())
 
     announce("5. load the student as anyone would")
     model = AutoModelForSequenceClassification.from_pretrained(STUDENT)

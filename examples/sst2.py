@@ -4,7 +4,7 @@
 
 MINILM is a folder or Hub id of MiniLM-L6-H384 (`examples/quickstart.py` fetches one into runs/quickstart/minilm), DATA
 holds `sst2/train.parquet` and `sst2/validation.parquet` with the Hub's columns; without it they come from the Hub.
-Writes results/sst2.json and results/sst2.md. Resumable: a finished run is taken as it is.
+Writes examples/results/sst2.json and sst2.md. Resumable: a finished run is taken as it is.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--data-dir")
     parser.add_argument("--output-dir", default="runs")
-    parser.add_argument("--results-dir", type=Path, default="results")
+    parser.add_argument("--results-dir", type=Path, default="examples/results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
 
