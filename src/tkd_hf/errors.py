@@ -15,3 +15,9 @@ class InputError(ValueError):
 
     ```
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DownloadMode, List, Value, load_datase
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .tasks import Task, get_task
 
 
@@ -120,7 +120,7 @@ def _read(data: DataArguments, task: Task, split: str) -> Dataset:
             f"({type(error).__name__}); check the name and the network, or {where}"
         ) from error
     except ValueError as error:
-        raise InputError(f"data set {task.dataset!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"data set {task.dataset!r}: {first_line(error)}") from error
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -142,7 +142,7 @@ def _read_files(path: Path, name: str, split: str) -> Dataset:
     try:
         return load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
     except Exception as error:  # `datasets` wraps whatever the reader raised
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise InputError(f"split {split!r} cannot be read from {path}: {reason}") from error
 
 

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data.tasks import Task
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..naming import at_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
@@ -68,10 +68,10 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
 def _named(model: str, what: str):
     try:
         yield
-    except (OSError, HFValidationError, ConnectionError, ValueError) as error:
+    except (OSError, HFValidationError, ConnectionError, ValueError, ImportError) as error:
         raise InputError(
             f"{model!r} is neither a folder with a loadable {what} nor the Hub id of one that can be fetched: "
-            f"check the name and the network ({str(error).splitlines()[0]})"
+            f"check the name and the network ({first_line(error)})"
         ) from error
 
 
