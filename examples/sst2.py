@@ -36,17 +36,17 @@ def main():
     teacher = f"{options.output_dir}/sst2-teacher"
     announce("fine-tuning the teacher, two epochs")
     record = finetune(options.encoder, data, FineTuningArguments(teacher, num_train_epochs=2, **COMMON), resume=True)
-    rows = [row("teacher", record, evaluate(teacher, data).models[0])]
+    rows = [row("teacher", evaluate(teacher, data).models[0])]
     for seed in options.seeds:
         announce(f"distilling a student of three layers, seed {seed}")
         student = f"{options.output_dir}/sst2-3l-s{seed}"
         args = DistillationTrainingArguments(student, num_train_epochs=3, temperature=2.0, seed=seed, **COMMON)
         record = distill(teacher, data, args, StudentArguments(layers=3), resume=True)
-        rows.append(row(f"student, seed {seed}", record, *evaluate(student, data, teacher).models[::-1]))
+        rows.append(row(f"student, seed {seed}", *evaluate(student, data, teacher).models[::-1]))
     write(options.results_dir, rows, record)
 
 
-def row(name: str, record, result, teacher=None) -> dict:
+def row(name: str, result, teacher=None) -> dict:
     """One line of the table; a student's figures beside its teacher's, timed in one run."""
     return {
         "model": name,
@@ -56,8 +56,6 @@ def row(name: str, record, result, teacher=None) -> dict:
         "parameters": result.parameters,
         "megabytes": round(result.megabytes, 1),
         "speedup": round(teacher.milliseconds / result.milliseconds, 2) if teacher else None,
-        "seconds_per_epoch": record.metrics.get("seconds_per_epoch"),
-        "threads": record.hardware["threads"],
     }
 
 
@@ -80,7 +78,7 @@ def write(folder: Path, rows: list[dict], record) -> None:
 
 
 def markdown(content: dict) -> str:
-    head = ["model", "accuracy", "of the teacher", "agreement", "parameters", "MB", "speed", "s an epoch (threads)"]
+    head = ["model", "accuracy", "of the teacher", "agreement", "parameters", "MB", "speed"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for r in content["rows"]:
         cells = [
@@ -91,7 +89,6 @@ def markdown(content: dict) -> str:
             f"{r['parameters'] / 1e6:.1f} M",
             f"{r['megabytes']}",
             f"{r['speedup']}×" if r["speedup"] else "1×",
-            f"{r['seconds_per_epoch']} ({r['threads']})",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     summary = content["summary"]
