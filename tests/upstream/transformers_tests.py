@@ -19,8 +19,8 @@ def _stand_in(name: str, **contents: object) -> None:
     sys.modules[module.__name__] = module
 
 
-# Base classes of ModelTesterMixin or named by it. Text generation is not what our models do, and exporting has tests
-# of its own in this project, so that they bring no tests here.
+# Base classes of ModelTesterMixin or named by it, empty here: text generation is not what our models do, and the tests
+# of upstream's exporters are not in the archive.
 _stand_in("generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
 _stand_in("exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
 
