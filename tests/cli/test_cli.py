@@ -275,6 +275,29 @@ def test_a_student_with_a_tokenizer_of_its_own(run, tmp_path, teacher_folder, ss
     assert losses["cached"] == pytest.approx(losses["live"], abs=1e-4)
 
 
+def test_a_student_whose_classes_stand_in_another_order(run, tmp_path, teacher_folder, tokenizer, sst2_dir):
+    """The same classifier with its rows swapped is the same student: same loss, and labels still mean what they say."""
+    from ..conftest import build_teacher
+
+    student = build_teacher(seed=5)
+    student.save_pretrained(tmp_path / "straight")
+    swapped = build_teacher(("POSITIVE", "NEGATIVE"), seed=5)
+    swapped.load_state_dict(student.state_dict())
+    for tensor in swapped.classifier.parameters():
+        tensor.data = tensor.data.flip(0)
+    swapped.save_pretrained(tmp_path / "swapped")
+    losses = {}
+    for name in ("straight", "swapped"):
+        tokenizer.save_pretrained(tmp_path / name)
+        words = ["--task", "sst2", "--data-dir", sst2_dir, "--student", tmp_path / name, *FAST.split()]
+        words += ["--output-dir", tmp_path / f"{name} out", "--learning-rate", "1e-9"]
+        assert run("distill", teacher_folder, *words)[0] == 0
+        losses[name] = read_json(tmp_path / f"{name} out" / "tkd_run.json")["metrics"]["loss"]
+        config = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"{name} out").config
+        assert config.id2label == {0: "negative", 1: "positive"}
+    assert losses["straight"] == pytest.approx(losses["swapped"], abs=1e-4)
+
+
 def test_a_failed_start_does_not_leave_a_folder(run, tmp_path, teacher_folder, sst2_dir):
     words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out", "--layers", 9]
     assert run("distill", teacher_folder, *words)[0] == 2

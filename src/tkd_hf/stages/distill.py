@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, set_seed
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
+from ..labels import label_names
 from ..soft_labels import default_path, teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
@@ -104,7 +105,9 @@ def distill(
 
 def _student(teacher: str, student: StudentArguments, names: tuple[str, ...]) -> PreTrainedModel:
     if student.student:
-        return load_classifier(student.student)
+        model = load_classifier(student.student)
+        # its classes must stand in the order of the data's codes
+        return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
     shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}
     layers = student.layers
     chosen = {"num_hidden_layers": layers} if isinstance(layers, int) or layers is None else {"layers": list(layers)}
