@@ -113,3 +113,13 @@ def test_a_fingerprint_is_of_content_and_order():
         {"text": ["ab", ""], "label": [0, 1]},
     ]
     assert len({fingerprint(Dataset.from_dict(r)) for r in (rows, *changed)}) == 4
+
+
+def test_whole_numbers_and_floats_are_the_same_run():
+    from tkd_hf import DistillationTrainingArguments
+    from tkd_hf.stages.training import training_arguments
+
+    common = {"report_to": "none", "use_cpu": True}
+    whole = DistillationTrainingArguments("x", num_train_epochs=2, temperature=2, weight_decay=0, **common)
+    floats = DistillationTrainingArguments("x", num_train_epochs=2.0, temperature=2.0, weight_decay=0.0, **common)
+    assert training_arguments(whole) == training_arguments(floats)

@@ -82,6 +82,9 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
         "weight_decay lr_scheduler_type optim seed bf16 fp16 temperature objectives"
     ).split()
     found = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    for name in ("learning_rate", "num_train_epochs", "warmup_steps", "weight_decay", "temperature"):
+        if name in found:
+            found[name] = float(found[name])  # 2 epochs are 2.0 epochs, wherever the number comes from
     return {name: value if isinstance(value, dict) else str(value) for name, value in found.items()}
 
 
