@@ -12,6 +12,7 @@ from .conversion import TKD_CLASSES, head_kind, tkd_config_from, tkd_state_dict_
 from .errors import InputError
 from .labels import label_names as names_of
 from .labels import label_order
+from .layer_map import uniform_layers
 from .modeling_tkd import TKDPreTrainedModel
 from .registration import MODEL_CLASSES
 
@@ -129,22 +130,6 @@ def student_from_teacher(
     )
     logger.info(str(student.init_report))
     return student.to(teacher.device).eval()
-
-
-def uniform_layers(num_hidden_layers: int, teacher_layers: int) -> list[int]:
-    """Evenly spread layers that end in the teacher's last: the k-th of n (from 1) is `k * teacher_layers // n - 1`.
-
-    Example:
-
-    ```python
-    >>> from tkd_hf.student import uniform_layers
-
-    >>> uniform_layers(3, 6), uniform_layers(2, 6), uniform_layers(4, 6)
-    ([1, 3, 5], [2, 5], [0, 2, 3, 5])
-
-    ```
-    """
-    return [k * teacher_layers // num_hidden_layers - 1 for k in range(1, num_hidden_layers + 1)]
 
 
 def choose_layers(teacher_layers: int, num_hidden_layers: int | None, layers: list[int] | None) -> list[int]:

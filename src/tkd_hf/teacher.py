@@ -1,13 +1,13 @@
 """Where the teacher's signals come from: a live model, or soft labels in the batch, behind one call."""
 
 import inspect
+from collections.abc import Iterable
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import ModelOutput
 
 from .data.features import TEACHER_LOGITS, TEACHER_PREFIX, is_teacher_feature
+from .signals import Recorder, Signals
 
 
 class LiveTeacher:
@@ -19,14 +19,16 @@ class LiveTeacher:
     Args:
         model: the teacher; neither its weights, nor its mode are changed.
         label_order: for each of the student's labels its place among the teacher's; `None` if the order is the same.
+        features: what else to record beside logits, of `tkd_hf.signals.FEATURES`.
     """
 
-    def __init__(self, model: PreTrainedModel, label_order: list[int] | None = None):
+    def __init__(self, model: PreTrainedModel, label_order: list[int] | None = None, features: Iterable[str] = ()):
         self.model = model
         self.label_order = label_order
+        self._record = Recorder(model, features)
         self._accepted = set(inspect.signature(model.forward).parameters)
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
+    def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         prefixed = {
             name.removeprefix(TEACHER_PREFIX): value for name, value in batch.items() if is_teacher_feature(name)
         }
@@ -36,14 +38,16 @@ class LiveTeacher:
         self.model.eval()
         try:
             with torch.no_grad():
-                logits = self.model(**features).logits
+                signals, _ = self._record(self.model, features)
         finally:
             self.model.train(was_training)
-        return SequenceClassifierOutput(logits=logits if self.label_order is None else logits[:, self.label_order])
+        if self.label_order is not None:
+            signals.logits = signals.logits[..., self.label_order]
+        return signals
 
 
 class CachedTeacher:
     """Reads the teacher's logits from the batch, where `SoftLabels.attach` put them in the student's order."""
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> ModelOutput:
-        return SequenceClassifierOutput(logits=batch[TEACHER_LOGITS])
+    def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
+        return Signals(logits=batch[TEACHER_LOGITS])

@@ -4,9 +4,17 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from accelerate.utils import find_batch_size
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .data.features import (
     TEACHER_LOGITS,
@@ -15,9 +23,14 @@ from .data.features import (
     is_teacher_feature,
     same_tokenizer,
 )
+from .errors import InputError
 from .labels import label_names, label_order
+from .layer_map import layer_map
 from .objectives import OBJECTIVES
+from .objectives.base import ENCODER, MASKED_LM, TOKENS, Setting
+from .objectives.combined import CombinedObjective
 from .sampling import OrderedTrainer
+from .signals import Recorder
 from .teacher import CachedTeacher, LiveTeacher
 from .training_args import DistillationTrainingArguments
 
@@ -31,7 +44,11 @@ class DistillationTrainer(OrderedTrainer):
     """Trains a student on a teacher's answers, and is otherwise the Trainer that everyone knows.
 
     The teacher's signals come from the column `teacher_logits` (see `tkd_hf.SoftLabels`) where the data has it, and
-    then no teacher is loaded; otherwise from `teacher_model`, run on each batch.
+    then no teacher is loaded; otherwise, and where an objective reads more than logits, from `teacher_model`, run on
+    each batch.
+
+    What the student is decides what it learns: a classifier of texts by its `problem_type`, a classifier of tokens, a
+    masked language model, or a bare encoder, which has no answers and learns from features alone.
 
     Args:
         model: the student.
@@ -48,8 +65,9 @@ class DistillationTrainer(OrderedTrainer):
 
     Raises:
         TypeError: if `args` are not `DistillationTrainingArguments`.
-        ValueError: if there is no teacher, if labels of teacher and student are not the same set, if their
-            vocabularies differ and the data holds no features for the teacher, or if an objective lacks its labels.
+        ValueError: if there is no teacher, or only soft labels where an objective reads more, if labels of teacher and
+            student are not the same set, if their vocabularies differ and the data holds no features for the teacher,
+            or if an objective lacks its labels.
 
     Example (`train`, `dev`: tokenised data sets):
 
@@ -98,23 +116,31 @@ class DistillationTrainer(OrderedTrainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False
-        problem_type = problem_type_of(self.model.config)
-        self.weights = {name: weight for name, weight in args.objectives.items() if weight}
-        self.objectives = {name: OBJECTIVES[name](args, problem_type) for name in self.weights}
+        self.problem_type = problem_type_of(self.model)
+        self.objective = CombinedObjective(args, OBJECTIVES)
+        self._check_problem_type()
         self._check_labels()
-        self.teacher = self._find_teacher(teacher_model, teacher_processing_class)
+        teacher = self._load_teacher(teacher_model)
+        self.objective.build(self._setting(teacher), self.accelerator)
+        self.add_callback(self.objective)
+        self._record = Recorder(self.model, self.objective.features)
+        self.teacher = self._live_teacher(teacher, teacher_processing_class)
         self._components = {"train": _Means(), "eval": _Means()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the objectives, each a mean over the batch."""
-        teacher = self._teacher_for(inputs)(inputs) if self._needs("teacher") else None
-        outputs = model(**self._student_features(inputs))
-        loss, batch_size = 0.0, len(outputs.logits)
-        for name, objective in self.objectives.items():
-            component = objective(outputs, teacher, inputs)
-            loss = loss + self.weights[name] * component
-            self._components["train" if model.training else "eval"].add(name, component, batch_size)
+        teacher = self._teacher_for(inputs)(inputs) if self.objective.needs("teacher") else None
+        student, outputs = self._record(model, self._student_features(inputs))
+        loss, components = self.objective(student, teacher, inputs, self._progress())
+        for name, component in components.items():
+            self._components["train" if model.training else "eval"].add(name, component, find_batch_size(inputs))
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, *args, **kwargs):
+        """The student's, with the projections that objectives learn."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.objective.add_to(optimizer)
+        return optimizer
 
     def log(self, logs: dict[str, float], *args, **kwargs):
         """Logs the mean of each objective since the last time beside their weighted sum."""
@@ -133,61 +159,124 @@ class DistillationTrainer(OrderedTrainer):
         """As in `Trainer`, and without a loss where the batch does not hold what the objectives need."""
         # hidden states that an objective asked for are no predictions
         ignore_keys = ["hidden_states", "attentions"] if ignore_keys is None else ignore_keys
-        complete = not (self._needs("labels") and inputs.get("labels") is None) and not (
-            self._needs("teacher") and self._teacher_for(inputs) is None
+        prediction_loss_only = prediction_loss_only or self.problem_type == ENCODER
+        labelled = inputs.get("labels") is not None
+        complete = not (self.objective.needs("labels") and not labelled) and not (
+            self.objective.needs("teacher") and self._teacher_for(inputs) is None
         )
-        if complete and inputs.get("labels") is not None:
+        if complete and labelled:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        features = self._student_features(inputs)
-        _, logits, _ = super().prediction_step(model, features, prediction_loss_only, ignore_keys)
-        return None, logits, inputs.get("labels")
+        _, logits, _ = super().prediction_step(model, self._student_features(inputs), prediction_loss_only, ignore_keys)
+        return self._loss_without_labels(model, inputs) if complete else None, logits, inputs.get("labels")
+
+    def _loss_without_labels(self, model, inputs) -> torch.Tensor:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).mean().detach()
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.objective.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is not None:
+            self.objective.load(checkpoint)  # first: it says what is wrong where the optimizer's state does not fit
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _progress(self) -> float:
+        """The share of training that is done, 0 before it."""
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
     def _student_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: v for name, v in inputs.items() if name != "labels" and not name.startswith(TEACHER_PREFIX)}
 
-    def _needs(self, what: str) -> bool:
-        return any(getattr(objective, f"needs_{what}") for objective in self.objectives.values())
-
     def _teacher_for(self, inputs: dict[str, Any]) -> LiveTeacher | CachedTeacher | None:
-        """Soft labels where the batch has them, then the live teacher; `None` if there is neither."""
-        return CachedTeacher() if TEACHER_LOGITS in inputs else self.teacher
+        """Soft labels where the batch has them and they are enough, then the live teacher; `None` without either."""
+        return CachedTeacher() if TEACHER_LOGITS in inputs and not self.objective.features else self.teacher
 
-    def _find_teacher(self, teacher, tokenizer) -> LiveTeacher | None:
-        """The live teacher, or `None` where the data holds soft labels or no objective asks for a teacher."""
-        columns = getattr(self.train_dataset, "column_names", None) or []
-        if not self._needs("teacher") or TEACHER_LOGITS in columns:
+    def _load_teacher(self, teacher: PreTrainedModel | str | None) -> PreTrainedModel | None:
+        """The live teacher, or `None` where nothing asks for one or soft labels are enough."""
+        cached = TEACHER_LOGITS in self._columns()
+        features = self.objective.features
+        if not self.objective.needs("teacher") or (cached and not features):
             return None
+        if teacher is None and features:
+            raise ValueError(
+                f"{self.objective.reading(features)} read the teacher's {', '.join(sorted(features))}, which "
+                f"{'soft labels do not hold' if cached else 'only a teacher gives'}: pass teacher_model, which runs on "
+                "each batch"
+            )
         if teacher is None:
             raise ValueError(
                 f"objectives={self.args.objectives} need a teacher: pass teacher_model, or attach soft labels "
                 f"(SoftLabels.attach adds the column {TEACHER_LOGITS!r}, which the data lacks)"
             )
-        if isinstance(teacher, str):
-            teacher = AutoModelForSequenceClassification.from_pretrained(teacher)
-        self._check_vocabulary(teacher, tokenizer, columns)
-        names, wanted = label_names(teacher.config), label_names(self.model.config)
-        order = label_order(names, wanted, "teacher", "student")
-        prepared = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        return LiveTeacher(prepared, None if names == wanted else order)
+        return self._auto_class().from_pretrained(teacher) if isinstance(teacher, str) else teacher
 
-    def _check_vocabulary(self, teacher, tokenizer, columns):
-        if any(is_teacher_feature(name) for name in columns):
-            return
+    def _auto_class(self):
+        """What loads a teacher with the student's kind of answers."""
+        if self.problem_type == MASKED_LM and "logits" not in self.objective.names:
+            return AutoModel
+        kinds = {TOKENS: AutoModelForTokenClassification, MASKED_LM: AutoModelForMaskedLM, ENCODER: AutoModel}
+        return kinds.get(self.problem_type, AutoModelForSequenceClassification)
+
+    def _setting(self, teacher: PreTrainedModel | None) -> Setting:
+        student = self.model.config
+        if not self.objective.features:
+            return Setting(self.args, self.problem_type, student)
+        depth, taught = student.num_hidden_layers, teacher.config.num_hidden_layers
+        chosen = self.args.layer_map or _built_from(self.model, depth, taught) or "uniform"
+        return Setting(self.args, self.problem_type, student, teacher.config, tuple(layer_map(chosen, depth, taught)))
+
+    def _live_teacher(self, teacher: PreTrainedModel | None, tokenizer) -> LiveTeacher | None:
+        if teacher is None:
+            return None
+        self._check_vocabulary(teacher, tokenizer)
+        order = None
+        if self.problem_type not in (MASKED_LM, ENCODER) and "logits" in self.objective.names:
+            names, wanted = label_names(teacher.config), label_names(self.model.config)
+            order = label_order(names, wanted, "teacher", "student") if names != wanted else None
+        prepared = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        return LiveTeacher(prepared, order, self.objective.features)
+
+    def _check_vocabulary(self, teacher, tokenizer):
+        features = self.objective.features
+        per_token = sorted(features) or ([self.problem_type] if self.problem_type in (TOKENS, MASKED_LM) else [])
+        prepared = any(is_teacher_feature(name) for name in self._columns())
         other_tokenizer = tokenizer is not None and not same_tokenizer(tokenizer, self.processing_class)
         ours, theirs = self.model.config.vocab_size, teacher.config.vocab_size
-        if other_tokenizer or ours != theirs:
+        different = prepared or other_tokenizer or ours != theirs
+        if different and per_token:
+            raise InputError(
+                f"the teacher (vocabulary of {theirs}) and the student ({ours}) have different tokenizers, so their "
+                f"tokens cannot be compared one by one, as {self.objective.reading(features) or self.problem_type} "
+                'needs; choose a teacher with the student\'s tokenizer, or distil texts with {"logits": 1.0}'
+            )
+        if different and not prepared:
             raise ValueError(
                 f"the teacher (vocabulary of {theirs}) and the student ({ours}) have different tokenizers, and the "
                 "data has no columns for the teacher: use tkd_hf.data.features.tokenize(…, teacher_tokenizer=…)"
             )
 
+    def _check_problem_type(self):
+        if self.problem_type == ENCODER and (answered := self.objective.answered()):
+            raise InputError(
+                f"{type(self.model).__name__} has no head, so {answered} have no answers to learn from; "
+                "choose a student with a head, or objectives that read features, such as relations"
+            )
+
     def _check_labels(self):
-        columns = getattr(self.train_dataset, "column_names", None)
-        if self._needs("labels") and columns and not {"label", "labels", "label_ids", *self.label_names} & set(columns):
+        columns = self._columns()
+        if not self.objective.needs("labels") or not columns or self.problem_type == MASKED_LM:
+            return  # the collator of masked language modelling makes the labels
+        if not {"label", "labels", "label_ids", *self.label_names} & set(columns):
             raise ValueError(
                 f"objectives={self.args.objectives} need labels, but the data has only {columns}; "
                 'without labels, distil with objectives={"logits": 1.0}'
             )
+
+    def _columns(self) -> list[str]:
+        return getattr(self.train_dataset, "column_names", None) or []
 
     def _set_signature_columns_if_needed(self):
         # the Trainer would drop every column that the student's forward does not name
@@ -217,6 +306,24 @@ class _Means:
         return means
 
 
-def problem_type_of(config) -> str:
-    """A configuration's problem type; where it names none, one output is regression, several are classes."""
+def problem_type_of(model: nn.Module) -> str:
+    """What a student answers: a bare encoder nothing, others by their class, classifiers of texts by configuration.
+
+    Where that names no problem type, one output is regression, and several are classes.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
+    name, config = type(base).__name__, base.config
+    if name.endswith("ForTokenClassification"):
+        return TOKENS
+    if name.endswith("ForMaskedLM"):
+        return MASKED_LM
+    if isinstance(base, PreTrainedModel) and name.endswith("Model"):
+        return ENCODER
     return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def _built_from(student: nn.Module, depth: int, teacher_layers: int) -> tuple[int, ...] | None:
+    """The teacher's layers that the student was built from, where it says so and they fit."""
+    report = getattr(student, "init_report", None)
+    fits = report is not None and (len(report.layers), report.teacher_layers) == (depth, teacher_layers)
+    return report.layers if fits else None

@@ -54,8 +54,8 @@ class DistillationTrainingArguments(FineTuningArguments):
     The loss is the sum over `objectives` of weight x objective; `tkd_hf.objectives.OBJECTIVES` lists their names.
 
     Raises:
-        ValueError: for a temperature that is not positive, an unknown objective, a negative weight, or weights that
-            are all 0; the message names the offending value and the way out.
+        ValueError: for a temperature that is not positive, an unknown objective, divergence or layer map, a negative
+            weight, or weights that are all 0; the message names the offending value and the way out.
 
     Example:
 
@@ -68,15 +68,8 @@ class DistillationTrainingArguments(FineTuningArguments):
     ```
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objectives"]
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objectives", "final_objectives"]
 
-    temperature: float = field(
-        default=2.0,
-        metadata={
-            "help": "Softens both distributions before they are compared. The default is the middle of what "
-            "Hinton et al. (2015) found to work for small students."
-        },
-    )
     objectives: dict[str, float] | str | None = field(
         default=None,
         metadata={
@@ -84,21 +77,87 @@ class DistillationTrainingArguments(FineTuningArguments):
             'labels ("hard"); without labels, {"logits": 1.0}.'
         },
     )
+    final_objectives: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "Weights at the end of training, reached linearly. By default they stay."},
+    )
+    temperature: float = field(
+        default=2.0,
+        metadata={
+            "help": "Softens both distributions before they are compared. The default is the middle of what "
+            "Hinton et al. (2015) found to work for small students."
+        },
+    )
+    final_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature at the end of training, reached linearly. By default it stays."}
+    )
+    divergence: str = field(
+        default="forward_kl",
+        metadata={
+            "help": "How the objective 'logits' compares: forward_kl, reverse_kl, jensen_shannon, or mse of the logits."
+        },
+    )
+    confidence_weighting: bool = field(
+        default=False, metadata={"help": "In 'logits', weigh each example by the teacher's confidence in its answer."}
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={"help": "In 'logits', tell apart only the teacher's likeliest classes; for vocabularies."},
+    )
+    layer_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher layer of each student layer: uniform, last, skip, or a list from 0 such as 1,3,5. By "
+            "default the layers that the student was built from, or uniform where that is not known."
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that 'relations' cuts the heads into; must divide both widths. By default the most, up to "
+            "the teacher's heads, that do."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        from .objectives import OBJECTIVES
-
         if self.objectives is None:
             self.objectives = {"logits": 0.9, "hard": 0.1}
-        if not isinstance(self.objectives, dict):
-            raise ValueError(f'objectives={self.objectives!r} are not weights by name, such as {{"logits": 1.0}}')
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} must be positive; 1 leaves the logits as they are")
-        for name, weight in self.objectives.items():
-            if name not in OBJECTIVES:
-                raise ValueError(f"unknown objective {name!r} (weight {weight}); there are {', '.join(OBJECTIVES)}")
+        self._check_weights("objectives")
+        if self.final_objectives is not None:
+            self._check_weights("final_objectives")
+        self._check_schedule()
+        self._check_options()
+
+    def _check_weights(self, name: str):
+        from .objectives import OBJECTIVES
+
+        weights = getattr(self, name)
+        if not isinstance(weights, dict):
+            raise ValueError(f'{name}={weights!r} are not weights by name, such as {{"logits": 1.0}}')
+        for objective, weight in weights.items():
+            if objective not in OBJECTIVES:
+                raise ValueError(
+                    f"unknown objective {objective!r} (weight {weight}); there are {', '.join(OBJECTIVES)}"
+                )
             if weight < 0:
-                raise ValueError(f"objectives[{name!r}]={weight} is negative; a weight of 0 turns an objective off")
-        if not any(self.objectives.values()):
-            raise ValueError(f"objectives={self.objectives} leave nothing to learn; give one a positive weight")
+                raise ValueError(f"{name}[{objective!r}]={weight} is negative; a weight of 0 turns an objective off")
+        if not any(weights.values()):
+            raise ValueError(f"{name}={weights} leave nothing to learn; give one a positive weight")
+
+    def _check_schedule(self):
+        for name in ("temperature", "final_temperature"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be positive; 1 leaves the logits as they are")
+
+    def _check_options(self):
+        from .objectives.divergences import DIVERGENCES
+
+        divergences = [*DIVERGENCES, "mse"]
+        if self.divergence not in divergences:
+            raise ValueError(f"unknown divergence {self.divergence!r}; there are {', '.join(divergences)}")
+        for name in ("top_k", "relation_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1; leave it out for the default")

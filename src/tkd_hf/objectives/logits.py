@@ -1,52 +1,36 @@
 """Logit distillation: the student's distribution is drawn to the teacher's softened one."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from transformers.utils import ModelOutput
 
-from ..training_args import DistillationTrainingArguments
-
-
-def categorical_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL(teacher ‖ student) of the softened distributions over classes, times T², mean over the batch.
-
-    T² keeps the gradient's size independent of the temperature (Hinton et al. 2015, arXiv 1503.02531, section 2).
-
-    Args:
-        student, teacher: logits, (batch, classes).
-        temperature: T, positive.
-    """
-    student_log_probs = F.log_softmax(student / temperature, dim=-1)
-    teacher_log_probs = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True) * temperature**2
+from ..errors import InputError
+from ..signals import Signals
+from .base import Objective, Setting, answers
+from .divergences import bernoulli_divergence, categorical_divergence
 
 
-def bernoulli_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL(teacher ‖ student) of each label's own yes-or-no, times T², mean over labels and batch.
-
-    A softmax over labels that do not exclude each other would compare the wrong distributions.
-
-    Args:
-        student, teacher: logits, (batch, labels).
-        temperature: T, positive.
-    """
-    student, teacher = student / temperature, teacher / temperature
-    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return (yes + no).mean() * temperature**2
-
-
-class LogitDistillation(nn.Module):
-    """The teacher's answers as soft labels: KL over classes, KL label by label, or squared error, by problem type.
+class LogitDistillation(Objective):
+    """The teacher's answers as soft labels: a divergence over classes or label by label, or squared error of scores.
 
     Inputs:
-        `student.logits` and `teacher.logits`, both (batch, labels), labels in the same order.
+        `student.logits` and `teacher.logits`, both (batch, labels), labels in the same order; a label a token:
+        (batch, length, labels), of which the tokens labelled -100 do not count.
 
     Requirements:
-        a teacher, live or cached. Computed in float32 under autocast, too.
+        a teacher, live or cached; of a masked language model a live one. Computed in float32 under autocast, too.
+
+    Args:
+        problem_type: see `tkd_hf.objectives.base.Setting`. Regression always takes the squared error.
+        temperature: T at the start of training.
+        final_temperature: T at its end, reached linearly; by default it stays.
+        divergence: `"forward_kl"`, `"reverse_kl"`, `"jensen_shannon"`, or `"mse"`, the mean over labels of the squared
+            difference of logits, to which the divergences tend as T grows.
+        confidence_weighting: weigh each example by the probability of the teacher's likeliest class (its own yes or no
+            with several labels): what the teacher is unsure of counts less.
+        top_k: as in `categorical_divergence`.
 
     Raises:
+        InputError: if examples are to be weighted by the confidence of a teacher that gives scores.
         ValueError: if the two shapes differ, which would otherwise broadcast.
 
     Reference:
@@ -56,34 +40,66 @@ class LogitDistillation(nn.Module):
 
     ```python
     >>> import torch
-    >>> from transformers.modeling_outputs import SequenceClassifierOutput as Output
-    >>> from tkd_hf import DistillationTrainingArguments
     >>> from tkd_hf.objectives import LogitDistillation
-    >>> logits = LogitDistillation(DistillationTrainingArguments("x", report_to="none"), "single_label_classification")
-    >>> same = Output(logits=torch.tensor([[1.0, -1.0]]))
-    >>> logits(same, same, {}).item()
+    >>> from tkd_hf.signals import Signals
+    >>> same = Signals(logits=torch.tensor([[1.0, -1.0]]))
+    >>> LogitDistillation("single_label_classification", temperature=2.0)(same, same, {}).item()
     0.0
 
     ```
     """
 
-    needs_teacher = True
-    needs_labels = False
-
-    def __init__(self, args: DistillationTrainingArguments, problem_type: str):
+    def __init__(
+        self,
+        problem_type: str,
+        temperature: float = 1.0,
+        final_temperature: float | None = None,
+        divergence: str = "forward_kl",
+        confidence_weighting: bool = False,
+        top_k: int | None = None,
+    ):
         super().__init__()
+        if confidence_weighting and problem_type == "regression":
+            raise InputError(
+                "confidence_weighting=True, but a teacher that gives scores has no confidence; leave it out"
+            )
         self.problem_type = problem_type
-        self.temperature = args.temperature
+        self.first_temperature = self.temperature = temperature
+        self.final_temperature = temperature if final_temperature is None else final_temperature
+        self.divergence = "mse" if problem_type == "regression" else divergence
+        self.confidence_weighting = confidence_weighting
+        self.top_k = top_k
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, batch: dict) -> torch.Tensor:
-        student_logits, teacher_logits = student.logits.float(), teacher.logits.float()
+    @classmethod
+    def build(cls, setting: Setting) -> "LogitDistillation":
+        args = setting.args
+        schedule = (args.temperature, args.final_temperature)
+        return cls(setting.problem_type, *schedule, args.divergence, args.confidence_weighting, args.top_k)
+
+    def set_progress(self, progress: float) -> None:
+        self.temperature = (1 - progress) * self.first_temperature + progress * self.final_temperature
+
+    def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        student_logits, weights, mask = answers(student.logits, batch, self.problem_type)
+        teacher_logits = teacher.logits[mask] if mask is not None and teacher.logits.dim() == 3 else teacher.logits
+        student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(
                 f"the student's logits are of shape {tuple(student_logits.shape)}, the teacher's of "
                 f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's)"
             )
-        if self.problem_type == "regression":
-            return F.mse_loss(student_logits, teacher_logits)
+        if self.confidence_weighting:
+            weights = weights * self._confidence(teacher_logits)
+        return (weights * self._divergence(student_logits, teacher_logits)).sum()
+
+    def _divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        if self.divergence == "mse":
+            return F.mse_loss(student, teacher, reduction="none").mean(dim=-1)
         if self.problem_type == "multi_label_classification":
-            return bernoulli_divergence(student_logits, teacher_logits, self.temperature)
-        return categorical_divergence(student_logits, teacher_logits, self.temperature)
+            return bernoulli_divergence(student, teacher, self.temperature, self.divergence)
+        return categorical_divergence(student, teacher, self.temperature, self.divergence, self.top_k)
+
+    def _confidence(self, teacher: torch.Tensor) -> torch.Tensor:
+        if self.problem_type == "multi_label_classification":
+            return teacher.abs().sigmoid().mean(dim=-1)
+        return teacher.softmax(dim=-1).amax(dim=-1)
