@@ -331,3 +331,14 @@ def test_results_are_json_for_machines_and_a_table_for_people(run, tmp_path, tea
     assert len(out.strip().splitlines()) == 2
     found = json.loads((tmp_path / "e.json").read_text())
     assert {"task", "split", "examples", "models", "software", "hardware"} == set(found)
+
+
+def test_objectives_that_read_features_run_the_teacher_live(run, teacher_folder, sst2_dir, tmp_path):
+    objectives = '{"logits": 1.0, "relations": 1.0, "hidden": 0.5}'
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 2, "--layer-map", "last", "--objectives", objectives]
+    code, _, err = run("distill", teacher_folder, *words, "--output-dir", tmp_path / "out", *FAST.split())
+    assert code == 0, err
+    record = read_json(tmp_path / "out" / "tkd_run.json")
+    assert record["arguments"]["live"] is True
+    assert record["arguments"]["layer_map"] == "last"
+    assert record["metrics"]["loss_relations"] > 0

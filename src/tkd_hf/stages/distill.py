@@ -9,6 +9,8 @@ from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
 from ..labels import label_names
+from ..objectives import OBJECTIVES
+from ..objectives.combined import CombinedObjective
 from ..soft_labels import default_path, teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
@@ -54,7 +56,7 @@ def distill(
         student: the student's shape.
         soft_labels: file of soft labels; by default the one for this teacher in the Hugging Face cache. What it lacks
             is computed first.
-        live: run the teacher on each batch instead.
+        live: run the teacher on each batch instead; always so where an objective reads more than its logits.
         overwrite: delete the run that the folder holds.
         resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
 
@@ -65,6 +67,7 @@ def distill(
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
             or another teacher's, or a folder that holds another run.
     """
+    live = live or bool(CombinedObjective(args, OBJECTIVES).features)
     train, evaluation, task = load_splits(data)
     tokenizer = load_tokenizer(student.student or teacher)
     teacher_tokenizer = load_tokenizer(teacher)

@@ -79,10 +79,11 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
     """The arguments that decide a training run's result, for its record."""
     names = (
         "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps warmup_steps "
-        "weight_decay lr_scheduler_type optim seed bf16 fp16 temperature objectives"
+        "weight_decay lr_scheduler_type optim seed bf16 fp16 objectives final_objectives temperature final_temperature "
+        "divergence confidence_weighting top_k layer_map relation_heads"
     ).split()
-    found = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    for name in ("learning_rate", "num_train_epochs", "warmup_steps", "weight_decay", "temperature"):
+    found = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    for name in ("learning_rate num_train_epochs warmup_steps weight_decay temperature final_temperature").split():
         if name in found:
             found[name] = float(found[name])  # 2 epochs are 2.0 epochs, wherever the number comes from
     return {name: value if isinstance(value, dict) else str(value) for name, value in found.items()}
