@@ -497,3 +497,52 @@ def test_evaluation_without_labels_has_a_loss_where_none_are_needed(build, featu
     with_labels, without = trainer.evaluate(features), trainer.evaluate(unlabelled)
     assert without["eval_loss"] == pytest.approx(with_labels["eval_loss"], abs=1e-6)
     assert without["eval_loss_relations"] == pytest.approx(with_labels["eval_loss_relations"], abs=1e-6)
+
+
+def permuted(teacher):
+    """The same teacher reading another permutation of the words, and its tokenizer."""
+    words = WORDS[:5] + WORDS[:4:-1]
+    other = copy.deepcopy(teacher)
+    table = other.bert.embeddings.word_embeddings.weight.data
+    table[:] = teacher.bert.embeddings.word_embeddings.weight.data[[WORDS.index(word) for word in words]]
+    return other, build_tokenizer(words)
+
+
+def test_several_teachers_each_with_its_own_tokenizer_and_order_of_labels(tmp_path, tokenizer, examples, teacher):
+    """Two teachers in other guises give what the two of them give as they are."""
+    second = build_teacher(seed=3)
+    foreign, its_tokenizer = permuted(second)
+    swapped = student_from_teacher(teacher, label_names=["positive", "negative"])
+
+    def train(teachers, tokenizers):
+        trainer = DistillationTrainer(
+            student_of(teacher),
+            arguments(tmp_path),
+            teacher_model=teachers,
+            teacher_processing_class=tokenizers,
+            teacher_weights=[0.7, 0.3],
+            train_dataset=tokenize(examples, tokenizer, teacher_tokenizer=tokenizers),
+            processing_class=tokenizer,
+        )
+        return losses(trainer), trainer
+
+    plain, trainer = train([teacher, second], [tokenizer, tokenizer])
+    np.testing.assert_allclose(train([swapped, foreign], [tokenizer, its_tokenizer])[0], plain, atol=1e-4)
+    assert train([foreign, swapped], [its_tokenizer, tokenizer])[0][0] != pytest.approx(plain[0], abs=1e-3)
+    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    expected = 0.7 * teacher(**inputs).logits + 0.3 * second(**inputs).logits
+    torch.testing.assert_close(trainer.teacher(batch).logits, expected.detach())
+
+
+def test_features_of_several_teachers_are_refused(build, tmp_path, teacher, features, tokenizer):
+    with pytest.raises(
+        ValueError, match=r"hidden read the teacher's hidden_states, which cannot be averaged over 2: pass one"
+    ):
+        DistillationTrainer(
+            student_of(teacher),
+            arguments(tmp_path, objectives={"hidden": 1.0}),
+            teacher_model=[teacher, teacher],
+            train_dataset=features,
+            processing_class=tokenizer,
+        )

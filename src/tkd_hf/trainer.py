@@ -1,6 +1,7 @@
 """The trainer: an ordinary `transformers.Trainer` whose loss is a weighted sum of objectives."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from transformers import (
 
 from .data.features import (
     TEACHER_LOGITS,
-    TEACHER_PREFIX,
     DistillationCollator,
+    as_tuple,
     is_teacher_feature,
     same_tokenizer,
 )
@@ -27,17 +28,12 @@ from .errors import InputError
 from .labels import label_names, label_order
 from .layer_map import layer_map
 from .objectives import OBJECTIVES
-from .objectives.base import ENCODER, MASKED_LM, TOKENS, Setting
+from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
 from .objectives.combined import CombinedObjective
 from .sampling import OrderedTrainer
 from .signals import Recorder
-from .teacher import CachedTeacher, LiveTeacher
+from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .training_args import DistillationTrainingArguments
-
-
-TEACHER_COLUMNS = [TEACHER_LOGITS] + [
-    f"{TEACHER_PREFIX}{name}" for name in ("input_ids", "attention_mask", "token_type_ids")
-]
 
 
 class DistillationTrainer(OrderedTrainer):
@@ -54,8 +50,10 @@ class DistillationTrainer(OrderedTrainer):
         model: the student.
         args: what to learn from and how.
         teacher_model: the teacher, or its name; its weights and mode stay as they are. Not needed with soft labels.
-        teacher_processing_class: the teacher's tokenizer, if it differs from `processing_class`. The data must then
-            hold the teacher's features; `tkd_hf.data.features.tokenize` writes both.
+            Several teachers give the weighted mean of their logits (`tkd_hf.teacher.TeacherEnsemble`).
+        teacher_processing_class: the teacher's tokenizer, if it differs from `processing_class`; of several teachers
+            one for each. The data must then hold the teacher's features; `tkd_hf.data.features.tokenize` writes both.
+        teacher_weights: of several teachers; equal by default.
         data_collator: by default one that pads the features of both.
         kwargs: everything else that a `Trainer` takes.
 
@@ -92,8 +90,9 @@ class DistillationTrainer(OrderedTrainer):
         model: PreTrainedModel | nn.Module,
         args: DistillationTrainingArguments,
         *,
-        teacher_model: PreTrainedModel | str | None = None,
-        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_model: PreTrainedModel | str | Sequence[PreTrainedModel | str] | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | None = None,
         processing_class: Any = None,
@@ -120,11 +119,11 @@ class DistillationTrainer(OrderedTrainer):
         self.objective = CombinedObjective(args, OBJECTIVES)
         self._check_problem_type()
         self._check_labels()
-        teacher = self._load_teacher(teacher_model)
-        self.objective.build(self._setting(teacher), self.accelerator)
+        teachers = self._load_teachers(as_tuple(teacher_model))
+        self.objective.build(self._setting(teachers), self.accelerator)
         self.add_callback(self.objective)
         self._record = Recorder(self.model, self.objective.features)
-        self.teacher = self._live_teacher(teacher, teacher_processing_class)
+        self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
         self._components = {"train": _Means(), "eval": _Means()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -188,30 +187,33 @@ class DistillationTrainer(OrderedTrainer):
         return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
     def _student_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {name: v for name, v in inputs.items() if name != "labels" and not name.startswith(TEACHER_PREFIX)}
+        other = {"labels", TEACHER_LOGITS}
+        return {name: v for name, v in inputs.items() if name not in other and not is_teacher_feature(name)}
 
-    def _teacher_for(self, inputs: dict[str, Any]) -> LiveTeacher | CachedTeacher | None:
+    def _teacher_for(self, inputs: dict[str, Any]) -> LiveTeacher | TeacherEnsemble | CachedTeacher | None:
         """Soft labels where the batch has them and they are enough, then the live teacher; `None` without either."""
         return CachedTeacher() if TEACHER_LOGITS in inputs and not self.objective.features else self.teacher
 
-    def _load_teacher(self, teacher: PreTrainedModel | str | None) -> PreTrainedModel | None:
-        """The live teacher, or `None` where nothing asks for one or soft labels are enough."""
+    def _load_teachers(self, teachers: tuple[PreTrainedModel | str, ...]) -> list[PreTrainedModel]:
+        """The live teachers; none where nothing asks for one or soft labels are enough."""
         cached = TEACHER_LOGITS in self._columns()
         features = self.objective.features
         if not self.objective.needs("teacher") or (cached and not features):
-            return None
-        if teacher is None and features:
+            return []
+        if features and len(teachers) != 1:
+            what = f"cannot be averaged over {len(teachers)}" if teachers else "only a teacher gives"
+            what = "soft labels do not hold" if cached and not teachers else what
             raise ValueError(
-                f"{self.objective.reading(features)} read the teacher's {', '.join(sorted(features))}, which "
-                f"{'soft labels do not hold' if cached else 'only a teacher gives'}: pass teacher_model, which runs on "
-                "each batch"
+                f"{self.objective.reading(features)} read the teacher's {', '.join(sorted(features))}, which {what}: "
+                "pass one teacher_model, which runs on each batch"
             )
-        if teacher is None:
+        if not teachers:
             raise ValueError(
                 f"objectives={self.args.objectives} need a teacher: pass teacher_model, or attach soft labels "
                 f"(SoftLabels.attach adds the column {TEACHER_LOGITS!r}, which the data lacks)"
             )
-        return self._auto_class().from_pretrained(teacher) if isinstance(teacher, str) else teacher
+        load = self._auto_class().from_pretrained
+        return [load(teacher) if isinstance(teacher, str) else teacher for teacher in teachers]
 
     def _auto_class(self):
         """What loads a teacher with the student's kind of answers."""
@@ -220,33 +222,42 @@ class DistillationTrainer(OrderedTrainer):
         kinds = {TOKENS: AutoModelForTokenClassification, MASKED_LM: AutoModelForMaskedLM, ENCODER: AutoModel}
         return kinds.get(self.problem_type, AutoModelForSequenceClassification)
 
-    def _setting(self, teacher: PreTrainedModel | None) -> Setting:
+    def _setting(self, teachers: list[PreTrainedModel]) -> Setting:
         student = self.model.config
         if not self.objective.features:
             return Setting(self.args, self.problem_type, student)
-        depth, taught = student.num_hidden_layers, teacher.config.num_hidden_layers
+        teacher = teachers[0].config
+        depth, taught = student.num_hidden_layers, teacher.num_hidden_layers
         chosen = self.args.layer_map or _built_from(self.model, depth, taught) or "uniform"
-        return Setting(self.args, self.problem_type, student, teacher.config, tuple(layer_map(chosen, depth, taught)))
+        return Setting(self.args, self.problem_type, student, teacher, tuple(layer_map(chosen, depth, taught)))
 
-    def _live_teacher(self, teacher: PreTrainedModel | None, tokenizer) -> LiveTeacher | None:
-        if teacher is None:
+    def _live_teacher(self, teachers, tokenizers, weights) -> LiveTeacher | TeacherEnsemble | None:
+        if len(tokenizers) not in (0, 1, len(teachers)) and teachers:
+            raise ValueError(
+                f"{len(tokenizers)} teacher_processing_class for {len(teachers)} teachers; give each its own tokenizer"
+            )
+        live = []
+        for place, teacher in enumerate(teachers):
+            self._check_vocabulary(teacher, tokenizers[place] if place < len(tokenizers) else None, place)
+            prepared = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+            live.append(LiveTeacher(prepared, self._label_order(teacher), self.objective.features, place))
+        if len(live) > 1 or weights is not None:
+            return TeacherEnsemble(live, weights) if live else None
+        return live[0] if live else None
+
+    def _label_order(self, teacher: PreTrainedModel) -> list[int] | None:
+        if self.problem_type in (MASKED_LM, ENCODER) or "logits" not in self.objective.names:
             return None
-        self._check_vocabulary(teacher, tokenizer)
-        order = None
-        if self.problem_type not in (MASKED_LM, ENCODER) and "logits" in self.objective.names:
-            names, wanted = label_names(teacher.config), label_names(self.model.config)
-            order = label_order(names, wanted, "teacher", "student") if names != wanted else None
-        prepared = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        return LiveTeacher(prepared, order, self.objective.features)
+        names, wanted = label_names(teacher.config), label_names(self.model.config)
+        return label_order(names, wanted, "teacher", "student") if names != wanted else None
 
-    def _check_vocabulary(self, teacher, tokenizer):
+    def _check_vocabulary(self, teacher: PreTrainedModel, tokenizer, place: int):
         features = self.objective.features
-        per_token = sorted(features) or ([self.problem_type] if self.problem_type in (TOKENS, MASKED_LM) else [])
-        prepared = any(is_teacher_feature(name) for name in self._columns())
+        prepared = any(is_teacher_feature(name, place) for name in self._columns())
         other_tokenizer = tokenizer is not None and not same_tokenizer(tokenizer, self.processing_class)
         ours, theirs = self.model.config.vocab_size, teacher.config.vocab_size
         different = prepared or other_tokenizer or ours != theirs
-        if different and per_token:
+        if different and (features or self.problem_type in PER_TOKEN):
             raise InputError(
                 f"the teacher (vocabulary of {theirs}) and the student ({ours}) have different tokenizers, so their "
                 f"tokens cannot be compared one by one, as {self.objective.reading(features) or self.problem_type} "
@@ -282,7 +293,8 @@ class DistillationTrainer(OrderedTrainer):
         # the Trainer would drop every column that the student's forward does not name
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += TEACHER_COLUMNS
+            columns = [*self._columns(), *(getattr(self.eval_dataset, "column_names", None) or [])]
+            self._signature_columns += [TEACHER_LOGITS, *filter(is_teacher_feature, columns)]
 
 
 class _Means:

@@ -1,6 +1,8 @@
 """From texts to features: tokenisation for student and teacher, and the collator that pads both."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,16 +10,22 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 
-# Features for a teacher with another tokenizer stand beside the student's, under this prefix.
+# Features for a teacher with another tokenizer stand beside the student's, under this prefix; those for a second and
+# third teacher under `teacher2_` and `teacher3_`.
 TEACHER_PREFIX = "teacher_"
 TEACHER_LOGITS = "teacher_logits"
+
+
+def teacher_prefix(place: int) -> str:
+    """The prefix of the features for the teacher at that place, from 0."""
+    return TEACHER_PREFIX if place == 0 else f"teacher{place + 1}_"
 
 
 def tokenize(
     examples: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int = 128,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase] | None = None,
 ) -> Dataset:
     """Adds features to examples and drops their texts; order and number of examples stay.
 
@@ -25,15 +33,17 @@ def tokenize(
         examples: rows with `text`, perhaps `text_pair` and `label`, as `load_split` gives them.
         tokenizer: the student's tokenizer.
         max_length: tokens at which an example is cut.
-        teacher_tokenizer: the teacher's, where it differs: its features get the prefix `teacher_`.
+        teacher_tokenizer: the teacher's, or those of several in order. Where one differs from the student's, its
+            features get the prefix `teacher_`, of a second teacher `teacher2_`.
 
     Returns:
         rows with `input_ids` and what else the tokenizer gives, not padded, and `label` where there was one.
     """
     texts = [column for column in ("text", "text_pair") if column in examples.column_names]
     tokenizers = {"": tokenizer}
-    if teacher_tokenizer is not None and not same_tokenizer(tokenizer, teacher_tokenizer):
-        tokenizers[TEACHER_PREFIX] = teacher_tokenizer
+    for place, other in enumerate(as_tuple(teacher_tokenizer)):
+        if not same_tokenizer(tokenizer, other):
+            tokenizers[teacher_prefix(place)] = other
 
     def encode(batch):
         features = {}
@@ -46,15 +56,25 @@ def tokenize(
     return examples.map(encode, batched=True, remove_columns=texts, desc="tokenising")
 
 
-def teacher_features(features: Dataset) -> Dataset:
-    """What the teacher reads of each row: the columns under `teacher_` where there are any, else all of them."""
-    names = {name: name.removeprefix(TEACHER_PREFIX) for name in features.column_names if is_teacher_feature(name)}
+def teacher_features(features: Dataset, place: int = 0) -> Dataset:
+    """What the teacher at that place reads of each row: the columns under its prefix if there are any, else all."""
+    prefix = teacher_prefix(place)
+    names = {name: name.removeprefix(prefix) for name in features.column_names if is_teacher_feature(name, place)}
     return features.select_columns(list(names)).rename_columns(names) if names else features
 
 
-def is_teacher_feature(name: str) -> bool:
-    """Whether a column is an input of a teacher with a tokenizer of its own."""
-    return name.startswith(TEACHER_PREFIX) and name != TEACHER_LOGITS
+def is_teacher_feature(name: str, place: int | None = None) -> bool:
+    """Whether a column is an input of a teacher (of the one at that place) with a tokenizer of its own."""
+    if name == TEACHER_LOGITS:
+        return False
+    return bool(re.match(r"teacher[0-9]*_", name)) if place is None else name.startswith(teacher_prefix(place))
+
+
+def as_tuple(one_or_several) -> tuple:
+    """`None`, one thing, or a sequence of them, as a tuple."""
+    if one_or_several is None:
+        return ()
+    return tuple(one_or_several) if isinstance(one_or_several, (list, tuple)) else (one_or_several,)
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -80,28 +100,30 @@ class DistillationCollator:
 
     Args:
         tokenizer: pads the student's features.
-        teacher_tokenizer: pads the features under `teacher_`; needed only where there are any.
+        teacher_tokenizer: pads the features under `teacher_`, or several that pad those of each teacher; needed only
+            where there are any.
         pad_to_multiple_of: as in `transformers.DataCollatorWithPadding`.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None
+    teacher_tokenizer: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase] | None = None
     pad_to_multiple_of: int | None = None
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        student, teacher, rest = {}, {}, {}
+        student, teachers, rest = {}, {}, {}
         for name in examples[0]:
             values = [example[name] for example in examples]
             if name in self.tokenizer.model_input_names:
                 student[name] = values
             elif is_teacher_feature(name):
-                teacher[name.removeprefix(TEACHER_PREFIX)] = values
+                prefix, _, feature = name.partition("_")
+                teachers.setdefault(f"{prefix}_", {})[feature] = values
             else:
                 rest["labels" if name in ("label", "label_ids") else name] = torch.as_tensor(values)
         batch = self._pad(self.tokenizer, student) | rest
-        if teacher:
-            padded = self._pad(self.teacher_tokenizer, teacher)
-            batch |= {TEACHER_PREFIX + name: values for name, values in padded.items()}
+        for place, tokenizer in enumerate(as_tuple(self.teacher_tokenizer)):
+            if features := teachers.get(teacher_prefix(place)):
+                batch |= {teacher_prefix(place) + name: v for name, v in self._pad(tokenizer, features).items()}
         return batch
 
     def _pad(self, tokenizer: PreTrainedTokenizerBase, features: dict) -> dict[str, torch.Tensor]:
