@@ -1,0 +1,65 @@
+"""One process of a distributed training: `python -m tests.distributed_training FOLDER BATCH_SIZE` under torchrun."""
+
+import sys
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+
+from tkd_hf import DistillationTrainer, DistillationTrainingArguments, TKDForSequenceClassification
+from tkd_hf.configuration_tkd import TKDConfig
+from tkd_hf.data.features import tokenize
+
+from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
+
+
+OBJECTIVES = {"logits": 0.5, "hard": 0.5, "hidden": 1.0, "relations": 1.0}
+FIXED = {
+    "optim": "sgd",
+    "learning_rate": 0.05,
+    "max_grad_norm": 0.0,
+    "warmup_steps": 0,
+    "num_train_epochs": 3,
+    "train_sampling_strategy": "sequential",
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+}
+
+
+def main(folder: str, batch_size: int):
+    torch.manual_seed(0)
+    student = TKDForSequenceClassification(
+        TKDConfig(
+            vocab_size=len(WORDS),
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=32,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            id2label={0: "negative", 1: "positive"},
+        )
+    )
+    tokenizer = build_tokenizer()
+    trainer = DistillationTrainer(
+        student,
+        DistillationTrainingArguments(folder, objectives=OBJECTIVES, per_device_train_batch_size=batch_size, **FIXED),
+        teacher_model=build_teacher(),
+        train_dataset=tokenize(Dataset.from_dict({"text": TEXTS, "label": LABELS}), tokenizer),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        losses = torch.tensor([[entry[f"loss_{name}"] for name in OBJECTIVES] for entry in logged])
+        state = {**trainer.model.state_dict(), **trainer.objective.modules.state_dict(), "losses": losses}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, f"{folder}/end.safetensors")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
