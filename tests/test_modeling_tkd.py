@@ -212,6 +212,22 @@ def test_masked_lm_decoder_shares_the_word_embeddings(tmp_path):
     assert untied.decoder.weight is not untied.tkd.embeddings.word_embeddings.weight
 
 
+def test_masked_lm_predicts_only_where_it_is_asked_to():
+    model, ids = tiny(TKDForMaskedLM), sentence(5, batch=2)
+    mask = torch.tensor([[False, True, False, False, True], [True, False, False, False, False]])
+    labels = torch.where(mask, ids, -100)
+    every, selected = model(ids, labels=labels), model(ids, labels=labels, prediction_mask=mask)
+    torch.testing.assert_close(selected.logits, every.logits[mask])
+    torch.testing.assert_close(selected.loss, every.loss)
+    assert model(ids, prediction_mask=mask).loss is None
+
+
+def test_no_sequence_head_takes_weights_of_the_masked_lm_head(tmp_path):
+    tiny(TKDForMaskedLM).save_pretrained(tmp_path)
+    _, loading = TKDForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(loading["missing_keys"]) == {"dense.weight", "dense.bias", "classifier.weight", "classifier.bias"}
+
+
 def test_a_text_that_is_too_long_says_so():
     with pytest.raises(ValueError, match=r"25 tokens is longer than max_position_embeddings=24; truncate it"):
         tiny()(sentence(25))

@@ -245,7 +245,7 @@ def test_another_head_is_initialised():
     assert_layer_equal(student, 5, teacher, 5)
     masked_lm = TKDForMaskedLM.from_teacher(teacher, num_hidden_layers=2)
     assert masked_lm.init_report.initialised == (
-        *("dense.weight", "dense.bias", "norm.weight", "norm.bias", "decoder.bias"),
+        *("transform.weight", "transform.bias", "norm.weight", "norm.bias", "decoder.bias"),
     )
 
 

@@ -62,7 +62,7 @@ BERT = Architecture(
     encoder=BERT_ENCODER,
     sequence={"bert.pooler.dense": "dense", "classifier": "classifier"},
     masked_lm={
-        "cls.predictions.transform.dense": "dense",
+        "cls.predictions.transform.dense": "transform",
         "cls.predictions.transform.LayerNorm": "norm",
         "cls.predictions.decoder": "decoder",
     },
@@ -72,7 +72,7 @@ BERT = Architecture(
 ROBERTA = Architecture(
     encoder=BERT_ENCODER,
     sequence={"classifier.dense": "dense", "classifier.out_proj": "classifier"},
-    masked_lm={"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head.decoder": "decoder"},
+    masked_lm={"lm_head.dense": "transform", "lm_head.layer_norm": "norm", "lm_head.decoder": "decoder"},
     pooler_act="tanh",
     masked_lm_act="gelu",
 )
@@ -90,7 +90,7 @@ DISTILBERT = Architecture(
         "transformer.layer.#.output_layer_norm": "layers.#.feed_forward_norm",
     },
     sequence={"pre_classifier": "dense", "classifier": "classifier"},
-    masked_lm={"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": "decoder"},
+    masked_lm={"vocab_transform": "transform", "vocab_layer_norm": "norm", "vocab_projector": "decoder"},
     pooler_act="relu",
     config={
         "intermediate_size": "hidden_dim",
@@ -106,7 +106,7 @@ ELECTRA = Architecture(
     encoder=BERT_ENCODER | {"embeddings_project": "embeddings.projection"},
     sequence={"classifier.dense": "dense", "classifier.out_proj": "classifier"},
     masked_lm={
-        "generator_predictions.dense": "dense",
+        "generator_predictions.dense": "transform",
         "generator_predictions.LayerNorm": "norm",
         "generator_lm_head": "decoder",
     },

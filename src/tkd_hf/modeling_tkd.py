@@ -389,14 +389,17 @@ class TKDForTokenClassification(TKDPreTrainedModel):
 
 
 class TKDForMaskedLM(TKDPreTrainedModel):
-    """A token for each mask; tokens labelled -100 do not count in the loss. The decoder shares the word embeddings."""
+    """A token for each mask; tokens labelled -100 do not count in the loss. The decoder shares the word embeddings.
+
+    Its dense layer is called `transform`, so that no sequence head takes it for its own `dense`.
+    """
 
     _tied_weights_keys = {"decoder.weight": "tkd.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: TKDConfig):
         super().__init__(config)
         self.tkd = TKDModel(config)
-        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
         self.activation = ACT2FN[config.hidden_act]
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
@@ -417,11 +420,19 @@ class TKDForMaskedLM(TKDPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        prediction_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Inputs as in `TKDModel.forward`; `labels` of `(batch, length)`."""
+        """Inputs as in `TKDModel.forward`; `labels` of `(batch, length)`.
+
+        With a boolean `prediction_mask` of `(batch, length)` only the tokens it selects are predicted, row by row, and
+        the logits are `(selected, vocab_size)`: most of the cost of pre-training is in the logits nobody asks for.
+        """
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.decoder(self.norm(self.activation(self.dense(outputs.last_hidden_state))))
+        states = outputs.last_hidden_state
+        if prediction_mask is not None:
+            states, labels = states[prediction_mask], None if labels is None else labels[prediction_mask]
+        logits = self.decoder(self.norm(self.activation(self.transform(states))))
         return MaskedLMOutput(
             loss=None if labels is None else self.loss_function(logits, labels, self.config.vocab_size),
             logits=logits,
