@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import InputError
-from . import distill, evaluate, finetune, label
+from . import distill, evaluate, finetune, label, pretrain
 from .options import TrainingCommand
 
 
@@ -22,6 +22,7 @@ app.command("finetune", cls=TrainingCommand)(finetune.finetune)
 app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def distill(
     from ..stages.distill import distill as run
     from ..training_args import DistillationTrainingArguments
 
-    shape = StudentArguments(_layers(layers), heads, intermediate_size, student)
+    shape = StudentArguments(parse_layers(layers), heads, intermediate_size, student)
     args = o.training_arguments(
         DistillationTrainingArguments, context, output_dir, seed=seed, temperature=temperature, objectives=objectives
     )
@@ -50,7 +50,7 @@ def distill(
     suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
 
 
-def _layers(text: str | None) -> int | tuple[int, ...] | None:
+def parse_layers(text: str | None) -> int | tuple[int, ...] | None:
     """`3` is how many, `0,2,5` is which."""
     if text is None:
         return None

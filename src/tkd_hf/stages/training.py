@@ -8,6 +8,10 @@ import numpy as np
 from huggingface_hub.errors import HFValidationError
 from tqdm.auto import tqdm
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -47,6 +51,24 @@ def load_classifier(model: str) -> PreTrainedModel:
             "make one of it with `tkd-hf finetune`"
         )
     return found
+
+
+def load_encoder(model: str) -> PreTrainedModel:
+    """The encoder of a folder or Hub id, whatever head it has."""
+    name, revision = at_revision(model)
+    with _named(model, "model"):
+        return AutoModel.from_pretrained(name, revision=revision)
+
+
+def load_masked_lm(model: str) -> PreTrainedModel | None:
+    """The masked language model of a folder or Hub id; `None` where its head was not trained, or there can be none."""
+    name, revision = at_revision(model)
+    with _named(model, "model"):
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            return None
+        found, loading = AutoModelForMaskedLM.from_pretrained(name, revision=revision, output_loading_info=True)
+    return None if loading["missing_keys"] else found
 
 
 def load_for_training(model: str, task: Task) -> PreTrainedModel:
