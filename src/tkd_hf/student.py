@@ -2,18 +2,18 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from .configuration_tkd import TKDConfig
-from .conversion import TKD_CLASSES, head_kind, tkd_config_from, tkd_state_dict_from
+from .conversion import ARCHITECTURES, TKD_CLASSES, head_kind, tkd_config_from, tkd_state_dict_from
 from .errors import InputError
 from .labels import label_names as names_of
 from .labels import label_order
 from .layer_map import uniform_layers
-from .modeling_tkd import TKDPreTrainedModel
+from .modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
 from .registration import MODEL_CLASSES
 
 
@@ -130,6 +130,36 @@ def student_from_teacher(
     )
     logger.info(str(student.init_report))
     return student.to(teacher.device).eval()
+
+
+def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKDForSequenceClassification:
+    """A classifier on a pre-trained encoder, for the teacher's labels; with the teacher's own head where it fits.
+
+    A head fits if encoder and teacher are of one width: an encoder that was distilled from the teacher's kind may then
+    read as the teacher does. Otherwise it is initialised. Which of the two is logged at level info.
+
+    Args:
+        base: an encoder of a kind that `student_from_teacher` takes, with or without a masked-LM head.
+        teacher: a sequence classifier of any architecture.
+
+    Raises:
+        InputError: the base is of another architecture.
+    """
+    config, fields = teacher.config, {}
+    convertible = config.model_type in (*ARCHITECTURES, TKDConfig.model_type)
+    fits = convertible and config.hidden_size == base.config.hidden_size
+    if fits:
+        fields["pooler_act"] = tkd_config_from(config).pooler_act
+    labels = {"id2label": dict(config.id2label), "label2id": dict(config.label2id), "problem_type": config.problem_type}
+    student = student_from_teacher(base, model_class=TKDForSequenceClassification, **labels, **fields)
+    if fits:
+        weights = tkd_state_dict_from(teacher)
+        head, _ = _copy_weights(student, {name: weights[name] for name in weights if not name.startswith("tkd.")})
+        report = student.init_report
+        fresh = tuple(name for name in report.initialised if name not in head)
+        student.init_report = replace(report, copied=(*report.copied, *head), initialised=fresh)
+    logger.info(f"  its classifier is {'that of the teacher' if fits else 'new'}")
+    return student
 
 
 def choose_layers(teacher_layers: int, num_hidden_layers: int | None, layers: list[int] | None) -> list[int]:

@@ -132,19 +132,16 @@ def _packed(corpus: CorpusArguments, part: str, tokenizer: PreTrainedTokenizerBa
     stream, state = _stream(corpus, part)
     column = _text_column(corpus, stream)
     try:
-        sequences = Dataset.from_generator(
+        return Dataset.from_generator(
             _sequences,
             features=Features({"input_ids": List(Value("int32"))}),
             gen_kwargs={"corpus": corpus, "part": part, "column": column, "tokenizer": tokenizer, "state": state},
         )
-    except Exception as error:  # `datasets` wraps whatever the reader raised
-        raise InputError(f"{corpus.dataset} cannot be read: {first_line(error.__cause__ or error)}") from error
-    if len(sequences) == 0:
-        raise InputError(
-            f"{corpus.dataset} ({part}) is shorter than one sequence of {corpus.max_length} tokens; give more text, or "
-            "lower --max-length"
-        )
-    return sequences
+    except Exception as error:  # `datasets` wraps whatever the reader raised, and what `_sequences` did
+        reason = error.__cause__ or error
+        if isinstance(reason, InputError):
+            raise reason from None
+        raise InputError(f"{corpus.dataset} cannot be read: {first_line(reason)}") from error
 
 
 def _sequences(
@@ -164,6 +161,11 @@ def _sequences(
                     return
                 # a text that ends where the sequence does has its separator already
                 del buffer[: length + (buffer[length] == separator)]
+    if count == 0:
+        raise InputError(
+            f"{corpus.dataset} ({part}) is shorter than one sequence of {corpus.max_length} tokens; give more text, or "
+            "lower --max-length"
+        )
 
 
 def _text_column(corpus: CorpusArguments, stream: IterableDataset) -> str:

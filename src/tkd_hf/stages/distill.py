@@ -12,12 +12,12 @@ from ..labels import label_names
 from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
 from ..soft_labels import default_path, teacher_revision
-from ..student import student_from_teacher
+from ..student import classifier_from_base, student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .label import complete
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import load_classifier, load_tokenizer, train_into, training_arguments
+from .training import find_classifier, load_classifier, load_encoder, load_tokenizer, train_into, training_arguments
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class StudentArguments:
         layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
         heads: attention heads a layer; by default the teacher's.
         intermediate_size: width of the feed-forward layers; by default the teacher's.
-        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer.
+        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
+            pre-trained encoder, which gets one.
     """
 
     layers: int | tuple[int, ...] | None = None
@@ -108,7 +109,9 @@ def distill(
 
 def _student(teacher: str, student: StudentArguments, names: tuple[str, ...]) -> PreTrainedModel:
     if student.student:
-        model = load_classifier(student.student)
+        model = find_classifier(student.student)
+        if model is None:  # a pre-trained encoder
+            model = classifier_from_base(load_encoder(student.student), load_classifier(teacher))
         # its classes must stand in the order of the data's codes
         return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
     shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}

@@ -1,6 +1,7 @@
 """`tkd-hf pretrain`: an encoder from raw text, by masked language modelling, and from a teacher encoder."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from ..data.features import same_tokenizer
 from ..errors import InputError
 from ..modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..objectives import OBJECTIVES
+from ..objectives.combined import CombinedObjective
 from ..soft_labels import teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .run_folder import RunFolder, StageRecord
-from .training import load_encoder, load_masked_lm, load_tokenizer, train_into, training_arguments
+from .training import find_masked_lm, load_encoder, load_tokenizer, train_into, training_arguments
 
 
 @dataclass
@@ -59,20 +61,21 @@ class PretrainingArguments(DistillationTrainingArguments):
         if self.objectives is None:
             self.objectives = {"relations": 1.0, "hard": 1.0} if self.teacher else {"hard": 1.0}
         super().__post_init__()
-        taught = [name for name in self.weighted() if OBJECTIVES[name].needs_teacher]
+        taught = [name for name in self.weighted if OBJECTIVES[name].needs_teacher]
         if taught and not self.teacher:
             raise ValueError(f"objectives {', '.join(taught)} need a teacher; name one, or leave them out")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability={self.mlm_probability} must lie between 0 and 1")
 
-    def weighted(self) -> list[str]:
-        """Names of the objectives that have a weight at the start or at the end."""
-        return [name for name in OBJECTIVES if self.objectives.get(name) or (self.final_objectives or {}).get(name)]
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """Names of the objectives that have a weight, be it only at the end."""
+        return CombinedObjective(self, OBJECTIVES).names
 
     @property
     def predicts(self) -> bool:
         """Whether tokens are masked and predicted; if not, the student learns from the teacher's features alone."""
-        return bool({"hard", "logits"} & set(self.weighted()))
+        return bool({"hard", "logits"} & set(self.weighted))
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def pretrain(
             "teacher": args.teacher,
             "teacher_revision": teacher_revision(args.teacher) if args.teacher else None,
             "tokenizer": tokenizer,
-            "dataset": corpus.dataset,
+            "dataset": Path(corpus.dataset).name,
             "train": corpus_fingerprint(train),
             "eval": corpus_fingerprint(evaluation),
         },
@@ -189,8 +192,8 @@ def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def _load_teacher(args: PretrainingArguments) -> PreTrainedModel | None:
     if not args.teacher:
         return None
-    found = load_masked_lm(args.teacher) if args.predicts else None
-    if found is None and "logits" in args.weighted():
+    found = find_masked_lm(args.teacher) if args.predicts else None
+    if found is None and "logits" in args.weighted:
         raise InputError(
             f"the objective 'logits' needs a teacher that predicts tokens, and {args.teacher!r} has no masked-LM head; "
             "choose a teacher that has one, or learn from its features, such as relations"
@@ -225,7 +228,7 @@ def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBa
 
 def _teaching(teacher: PreTrainedModel | None, args: PretrainingArguments) -> PreTrainedModel | None:
     """The part of the teacher that is needed: a head only for its logits, and these only where tokens are masked."""
-    if teacher is None or "logits" not in args.weighted():
+    if teacher is None or "logits" not in args.weighted:
         return teacher and teacher.base_model
     return to_tkd(teacher) if teacher.config.model_type in ARCHITECTURES else teacher
 

@@ -40,17 +40,19 @@ def load_classifier(model: str) -> PreTrainedModel:
     Raises:
         InputError: where there is none, or only an encoder, whose classifier transformers would make up.
     """
-    name, revision = at_revision(model)
-    with _named(model, "model"):
-        found, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, output_loading_info=True
-        )
-    if loading["missing_keys"]:
+    found, missing = _with_missing(AutoModelForSequenceClassification, model)
+    if missing:
         raise InputError(
-            f"{model!r} is no trained classifier ({', '.join(sorted(loading['missing_keys']))} are missing); "
+            f"{model!r} is no trained classifier ({', '.join(missing)} are missing); "
             "make one of it with `tkd-hf finetune`"
         )
     return found
+
+
+def find_classifier(model: str) -> PreTrainedModel | None:
+    """As `load_classifier`, but `None` for an encoder without a classifier."""
+    found, missing = _with_missing(AutoModelForSequenceClassification, model)
+    return None if missing else found
 
 
 def load_encoder(model: str) -> PreTrainedModel:
@@ -60,15 +62,23 @@ def load_encoder(model: str) -> PreTrainedModel:
         return AutoModel.from_pretrained(name, revision=revision)
 
 
-def load_masked_lm(model: str) -> PreTrainedModel | None:
+def find_masked_lm(model: str) -> PreTrainedModel | None:
     """The masked language model of a folder or Hub id; `None` where its head was not trained, or there can be none."""
     name, revision = at_revision(model)
     with _named(model, "model"):
         config = AutoConfig.from_pretrained(name, revision=revision)
-        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-            return None
-        found, loading = AutoModelForMaskedLM.from_pretrained(name, revision=revision, output_loading_info=True)
-    return None if loading["missing_keys"] else found
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        return None
+    found, missing = _with_missing(AutoModelForMaskedLM, model)
+    return None if missing else found
+
+
+def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
+    """A model, and which of its weights are made up for want of trained ones."""
+    name, revision = at_revision(model)
+    with _named(model, "model"):
+        found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True)
+    return found, sorted(loading["missing_keys"])
 
 
 def load_for_training(model: str, task: Task) -> PreTrainedModel:

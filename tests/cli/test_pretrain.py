@@ -1,0 +1,36 @@
+"""`tkd-hf pretrain` as a user types it."""
+
+from transformers import AutoModelForMaskedLM
+
+from ..conftest import TEXTS, build_tokenizer, read_json
+from .test_cli import FAST, run  # noqa: F401 (a fixture)
+
+
+def test_pretrain(run, tmp_path):  # noqa: F811
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "part.txt").write_text("\n".join(TEXTS * 10))
+    build_tokenizer().save_pretrained(tmp_path / "words")
+    words = ["--dataset", tmp_path / "text", "--max-length", 8, "--layers", 1, "--hidden-size", 8]
+    words += ["--output-dir", tmp_path / "base", *FAST.split(), "--mlm-probability", 0.3]
+    code, _, err = run("pretrain", *words)
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "tkd-hf: an encoder from scratch needs --tokenizer, such as that of google-bert/bert-base-uncased",
+    )
+    words += ["--tokenizer", tmp_path / "words"]
+    code, out, err = run("pretrain", *words, "--json", tmp_path / "p.json")
+    assert code == 0
+    assert "perplexity" in out
+    assert "pre-training on" in err.splitlines()[0]
+    assert "tkd-hf finetune" in err.splitlines()[-1]
+    record = read_json(tmp_path / "p.json")
+    assert (record["arguments"]["mlm_probability"], record["arguments"]["layers"]) == (0.3, 1)
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "base").config.hidden_size == 8
+
+    code, _, err = run("pretrain", *words, "--overwrite", "--objectives", '{"relations": 1.0}')
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "tkd-hf: objectives relations need a teacher; name one, or leave them out",
+    )
+    code, _, err = run("pretrain", *words, "--overwrite", "--layers", "a")
+    assert code == 2
