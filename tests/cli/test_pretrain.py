@@ -1,5 +1,6 @@
 """`tkd-hf pretrain` as a user types it."""
 
+import yaml
 from transformers import AutoModelForMaskedLM
 
 from ..conftest import TEXTS, build_tokenizer, read_json
@@ -34,3 +35,19 @@ def test_pretrain(run, tmp_path):  # noqa: F811
     )
     code, _, err = run("pretrain", *words, "--overwrite", "--layers", "a")
     assert code == 2
+
+
+def test_a_recipe_for_pretraining(run, tmp_path):  # noqa: F811
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 10))
+    build_tokenizer().save_pretrained(tmp_path / "words")
+    stage = {"layers": 1, "hidden_size": 8, "tokenizer": str(tmp_path / "words"), "objectives": {"hard": 0.5}}
+    recipe = {
+        "data": {"dataset": str(tmp_path / "text.txt"), "max_length": 8},
+        "stages": [{"pretrain": {**stage, "max_steps": 2}}],
+        "output_dir": str(tmp_path / "base"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run("pretrain", "--config", tmp_path / "recipe.yaml", *FAST.split(), "--seed", 3)[0] == 0
+    record = read_json(tmp_path / "base" / "tkd_run.json")
+    wanted = {"max_length": 8, "max_steps": "2", "seed": "3", "objectives": {"hard": 0.5}}
+    assert {name: record["arguments"][name] for name in wanted} == wanted
