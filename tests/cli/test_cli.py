@@ -1,6 +1,8 @@
 """The commands as a user types them: the way through, and one clear line for whatever is wrong."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -342,3 +344,18 @@ def test_objectives_that_read_features_run_the_teacher_live(run, teacher_folder,
     assert record["arguments"]["live"] is True
     assert record["arguments"]["layer_map"] == "last"
     assert record["metrics"]["loss_relations"] > 0
+
+
+def test_training_shows_its_progress_and_losses_on_standard_error(teacher_folder, sst2_dir, tmp_path):
+    """In a process of its own: whether there is a bar depends on the log level when transformers is imported."""
+    program = "import sys; sys.argv[0] = 'tkd-hf'; from tkd_hf.cli import main; main()"
+    words = ["finetune", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words), *FAST.split(), "--logging-steps", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "{'loss': " in done.stderr
+    assert "2/2 [" in done.stderr
+    assert "loss': " not in done.stdout

@@ -116,6 +116,7 @@ def training_arguments(
     parser.error = refuse
     given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
     words = [*context.meta.get(_RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
+    words = ["--disable_tqdm", "false", *words]  # its default follows the log level, which the commands lower
     try:
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
