@@ -8,25 +8,10 @@ import pytest
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from tkd_hf.cli import main
-
 from ..conftest import read_json
 
 
 FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs `tkd-hf WORDS`; gives the exit code, standard output and standard error."""
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["tkd-hf", *(str(word) for word in words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):

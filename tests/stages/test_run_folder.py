@@ -43,10 +43,12 @@ def test_a_finished_run_is_returned_on_resume(folder):
     assert run.record.metrics == {"accuracy": 0.5}
 
 
-def test_an_unfinished_run_goes_on_from_its_last_checkpoint(folder):
+def test_an_unfinished_run_goes_on_from_its_last_whole_checkpoint(folder):
     started(folder)
-    for step in (5, 10):
+    for step in (5, 10, 15):
         (folder / f"checkpoint-{step}").mkdir()
+    for step in (5, 10):  # the third was cut off while it was written
+        (folder / f"checkpoint-{step}" / "trainer_state.json").touch()
     run = RunFolder(folder, record(), resume=True)
     assert not run.done
     assert run.checkpoint == str(folder / "checkpoint-10")

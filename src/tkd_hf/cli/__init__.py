@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import InputError
-from . import distill, evaluate, finetune, label, pretrain
+from . import distill, evaluate, finetune, label, pretrain, run
 from .options import TrainingCommand
 
 
@@ -23,6 +23,7 @@ app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)
+app.command("run")(run.run)
 
 
 def main() -> None:

@@ -46,8 +46,8 @@ def distill(
     announce(f"distilling {teacher} on {data.task or data.dataset} into {output_dir}")
     record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume)
     show_record(str(output_dir), record.metrics, record.seconds)
-    write_json(json_file, vars(record))
     suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
+    return write_json(json_file, vars(record))
 
 
 def parse_layers(text: str | None) -> int | tuple[int, ...] | None:

@@ -27,4 +27,4 @@ def evaluate(
     announce(f"evaluating {model}{f' beside {teacher}' if teacher else ''} on {data.task or data.dataset}")
     result = run(model, data, teacher, batch_size)
     show_evaluation(result)
-    write_json(json_file, result.to_dict())
+    return write_json(json_file, result.to_dict())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @o.with_data
 def finetune(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Pretrained model: folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Pretrained model, or a student: folder or Hub id.")],
     data: "DataArguments",
     output_dir: o.OutputDir,
     seed: o.Seed = None,
@@ -24,7 +24,10 @@ def finetune(
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Fine-tune a model into a teacher. Any field of TrainingArguments can be set, such as --num-train-epochs 2."""
+    """Fine-tune a model into a teacher, or a distilled student further.
+
+    Any field of TrainingArguments can be set, such as --num-train-epochs 2.
+    """
     from ..stages.finetune import finetune as run
     from ..training_args import FineTuningArguments
 
@@ -32,5 +35,5 @@ def finetune(
     announce(f"fine-tuning {model} on {data.task or data.dataset} into {output_dir}")
     record = run(model, data, args, overwrite=overwrite, resume=resume)
     show_record(str(output_dir), record.metrics, record.seconds)
-    write_json(json_file, vars(record))
     suggest(f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …")
+    return write_json(json_file, vars(record))

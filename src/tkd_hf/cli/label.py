@@ -29,5 +29,5 @@ def label(
     announce(f"labelling {data.task or data.dataset} with {teacher}")
     result = run(teacher, data, path=soft_labels, batch_size=batch_size, overwrite=overwrite)
     show(["soft labels", "examples", "computed"], [[result.path, str(result.examples), str(result.computed)]])
-    write_json(json_file, vars(result))
     suggest(f"tkd-hf distill {teacher} {o.data_flags(data)} --layers 3 --output-dir …")
+    return write_json(json_file, vars(result))

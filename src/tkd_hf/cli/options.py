@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from typer.core import TyperCommand
 
 from ..errors import InputError
+from .recipe import Recipe
 
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # What flags and recipe give beyond the options of a command: training arguments, as the command line spells them.
-_EXTRAS, _RECIPE_EXTRAS = "tkd_hf.extras", "tkd_hf.recipe_extras"
+_EXTRAS, RECIPE_EXTRAS = "tkd_hf.extras", "tkd_hf.recipe_extras"
 
 
 class TrainingCommand(TyperCommand):
@@ -44,55 +44,59 @@ def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
     """Makes the recipe's values the defaults of the command: flags win over it, and it over the built-in defaults."""
     if path is None:
         return None
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"the recipe {path} holds {type(recipe).__name__}, not the keys of a recipe")
-    values = _flatten(recipe, context.info_name, path)
-    flags = {parameter.name: parameter for parameter in context.command.params}
-    context.default_map = {
-        # what a flag takes as one word, a recipe may write as a list or as weights by name
-        name: value if getattr(flags[name], "multiple", False) else _spell(value)
-        for name, value in values.items()
-        if name in flags
-    }
-    extras = {name: value for name, value in values.items() if name not in flags}
-    if extras and not isinstance(context.command, TrainingCommand):
-        raise InputError(
-            f"the recipe {path} sets {', '.join(extras)}, which `tkd-hf {context.info_name}` does not know"
-        )
-    context.meta[_RECIPE_EXTRAS] = [word for name, value in extras.items() for word in (f"--{name}", _spell(value))]
+    recipe, command = Recipe.read(path), context.info_name
+    stages = [options for name, options in recipe.stages if name == command]
+    if len(stages) > 1:
+        raise InputError(f"the recipe {path} has {len(stages)} stages {command}; `tkd-hf run {path}` executes them all")
+    common = {"teacher": recipe.teacher, "model": recipe.model, "output_dir": recipe.output_dir}
+    values = stage_values(context.command, recipe, common, stages[0] if stages else {})
+    context.default_map, context.meta[RECIPE_EXTRAS] = as_defaults(context.command, values)
     return path
 
 
-def _flatten(recipe: dict, command: str, path: Path) -> dict[str, Any]:
-    """The values that concern one command: teacher, data, output folder, and its own stage."""
-    known = ("teacher", "model", "data", "stages", "output_dir")
-    unknown = [name for name in recipe if name not in known]
+def stage_values(
+    command: TyperCommand, recipe: Recipe, common: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The values of one stage by the names of options and training arguments.
+
+    Args:
+        command: the stage's command.
+        recipe: gives the data, for stages that name none.
+        common: what the recipe says to all stages; a command takes of it what it has options for.
+        options: what it says to this one; they win, also with `null`, and all of them must be known.
+
+    Raises:
+        InputError: for unknown names.
+    """
+    flags = {parameter.name for parameter in command.params}
+    unknown = [name for name in recipe.data if name not in DATA_OPTIONS]
     if unknown:
-        raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; there are {', '.join(known)}")
-    values = {
-        "teacher": _teacher_name(recipe.get("teacher"), path),
-        "model": recipe.get("model"),
-        "output_dir": recipe.get("output_dir"),
-        **(recipe.get("data") or {}),
+        raise InputError(
+            f"the data of the recipe {recipe.path} has unknown keys {', '.join(unknown)}; "
+            f"there are {', '.join(DATA_OPTIONS)}"
+        )
+    extras = [name for name in options if name not in flags]
+    if extras and not isinstance(command, TrainingCommand):
+        raise InputError(
+            f"the recipe {recipe.path} sets {', '.join(extras)}, which `tkd-hf {command.name}` does not know"
+        )
+    shared = {name: value for name, value in {**common, **recipe.data_of(options)}.items() if name in flags}
+    return {name: value for name, value in (shared | options).items() if value is not None}
+
+
+def as_defaults(command: TyperCommand, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a stage as defaults of the command's options, and the rest as words for the training arguments."""
+    flags = {parameter.name: parameter for parameter in command.params}
+    defaults = {
+        # what a flag takes as one word, a recipe may write as a list or as weights by name
+        name: ([value] if isinstance(value, str) else value)
+        if getattr(flags[name], "multiple", False)
+        else _spell(value)
+        for name, value in values.items()
+        if name in flags
     }
-    for stage in recipe.get("stages") or []:
-        if not isinstance(stage, dict) or len(stage) != 1:
-            raise InputError(f"the recipe {path} has a stage {stage!r}; write it as `- name: {{option: value}}`")
-        values |= (stage.get(command) or {}) if command in stage else {}
-    return {name.replace("-", "_"): value for name, value in values.items() if value is not None}
-
-
-def _teacher_name(teacher: Any, path: Path) -> str | None:
-    """`org/model@revision` for a teacher that a recipe gives as model and revision."""
-    if not isinstance(teacher, dict):
-        return teacher
-    if "model" not in teacher or not set(teacher) <= {"model", "revision"}:
-        raise InputError(f"the recipe {path} has a teacher of {', '.join(teacher)}; write model, and perhaps revision")
-    return f"{teacher['model']}@{teacher['revision']}" if "revision" in teacher else teacher["model"]
+    extras = [word for name, value in values.items() if name not in flags for word in (f"--{name}", _spell(value))]
+    return defaults, extras
 
 
 def _spell(value: Any) -> str:
@@ -115,7 +119,7 @@ def training_arguments(
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
     given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
-    words = [*context.meta.get(_RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
+    words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
     words = ["--disable_tqdm", "false", *words]  # its default follows the log level, which the commands lower
     try:
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)

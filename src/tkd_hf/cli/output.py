@@ -1,6 +1,9 @@
 """What a command says: its intention and its hints on standard error, its results on standard output."""
 
 import json
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +17,53 @@ if TYPE_CHECKING:
     from ..stages.evaluate import Evaluation
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a recipe a command stands.
+
+    Args:
+        name: such as `stage 2 of 3`.
+        last: whether it is the last stage, whose hint at a next command is the recipe's.
+        rehearsal: whether the command is only to read its options: it then ends with `Rehearsed` before its work.
+    """
+
+    name: str
+    last: bool = True
+    rehearsal: bool = False
+
+
+class Rehearsed(Exception):
+    """The options of a command are good, and its work was not wanted."""
+
+
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+@contextmanager
+def standing_at(place: Place):
+    """Commands within stand at this place of a recipe."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
 def announce(text: str) -> None:
-    """The first line of a command: what it is about to do."""
-    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+    """The first line of a command, once its options are read and before its work: what it is about to do."""
+    place = _place.get()
+    if place and place.rehearsal:
+        raise Rehearsed
+    Console(stderr=True, highlight=False).print(
+        f"{place.name}: {text}" if place else text, markup=False, soft_wrap=True
+    )
 
 
 def suggest(command: str) -> None:
     """The next command one would type."""
-    Console(stderr=True, highlight=False).print(f"next: {command}", markup=False, soft_wrap=True)
+    place = _place.get()
+    if place is None or place.last:
+        Console(stderr=True, highlight=False).print(f"next: {command}", markup=False, soft_wrap=True)
 
 
 def show(columns: list[str], rows: list[list[str]]) -> None:
@@ -65,11 +107,12 @@ def figure(value: Any) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Results for machines, if a file was named."""
+def write_json(path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
+    """Results for machines, if a file was named; gives them back, for `tkd-hf run`."""
     if path is None:
-        return
+        return content
     try:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return content

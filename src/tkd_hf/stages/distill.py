@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
+from ..errors import InputError
 from ..evaluation.metrics import compute_metrics_for
 from ..labels import label_names
 from ..objectives import OBJECTIVES
@@ -30,12 +31,24 @@ class StudentArguments:
         intermediate_size: width of the feed-forward layers; by default the teacher's.
         student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
             pre-trained encoder, which gets one.
+
+    Raises:
+        InputError: for a shape and a student.
     """
 
     layers: int | tuple[int, ...] | None = None
     heads: int | None = None
     intermediate_size: int | None = None
     student: str | None = None
+
+    def __post_init__(self):
+        shape = {"layers": self.layers, "heads": self.heads, "intermediate_size": self.intermediate_size}
+        given = {name: value for name, value in shape.items() if value is not None}
+        if self.student and given:
+            raise InputError(
+                f"the student {self.student!r} has a shape already, but {given} are to be cut out of the teacher; "
+                "give only one of the two"
+            )
 
 
 def distill(
@@ -78,6 +91,7 @@ def distill(
         inputs={
             "teacher": teacher,
             "teacher_revision": revision,
+            **({"student_revision": teacher_revision(student.student)} if student.student else {}),
             "task": task.name,
             "train": fingerprint(train),
             "eval": fingerprint(evaluation),

@@ -6,6 +6,7 @@ from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
 from ..sampling import OrderedTrainer
+from ..soft_labels import teacher_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord, fingerprint
 from .training import load_for_training, load_tokenizer, train_into, training_arguments
@@ -30,9 +31,16 @@ def finetune(
         InputError: for bad data, a model that cannot be loaded, or a folder that holds another run.
     """
     train, evaluation, task = load_splits(data)
+    tokenizer = load_tokenizer(model)
     record = StageRecord(
         "finetune",
-        inputs={"model": model, "task": task.name, "train": fingerprint(train), "eval": fingerprint(evaluation)},
+        inputs={
+            "model": model,
+            "model_revision": teacher_revision(model),
+            "task": task.name,
+            "train": fingerprint(train),
+            "eval": fingerprint(evaluation),
+        },
         arguments={"max_length": data.max_length, **training_arguments(args)},
     )
     folder = RunFolder(args.output_dir, record, overwrite, resume)
@@ -40,7 +48,6 @@ def finetune(
         return folder.record
 
     set_seed(args.seed)  # before the classifier is initialised
-    tokenizer = load_tokenizer(model)
     trainer = OrderedTrainer(
         model=load_for_training(model, task),
         args=args,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import InputError
 from ..hardware import describe_hardware, describe_software
 
+
+logger = logging.getLogger(__name__)
 
 RECORD_NAME = "tkd_run.json"
 
@@ -82,8 +86,12 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> str | None:
-        """The last checkpoint to go on from, if there is one."""
-        return get_last_checkpoint(str(self.path)) if self.path.is_dir() else None
+        """The last checkpoint to go on from, if there is one.
+
+        The Trainer writes its state last: a checkpoint without it was cut off, and is passed over.
+        """
+        whole = [file.parent for file in self.path.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+        return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
     def start(self) -> None:
         """Takes the folder over: clears it if that was asked for, and writes the record of a run under way.
@@ -121,6 +129,8 @@ class RunFolder:
         if changed:
             differences = ", ".join(f"{name} was {there.get(name)!r}, now {wanted.get(name)!r}" for name in changed)
             raise InputError(f"the run in {self.path} differs: {differences}; --overwrite starts anew")
+        if found.finished:
+            logger.info("%s is finished already", self.path)
         return found if found.finished else record
 
     def _write(self):

@@ -1,7 +1,9 @@
 """What the training stages share: loading a model or tokenizer by name, and training into a run folder."""
 
+import logging
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,9 @@ from ..errors import InputError, first_line
 from ..naming import at_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
+
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -129,6 +134,8 @@ def train_into(folder: RunFolder, trainer: Trainer) -> StageRecord:
     log_to_stderr(trainer)
     folder.start()
     checkpoint = folder.checkpoint
+    if checkpoint:
+        logger.info("%s goes on from %s", folder.path, Path(checkpoint).name)
     trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}

@@ -1,0 +1,106 @@
+"""A recipe: one YAML file with the teacher, the data and the stages of a job."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+
+
+KEYS = ("teacher", "model", "data", "stages", "output_dir")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says, to all stages and to each.
+
+    Args:
+        path: where it was read from.
+        teacher: folder or Hub id of the teacher.
+        model: what is fine-tuned, or evaluated.
+        data: options about data, by name.
+        stages: in their order, the command of each and its own options.
+        output_dir: folder of the run; with `tkd-hf run`, of the stages' folders.
+
+    Example:
+
+    ```python
+    >>> from tempfile import TemporaryDirectory
+    >>> from pathlib import Path
+    >>> from tkd_hf.cli.recipe import Recipe
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "recipe.yaml"
+    ...     _ = path.write_text('''
+    ... teacher: {model: org/teacher, revision: v1}
+    ... data: {task: sst2}
+    ... stages:
+    ...   - label:
+    ...   - distill: {layers: 3, learning-rate: 2e-4}
+    ... ''')
+    ...     recipe = Recipe.read(path)
+    >>> recipe.teacher, recipe.stages
+    ('org/teacher@v1', (('label', {}), ('distill', {'layers': 3, 'learning_rate': '2e-4'})))
+
+    ```
+    """
+
+    path: Path
+    teacher: str | None = None
+    model: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[tuple[str, dict[str, Any]], ...] = ()
+    output_dir: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """Reads a recipe; `InputError` naming the file for what is none."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise InputError(f"the recipe {path} holds {type(content).__name__}, not the keys of a recipe")
+        unknown = [str(name) for name in content if name not in KEYS]
+        if unknown:
+            raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; there are {', '.join(KEYS)}")
+        data = content.get("data") or {}
+        if not isinstance(data, dict):
+            raise InputError(f"the recipe {path} has data of {data!r}; write it as `data: {{task: sst2}}`")
+        stages = content.get("stages") or []
+        if not isinstance(stages, list):
+            raise InputError(f"the recipe {path} has stages of {stages!r}; write them as a list of `- name: {{}}`")
+        return cls(
+            path,
+            teacher=_model_name(content.get("teacher"), "teacher", path),
+            model=_model_name(content.get("model"), "model", path),
+            data=_options(data),
+            stages=tuple(_stage(stage, path) for stage in stages),
+            output_dir=content.get("output_dir"),
+        )
+
+    def data_of(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The data of a stage with these options: the recipe's, unless the stage names its own."""
+        return {} if {"task", "dataset"} & set(options) else self.data
+
+
+def _stage(stage: Any, path: Path) -> tuple[str, dict[str, Any]]:
+    if isinstance(stage, dict) and len(stage) == 1:
+        ((name, options),) = stage.items()
+        if options is None or isinstance(options, dict):
+            return str(name), _options(options or {})
+    raise InputError(f"the recipe {path} has a stage {stage!r}; write it as `- name: {{option: value}}`")
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _model_name(model: Any, key: str, path: Path) -> str | None:
+    """`org/model@revision` for what a recipe gives as model and revision."""
+    if not isinstance(model, dict):
+        return model
+    if "model" not in model or not set(model) <= {"model", "revision"}:
+        raise InputError(f"the recipe {path} has a {key} of {', '.join(model)}; write model, and perhaps revision")
+    return f"{model['model']}@{model['revision']}" if "revision" in model else model["model"]

@@ -1,0 +1,140 @@
+"""`tkd-hf run`: the stages of a recipe, one after another."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..errors import InputError
+from . import options as o
+from .output import Place, Rehearsed, standing_at, write_json
+from .recipe import Recipe
+
+
+_MODELS = ("teacher", "model", "student")
+
+
+def run(
+    context: typer.Context,
+    recipe_file: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")],
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for the stages' folders.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local copies of tasks: DIR/TASK/SPLIT.parquet.")] = None,
+    seed: o.Seed = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start all stages anew.")] = False,
+    json_file: o.JsonFile = None,
+):
+    """Execute the stages of a recipe. What is done is skipped; after an interruption, the same command goes on.
+
+    \b
+    teacher: {model: my-org/my-teacher}   # or `model: my-org/encoder`, and finetune makes it
+    data: {task: sst2}
+    stages:
+      - label:
+      - distill: {layers: 3, objectives: {hidden: 1.0, attention: 1.0}}
+      - distill: {objectives: {logits: 0.9, hard: 0.1}}
+      - evaluate:
+    output_dir: runs/sst2
+
+    A stage is a command with its options, and has a folder of its own: runs/sst2/distill, runs/sst2/distill-2.
+
+    Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
+    pretrain, distill or finetune made last is what the next distill starts from (`student: null` cuts a new one out of
+    the teacher), and what finetune and evaluate work on. What a stage says itself wins.
+
+    All stages are checked before the first is run. To run one of them anew, delete its folder.
+    """
+    recipe = Recipe.read(recipe_file)
+    commands = {name: known for name, known in context.parent.command.commands.items() if name != context.info_name}
+    flags = {"data_dir": data_dir and str(data_dir), "seed": seed}
+    stages = _plan(recipe, commands, output_dir or recipe.output_dir, flags, overwrite)
+    _rehearse(stages)
+    results = []
+    for stage in stages:
+        results.append({"stage": stage.name, "output_dir": stage.folder, **(stage.execute() or {})})
+        write_json(json_file, {"recipe": str(recipe_file), "stages": results})
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A command with its values, and where it stands; `folder` is where it writes its run, if it does."""
+
+    name: str
+    command: TyperCommand
+    values: dict[str, Any]
+    folder: str | None
+    number: int
+    of: int
+
+    def execute(self, rehearsal: bool = False) -> dict[str, Any] | None:
+        """What the command returns; errors name the stage."""
+        place = Place(f"stage {self.number} of {self.of}", self.number == self.of, rehearsal)
+        try:
+            missing = [p.name for p in self.command.params if p.required and p.name not in self.values]
+            if missing:
+                raise InputError(
+                    f"lacks {', '.join(missing)}; name it in the stage, or at the top of the recipe for all stages"
+                )
+            defaults, extras = o.as_defaults(self.command, self.values)
+            with standing_at(place), self.command.make_context(self.name, [], default_map=defaults) as context:
+                context.meta[o.RECIPE_EXTRAS] = extras
+                return self.command.invoke(context)
+        except Rehearsed:
+            return None
+        except (InputError, typer.BadParameter) as error:
+            text = error.format_message() if isinstance(error, typer.BadParameter) else error
+            raise InputError(f"{place.name}, {self.name}: {text}") from error
+
+
+def _plan(
+    recipe: Recipe, commands: dict[str, TyperCommand], output_dir: Path | str | None, flags: dict, overwrite: bool
+) -> list[_Stage]:
+    """The stages with all their values: what each takes from those before it stands in their folders by then."""
+    if not recipe.stages:
+        raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
+    stages, count = [], Counter()
+    teacher, model, student = recipe.teacher, recipe.model, None
+    for number, (name, options) in enumerate(recipe.stages, 1):
+        if name not in commands:
+            raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
+        count[name] += 1
+        folder = name if count[name] == 1 else f"{name}-{count[name]}"
+        worked_on = options.get("model") or ((student or model) if teacher else (model or student))
+        known = {parameter.name for parameter in commands[name].params}
+        common = {
+            "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
+            "model": worked_on,
+            "student": student,
+            "output_dir": output_dir and str(Path(output_dir) / folder),
+            "overwrite": overwrite,
+            "resume": not options.get("overwrite", overwrite),
+        }
+        values = o.stage_values(commands[name], recipe, common, options)
+        values |= {flag: value for flag, value in flags.items() if value is not None and flag in known}
+        made = values.get("output_dir")
+        if made and made in [stage.folder for stage in stages]:
+            raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
+        stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
+        if made and name == "finetune" and teacher is None:
+            teacher, model, student = made, made, None
+        elif made:
+            student = made
+    return stages
+
+
+def _rehearse(stages: list[_Stage]) -> None:
+    """Finds the mistakes of all stages that show without work: a slip in the last must not cost the hours before it."""
+    from ..data.tasks import get_task
+    from ..stages.training import load_tokenizer
+
+    made, found = set(), set()
+    for stage in stages:
+        stage.execute(rehearsal=True)
+        if stage.values.get("task"):
+            get_task(stage.values["task"])
+        for name in {stage.values.get(name) for name in _MODELS} - {None} - made - found:
+            load_tokenizer(name)
+            found.add(name)
+        made.add(stage.folder)
