@@ -152,7 +152,12 @@ def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_f
         ("tescher: x", "unknown keys tescher; there are teacher"),
         ("teacher: {name: x}", "has a teacher of name; write model, and perhaps revision"),
         ("teacher: {model: no/such, revision: v1}\ndata: {task: sst2}", "'no/such@v1' is neither a folder"),
+        ("teacher: [x, y]", "has a teacher of ['x', 'y']; write its folder or Hub id"),
+        ("data: sst2", "has data of 'sst2'; write it as"),
+        ("data: {tusk: sst2}", "has unknown keys tusk; there are task, dataset"),
+        ("stages: {distill: {}}", "has stages of {'distill': {}}; write them as a list"),
         ("stages: [distill]", "has a stage 'distill'; write it as"),
+        ("stages: [distill: 3]", "has a stage {'distill': 3}; write it as"),
         (
             "data: {task: sst2}\nstages: [{label: {temprature: 2}}]",
             "sets temprature, which `tkd-hf label` does not know",
@@ -188,6 +193,10 @@ def test_bad_recipes(run, tmp_path, recipe, message):
             "9 for a teacher of 4 layers",
         ),
         ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers x", "--layers 'x' is neither"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers 2 --student {teacher}",
+            "has a shape already, but {'layers': 2} are to be cut out",
+        ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --temperature 0",
             "temperature=0.0 must be",
@@ -246,6 +255,30 @@ def test_a_classifier_of_another_task_gets_a_new_head(run, tmp_path, tokenizer, 
     assert run("finetune", tmp_path / "three", *words)[0] == 0
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t").config
     assert config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_student_is_fine_tuned_further(run, tmp_path, teacher, tokenizer, sst2_dir):
+    """Its classifier stays, and a student that has changed since is another run."""
+    import torch
+
+    from tkd_hf.student import student_from_teacher
+
+    def save(layers):
+        student = student_from_teacher(teacher, layers=layers)
+        student.save_pretrained(tmp_path / "student")
+        tokenizer.save_pretrained(tmp_path / "student")
+        return student
+
+    student = save([1, 3])
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "tuned", *FAST.split()]
+    assert run("finetune", tmp_path / "student", *words, "--learning-rate", "1e-9")[0] == 0
+    tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
+    assert type(tuned) is type(student)
+    torch.testing.assert_close(tuned.state_dict(), student.state_dict(), atol=1e-6, rtol=0)
+    assert (tmp_path / "tuned" / "modeling_tkd.py").exists()
+    save([0, 3])
+    code, _, err = run("finetune", tmp_path / "student", *words, "--learning-rate", "1e-9", "--resume")
+    assert (code, "differs: model_revision was" in err) == (2, True)
 
 
 def test_a_student_with_a_tokenizer_of_its_own(run, tmp_path, teacher_folder, sst2_dir):

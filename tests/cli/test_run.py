@@ -128,17 +128,23 @@ def test_what_a_stage_says_itself_wins(tmp_path):
     stages = [
         {"distill": {"layers": 3, "output-dir": "elsewhere/a"}},
         {"distill": {"layers": 2, "student": None, "teacher": "org/larger"}},
-        {"finetune": {"model": "org/plain", "dataset": "org/data"}},
+        {"finetune": {"model": "org/plain", "task": "rte"}},
         {"evaluate": {"model": "org/other", "teacher": None}},
     ]
-    first, second, tuned, evaluate = plan(
-        tmp_path, stages, teacher="org/teacher", data={"task": "sst2", "max_length": 64}
-    )
+    data = {"task": "sst2", "data_dir": "copies", "max_length": 64}
+    first, second, tuned, evaluate = plan(tmp_path, stages, teacher="org/teacher", data=data)
     assert first["output_dir"] == "elsewhere/a"
     assert (second["teacher"], second["output_dir"], second.get("student")) == ("org/larger", "runs/distill-2", None)
-    assert (tuned["model"], tuned["dataset"]) == ("org/plain", "org/data")
-    assert not {"task", "max_length"} & set(tuned)  # the recipe's data are another's
+    assert (tuned["model"], tuned["task"], tuned["data_dir"]) == ("org/plain", "rte", "copies")
+    assert "max_length" not in tuned  # it belongs to the recipe's task
     assert (evaluate["model"], evaluate["task"], "teacher" in evaluate) == ("org/other", "sst2", False)
+
+
+def test_soft_labels_are_those_that_the_stage_before_wrote(tmp_path):
+    stages = [{"label": {"soft_labels": "f"}}, {"distill": {"layers": 3}}, {"distill": {"teacher": "org/other"}}]
+    _, distill, other = plan(tmp_path, stages, teacher="org/teacher")
+    assert distill["soft_labels"] == "f"
+    assert "soft_labels" not in other
 
 
 def test_overwriting_one_stage(tmp_path):
@@ -151,7 +157,6 @@ def test_overwriting_one_stage(tmp_path):
     ("stages", "content", "message"),
     [
         ([], {}, "has no stages; there are finetune, label"),
-        ([{"run": {}}], {}, "has an unknown stage 'run'; there are finetune, label"),
         ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; there are finetune, label"),
         ([{"label": {}}, {"evaluate": {"temprature": 2}}], {}, "sets temprature, which `tkd-hf evaluate` does not"),
         ([{"label": {}}], {"data": {"tusk": "sst2"}}, "has unknown keys tusk; there are task, dataset, data_dir"),
@@ -170,6 +175,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
 @pytest.mark.parametrize(
     ("last", "message"),
     [
+        ({"run": {}}, "has an unknown stage 'run'; there are finetune, label"),
         ({"distill": {"layers": "x"}}, "stage 3 of 3, distill: --layers 'x' is neither"),
         ({"distill": {"student": None, "learning_rat": 1}}, "stage 3 of 3, distill: unknown option '--learning_rat'"),
         (

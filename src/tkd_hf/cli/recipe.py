@@ -77,12 +77,14 @@ class Recipe:
             model=_model_name(content.get("model"), "model", path),
             data=_options(data),
             stages=tuple(_stage(stage, path) for stage in stages),
-            output_dir=content.get("output_dir"),
+            output_dir=None if content.get("output_dir") is None else str(content["output_dir"]),
         )
 
     def data_of(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The data of a stage with these options: the recipe's, unless the stage names its own."""
-        return {} if {"task", "dataset"} & set(options) else self.data
+        """The data of a stage with these options: the recipe's; where the stage names its own, only where tasks lie."""
+        if not {"task", "dataset"} & set(options):
+            return self.data
+        return {name: value for name, value in self.data.items() if name == "data_dir"}
 
 
 def _stage(stage: Any, path: Path) -> tuple[str, dict[str, Any]]:
@@ -99,8 +101,10 @@ def _options(values: dict[str, Any]) -> dict[str, Any]:
 
 def _model_name(model: Any, key: str, path: Path) -> str | None:
     """`org/model@revision` for what a recipe gives as model and revision."""
-    if not isinstance(model, dict):
+    if model is None or isinstance(model, str):
         return model
+    if not isinstance(model, dict):
+        raise InputError(f"the recipe {path} has a {key} of {model!r}; write its folder or Hub id")
     if "model" not in model or not set(model) <= {"model", "revision"}:
         raise InputError(f"the recipe {path} has a {key} of {', '.join(model)}; write model, and perhaps revision")
     return f"{model['model']}@{model['revision']}" if "revision" in model else model["model"]

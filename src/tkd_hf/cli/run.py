@@ -95,7 +95,7 @@ def _plan(
     if not recipe.stages:
         raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
     stages, count = [], Counter()
-    teacher, model, student = recipe.teacher, recipe.model, None
+    teacher, model, student, soft_labels = recipe.teacher, recipe.model, None, None
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
@@ -107,16 +107,18 @@ def _plan(
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
             "model": worked_on,
             "student": student,
+            "soft_labels": None if "teacher" in options else soft_labels,
             "output_dir": output_dir and str(Path(output_dir) / folder),
             "overwrite": overwrite,
             "resume": not options.get("overwrite", overwrite),
         }
         values = o.stage_values(commands[name], recipe, common, options)
         values |= {flag: value for flag, value in flags.items() if value is not None and flag in known}
-        made = values.get("output_dir")
+        made = str(values["output_dir"]) if "output_dir" in values else None
         if made and made in [stage.folder for stage in stages]:
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
+        soft_labels = values.get("soft_labels", soft_labels)
         if made and name == "finetune" and teacher is None:
             teacher, model, student = made, made, None
         elif made:
@@ -134,7 +136,7 @@ def _rehearse(stages: list[_Stage]) -> None:
         stage.execute(rehearsal=True)
         if stage.values.get("task"):
             get_task(stage.values["task"])
-        for name in {stage.values.get(name) for name in _MODELS} - {None} - made - found:
+        for name in {str(stage.values[name]) for name in _MODELS if name in stage.values} - made - found:
             load_tokenizer(name)
             found.add(name)
         made.add(stage.folder)
