@@ -4,10 +4,10 @@ import yaml
 from transformers import AutoModelForMaskedLM
 
 from ..conftest import TEXTS, build_tokenizer, read_json
-from .test_cli import FAST, run  # noqa: F401 (a fixture)
+from .test_cli import FAST
 
 
-def test_pretrain(run, tmp_path):  # noqa: F811
+def test_pretrain(run, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "part.txt").write_text("\n".join(TEXTS * 10))
     build_tokenizer().save_pretrained(tmp_path / "words")
@@ -37,7 +37,7 @@ def test_pretrain(run, tmp_path):  # noqa: F811
     assert code == 2
 
 
-def test_a_recipe_for_pretraining(run, tmp_path):  # noqa: F811
+def test_a_recipe_for_pretraining(run, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(TEXTS * 10))
     build_tokenizer().save_pretrained(tmp_path / "words")
     stage = {"layers": 1, "hidden_size": 8, "tokenizer": str(tmp_path / "words"), "objectives": {"hard": 0.5}}

@@ -16,7 +16,7 @@ from tkd_hf.cli import app
 from tkd_hf.cli.recipe import Recipe
 from tkd_hf.cli.run import _plan
 
-from ..conftest import read_json
+from ..conftest import TEXTS, read_json
 
 
 FAST = {
@@ -257,3 +257,16 @@ def test_a_killed_run_goes_on_to_the_same_student(run, tmp_path, teacher_folder,
     assert (parts / "finetune" / "model.safetensors").stat().st_mtime_ns == tuned
     for name in ("finetune", "distill", "finetune-2"):
         assert same_weights(whole / name, parts / name), name
+
+
+def test_a_pretrained_base_is_what_the_student_starts_from(run, tmp_path, teacher_folder, sst2_dir):
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 20))
+    corpus = {"dataset": str(tmp_path / "text.txt"), "max_length": 16, "layers": 2, "max_steps": 2}
+    stages = [{"pretrain": {**FAST, **corpus}}, {"distill": FAST}, {"evaluate": None}]
+    content = {"teacher": str(teacher_folder), "data": {"task": "sst2", "data_dir": str(sst2_dir)}}
+    recipe = write(tmp_path, stages, output_dir=str(tmp_path / "out"), **content)
+    code, out, err = run("run", recipe)
+    assert code == 0, err
+    record = read_json(tmp_path / "out" / "distill" / "tkd_run.json")
+    assert record["arguments"]["student"] == str(tmp_path / "out" / "pretrain")
+    assert "agreement" in out

@@ -47,5 +47,5 @@ def pretrain(
     announce(f"pre-training on {dataset}{f' with the teacher {teacher}' if teacher else ''} into {output_dir}")
     record = run(corpus, args, encoder, tokenizer, overwrite, resume)
     show_record(str(output_dir), record.metrics, record.seconds)
-    write_json(json_file, vars(record))
     suggest(f"tkd-hf finetune {output_dir} --task sst2 --output-dir …")
+    return write_json(json_file, vars(record))
