@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from tkd_hf.cli import main
+
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
 TEXTS = [
@@ -26,6 +28,8 @@ TEXTS = [
     "fine",
 ]
 LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
+# training arguments of a command that is to be quick
+FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +107,19 @@ def sst2_dir(tmp_path):
     for split in ("train", "validation"):
         datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
     return folder.parent
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs `tkd-hf WORDS`; gives the exit code, standard output and standard error."""
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["tkd-hf", *(str(word) for word in words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 def read_json(path):

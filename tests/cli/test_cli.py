@@ -8,10 +8,7 @@ import pytest
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from ..conftest import read_json
-
-
-FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
+from ..conftest import FAST, read_json
 
 
 def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):

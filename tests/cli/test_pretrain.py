@@ -3,8 +3,7 @@
 import yaml
 from transformers import AutoModelForMaskedLM
 
-from ..conftest import TEXTS, build_tokenizer, read_json
-from .test_cli import FAST
+from ..conftest import FAST, TEXTS, build_tokenizer, read_json
 
 
 def test_pretrain(run, tmp_path):
