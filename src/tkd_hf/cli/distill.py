@@ -28,6 +28,7 @@ def distill(
     objectives: Annotated[str | None, typer.Option(help='Weights: \'{"logits": 0.9, "hard": 0.1}\'.')] = None,
     soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Run the teacher on each batch, without soft labels.")] = False,
+    unlabelled: o.Unlabelled = None,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
@@ -44,7 +45,7 @@ def distill(
         DistillationTrainingArguments, context, output_dir, seed=seed, temperature=temperature, objectives=objectives
     )
     announce(f"distilling {teacher} on {data.task or data.dataset} into {output_dir}")
-    record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume)
+    record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or ())
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
     return write_json(json_file, vars(record))

@@ -18,6 +18,7 @@ def label(
     teacher: Annotated[str, typer.Argument(help="Teacher: folder or Hub id.")],
     data: "DataArguments",
     soft_labels: Annotated[Path | None, typer.Option(help="File to keep them in, instead of the cache.")] = None,
+    unlabelled: o.Unlabelled = None,
     batch_size: o.BatchSize = 128,
     config: o.Config = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Compute all of them anew.")] = False,
@@ -27,7 +28,9 @@ def label(
     from ..stages.label import label as run
 
     announce(f"labelling {data.task or data.dataset} with {teacher}")
-    result = run(teacher, data, path=soft_labels, batch_size=batch_size, overwrite=overwrite)
+    result = run(
+        teacher, data, path=soft_labels, batch_size=batch_size, overwrite=overwrite, unlabelled=unlabelled or ()
+    )
     show(["soft labels", "examples", "computed"], [[result.path, str(result.examples), str(result.computed)]])
     suggest(f"tkd-hf distill {teacher} {o.data_flags(data)} --layers 3 --output-dir …")
     return write_json(json_file, vars(result))

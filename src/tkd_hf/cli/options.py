@@ -143,6 +143,10 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Of initialisation, ord
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that the folder holds.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results there, for machines.")]
+Unlabelled = Annotated[
+    list[str] | None,
+    typer.Option("--unlabelled", help="More texts to learn from, without labels: file or Hub id (org/name:split)."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Examples at a time.")]
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DownloadMode, List, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers import PretrainedConfig
 
 from ..errors import InputError, first_line
+from ..labels import label_names
 from .tasks import Task, get_task
 
 
 _STRINGS = ("string", "large_string")
-_LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+_LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class DataArguments:
 
     Args:
         task: a GLUE task by name.
-        dataset: a Hub id, or a local folder or file (parquet, csv, tsv, json, jsonl).
+        dataset: a Hub id, or a local folder or file (parquet, csv, tsv, json, jsonl; txt, one text a line).
         data_dir: a folder with local copies, `<data_dir>/<task>/<split>.parquet`; nothing is fetched from the Hub then.
         config: the configuration of a Hub data set.
         text_columns: one or two columns of text; needed with `dataset` unless it has `text`, or `sentence`.
@@ -72,22 +74,40 @@ def load_split(data: DataArguments, split: str, known_labels: tuple[str, ...] = 
         train_split=data.train_split or task.train_split,
         eval_split=data.eval_split or task.eval_split,
     )
-    rows = _read(data, task, task.train_split if split == "train" else task.eval_split)
+    rows = read_split(data, task, task.train_split if split == "train" else task.eval_split)
     if data.dataset:
         task = _complete(task, rows, data, known_labels)
-    return _normalise(rows, task), task
+    return normalise(rows, task), task
 
 
-def load_splits(data: DataArguments) -> tuple[Dataset, Dataset, Task]:
-    """The examples to train on, those to evaluate on, and the task: label names are those of the training split."""
+def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) -> tuple[Dataset, Dataset, Task]:
+    """The examples to train on, those to evaluate on, and the task: label names are those of the training split.
+
+    Args:
+        data: where the examples come from.
+        teacher: what the labels are where the training split has none: those of the evaluation split if it has any,
+            otherwise the teacher's. Without a teacher, both splits must have labels.
+
+    Raises:
+        InputError: as `load_split`; if the splits have different labels, or none where they are needed.
+    """
     train, task = load_split(data, "train")
-    evaluation, other = load_split(data, "eval", known_labels=task.label_names)
-    if other.label_names != task.label_names:
-        raise InputError(f"the splits have different labels: {list(task.label_names)} and {list(other.label_names)}")
+    unlabelled = teacher is not None and "label" not in train.column_names
+    known = label_names(teacher) if unlabelled and not task.label_names else task.label_names
+    evaluation, other = load_split(data, "eval", known_labels=known)
+    if unlabelled:
+        return train, evaluation, other if "label" in evaluation.column_names else _labelled_by(teacher, task)
     for name, rows in (("train", train), ("eval", evaluation)):
         if "label" not in rows.column_names:
             raise InputError(f"the {name} split of {task.name} has no column {task.label_column!r} to learn from")
+    if other.label_names != task.label_names:
+        raise InputError(f"the splits have different labels: {list(task.label_names)} and {list(other.label_names)}")
     return train, evaluation, task
+
+
+def _labelled_by(teacher: PretrainedConfig, task: Task) -> Task:
+    problem_type = teacher.problem_type or ("regression" if teacher.num_labels == 1 else "single_label_classification")
+    return replace(task, label_names=task.label_names or label_names(teacher), problem_type=problem_type)
 
 
 def _unnamed_task(data: DataArguments) -> Task:
@@ -102,7 +122,7 @@ def _unnamed_task(data: DataArguments) -> Task:
     )
 
 
-def _read(data: DataArguments, task: Task, split: str) -> Dataset:
+def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
     """One split as it is stored; `split` may be a slice."""
     name = split.split("[")[0]
     if data.task and data.data_dir:
@@ -140,10 +160,13 @@ def _read_files(path: Path, name: str, split: str) -> Dataset:
         raise InputError(f"{path} has the ending {path.suffix!r}; the readable ones are {', '.join(_LOADERS)}")
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
     try:
-        return load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
+        rows = load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
     except Exception as error:  # `datasets` wraps whatever the reader raised
         reason = first_line(error.__cause__ or error)
         raise InputError(f"split {split!r} cannot be read from {path}: {reason}") from error
+    if path.suffix == ".txt":  # blank lines are no texts
+        rows = rows.filter(lambda lines: [bool(line.strip()) for line in lines], batched=True, input_columns="text")
+    return rows
 
 
 def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
@@ -201,8 +224,12 @@ def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tup
     raise InputError(f"label column {column!r} holds lists that are neither of class names nor multi-hot (0 and 1)")
 
 
-def _normalise(rows: Dataset, task: Task) -> Dataset:
-    """Only `text`, `text_pair` and `label`, with labels as the loss wants them."""
+def normalise(rows: Dataset, task: Task) -> Dataset:
+    """Only `text`, `text_pair` and `label`, with labels as the loss wants them.
+
+    Raises:
+        InputError: for missing columns, no rows, texts that are none, or labels without a name.
+    """
     missing = [column for column in task.text_columns if column not in rows.column_names]
     if missing:
         raise InputError(f"missing column {', '.join(map(repr, missing))} for {task.name}; there are {_names(rows)}")
@@ -213,7 +240,11 @@ def _normalise(rows: Dataset, task: Task) -> Dataset:
         columns["label"] = task.label_column
     rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
     for column in ("text", "text_pair"):
-        if column in rows.column_names and None in rows.unique(column):
+        if column not in rows.column_names:
+            continue
+        if rows.features[column] not in map(Value, (*_STRINGS, "null")):
+            raise InputError(f"column {columns[column]!r} of {task.name} holds {rows.features[column]}, not texts")
+        if None in rows.unique(column):
             raise InputError(f"column {columns[column]!r} of {task.name} has empty texts; fill or drop them")
     return _encode_labels(rows, task) if "label" in columns else rows
 

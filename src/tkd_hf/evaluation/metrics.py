@@ -152,6 +152,28 @@ def score(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...], proble
     return results
 
 
+def agreement(answers: np.ndarray, others: np.ndarray) -> float:
+    """Share of examples on which two models answer alike; with several labels an example, in all of them.
+
+    Args:
+        answers, others: what `decide` gives for classes.
+    """
+    same = answers == others
+    return float(same.reshape(len(same), -1).all(axis=1).mean())
+
+
 def compute_metrics_for(names: tuple[str, ...], problem_type: str) -> Callable:
     """The function that `transformers.Trainer` takes as `compute_metrics`."""
     return lambda prediction: score(prediction.predictions, prediction.label_ids, names, problem_type)
+
+
+def compute_agreement_for(problem_type: str) -> Callable:
+    """As `compute_metrics_for`, where the references are a teacher's answers: agreement, or correlation of scores."""
+
+    def compute(prediction) -> dict[str, float]:
+        if problem_type == "regression":
+            found = score(prediction.predictions, prediction.label_ids, ("pearson", "spearman"), problem_type)
+            return {f"teacher_{name}": value for name, value in found.items()}
+        return {"agreement": agreement(decide(prediction.predictions, problem_type), prediction.label_ids)}
+
+    return compute

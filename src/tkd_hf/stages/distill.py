@@ -1,14 +1,21 @@
 """`tkd-hf distill`: a student from a teacher."""
 
+import copy
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from ..data.features import tokenize
+from ..data.features import TEACHER_LOGITS, tokenize
 from ..data.loading import DataArguments, load_splits
+from ..data.tasks import Task
+from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
-from ..evaluation.metrics import compute_metrics_for
+from ..evaluation.metrics import compute_agreement_for, compute_metrics_for, decide
 from ..labels import label_names
 from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
@@ -18,7 +25,18 @@ from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .label import complete
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import find_classifier, load_classifier, load_encoder, load_tokenizer, train_into, training_arguments
+from .training import (
+    find_classifier,
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    train_into,
+    training_arguments,
+)
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,8 +78,12 @@ def distill(
     live: bool = False,
     overwrite: bool = False,
     resume: bool = False,
+    unlabelled: Sequence[str] = (),
 ) -> StageRecord:
     """Distils a student and leaves it in `args.output_dir`, ready to load.
+
+    Training data without labels will do: the student then learns from the teacher's answers alone. Where the evaluation
+    split has none either, it is measured by its agreement with the teacher (with soft labels), and by the loss.
 
     Args:
         teacher: folder or Hub id of a sequence classifier.
@@ -73,6 +95,8 @@ def distill(
         live: run the teacher on each batch instead; always so where an objective reads more than its logits.
         overwrite: delete the run that the folder holds.
         resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
+        unlabelled: files or Hub ids of more texts to learn from, by the teacher's answers alone; see
+            `tkd_hf.data.unlabelled`. What the evaluation split holds is left out.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
@@ -82,7 +106,10 @@ def distill(
             or another teacher's, or a folder that holds another run.
     """
     live = live or bool(CombinedObjective(args, OBJECTIVES).features)
-    train, evaluation, task = load_splits(data)
+    train, evaluation, task = load_splits(data, load_config(teacher))
+    if "label" not in train.column_names:
+        args = _without_labels(args, task)
+    extra = drop_known(read_unlabelled(unlabelled, task), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teacher)
     teacher_tokenizer = load_tokenizer(teacher)
     revision = teacher_revision(teacher)
@@ -95,6 +122,7 @@ def distill(
             "task": task.name,
             "train": fingerprint(train),
             "eval": fingerprint(evaluation),
+            **({"unlabelled": fingerprint(extra)} if extra else {}),
         },
         arguments={"max_length": data.max_length, "live": live, **vars(student), **training_arguments(args)},
     )
@@ -104,10 +132,15 @@ def distill(
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
     model = _student(teacher, student, task.label_names)
-    rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in (train, evaluation)]
+    splits = (join(train, extra) if extra else train, evaluation)
+    rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in splits]
+    metrics = compute_metrics_for(task.metrics, task.problem_type)
     if not live:
         cache, _ = complete(Path(soft_labels or default_path(revision)), teacher, revision, rows)
         rows = [cache.attach(features, task.label_names) for features in rows]
+        if "label" not in evaluation.column_names:
+            rows[1] = _answered_by_teacher(rows[1], task.problem_type)
+            metrics = compute_agreement_for(task.problem_type)
     trainer = DistillationTrainer(
         model=model,
         args=args,
@@ -116,9 +149,29 @@ def distill(
         train_dataset=rows[0],
         eval_dataset=rows[1],
         processing_class=tokenizer,
-        compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
+        compute_metrics=metrics,
     )
     return train_into(folder, trainer)
+
+
+def _without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
+    """Instead of the default objectives, those that need no labels; what else was chosen must need none."""
+    if args.objectives == {"logits": 0.9, "hard": 0.1}:
+        args = copy.copy(args)  # the user's own stays as it is
+        args.objectives = {"logits": 1.0}
+    if CombinedObjective(args, OBJECTIVES).needs("labels"):
+        raise InputError(
+            f"objectives={args.objectives} need labels, and the training data of {task.name} has no column "
+            f'{task.label_column!r}; without labels, distil with objectives={{"logits": 1.0}}'
+        )
+    logger.info("no column %r in the training data: learning from the teacher alone", task.label_column)
+    return args
+
+
+def _answered_by_teacher(rows: Dataset, problem_type: str) -> Dataset:
+    """Rows whose labels are what the teacher answers."""
+    answers = decide(np.array(rows[TEACHER_LOGITS]), problem_type)
+    return rows.add_column("label", answers.tolist())
 
 
 def _student(teacher: str, student: StudentArguments, names: tuple[str, ...]) -> PreTrainedModel:

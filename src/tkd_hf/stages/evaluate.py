@@ -8,7 +8,7 @@ from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
 from ..errors import InputError
 from ..evaluation.cost import megabytes, milliseconds_per_sentence, parameters
-from ..evaluation.metrics import decide, score
+from ..evaluation.metrics import agreement, decide, score
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
@@ -90,6 +90,5 @@ def evaluate(model: str, data: DataArguments, teacher: str | None = None, batch_
         answers.append(decide(logits, task.problem_type))
         results.append(ModelResult(name, metrics, parameters(classifier), megabytes(classifier), time))
     if teacher and task.problem_type != "regression":
-        same = answers[0] == answers[1]  # with several labels an example, all of them must agree
-        results[-1].agreement = float(same.reshape(len(same), -1).all(axis=1).mean())
+        results[-1].agreement = agreement(*answers)
     return Evaluation(task.name, task.eval_split, len(examples), results)

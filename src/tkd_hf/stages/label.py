@@ -1,5 +1,6 @@
 """`tkd-hf label`: run the teacher once and keep its soft labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from datasets import Dataset
 
 from ..data.features import teacher_features, tokenize
 from ..data.loading import DataArguments, load_split
+from ..data.unlabelled import read_unlabelled
 from ..soft_labels import SoftLabels, default_path, teacher_revision
 from .training import load_classifier, load_tokenizer
 
@@ -19,7 +21,7 @@ class LabelResult:
     Args:
         path: the file with the soft labels.
         revision: the teacher's.
-        examples: of all splits.
+        examples: of all splits, and those without labels.
         computed: distinct examples that the teacher was run on; the rest was there already.
     """
 
@@ -36,6 +38,7 @@ def label(
     path: str | Path | None = None,
     batch_size: int = 128,
     overwrite: bool = False,
+    unlabelled: Sequence[str] = (),
 ) -> LabelResult:
     """Stores the teacher's logits for a task, keyed by content; what is there already is not computed again.
 
@@ -46,6 +49,7 @@ def label(
         path: file to keep them in; by default one for this revision of the teacher in the Hugging Face cache.
         batch_size: examples at a time.
         overwrite: compute all of them anew.
+        unlabelled: files or Hub ids of more texts; see `tkd_hf.data.unlabelled`.
 
     Raises:
         InputError: for bad data, a teacher that cannot be loaded, or a file of soft labels that is damaged or another
@@ -54,7 +58,11 @@ def label(
     tokenizer = load_tokenizer(teacher)  # names a missing teacher before anything is hashed
     revision = teacher_revision(teacher)
     path = Path(path or default_path(revision))
-    features = [tokenize(_texts(load_split(data, split)[0]), tokenizer, data.max_length) for split in splits]
+    loaded = [load_split(data, split) for split in splits]
+    texts = [_texts(rows) for rows, _ in loaded]
+    if unlabelled:
+        texts.append(read_unlabelled(unlabelled, loaded[0][1]))
+    features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
     _, computed = complete(path, teacher, revision, features, batch_size, overwrite)
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
 

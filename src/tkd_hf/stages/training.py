@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -37,6 +38,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     name, revision = at_revision(model)
     with _named(model, "tokenizer"):
         return AutoTokenizer.from_pretrained(name, revision=revision)
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """The configuration of a folder or Hub id; `InputError` where there is none."""
+    name, revision = at_revision(model)
+    with _named(model, "configuration"):
+        return AutoConfig.from_pretrained(name, revision=revision)
 
 
 def load_classifier(model: str) -> PreTrainedModel:
@@ -69,10 +77,7 @@ def load_encoder(model: str) -> PreTrainedModel:
 
 def find_masked_lm(model: str) -> PreTrainedModel | None:
     """The masked language model of a folder or Hub id; `None` where its head was not trained, or there can be none."""
-    name, revision = at_revision(model)
-    with _named(model, "model"):
-        config = AutoConfig.from_pretrained(name, revision=revision)
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+    if type(load_config(model)) not in MODEL_FOR_MASKED_LM_MAPPING:
         return None
     found, missing = _with_missing(AutoModelForMaskedLM, model)
     return None if missing else found

@@ -1,0 +1,150 @@
+"""Distilling on texts without labels, as a user types it: beside labelled ones, and with no label anywhere."""
+
+import re
+
+import pytest
+from datasets import Dataset
+
+from ..conftest import FAST, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
+
+
+EXTRA = ["good story", "bad story", "good  film", "very dull film", "very dull film"]
+
+
+@pytest.fixture
+def extra(tmp_path):
+    path = tmp_path / "extra.txt"
+    path.write_text("\n".join(EXTRA) + "\n")
+    return path
+
+
+def test_more_texts_join_the_training_data(run, tmp_path, teacher_folder, sst2_dir, extra, caplog):
+    data = ["--task", "sst2", "--data-dir", sst2_dir, "--unlabelled", extra]
+    assert run("label", teacher_folder, *data, "--json", tmp_path / "l.json")[0] == 0
+    labelled = read_json(tmp_path / "l.json")
+    assert (labelled["examples"], labelled["computed"]) == (8 + 8 + 5, 8 + 3)
+
+    words = [*data, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split(), "--logging-steps", 1]
+    code, _, err = run("distill", teacher_folder, *words)
+    assert code == 0
+    found = "3 unlabelled examples; left out 1 that the evaluation data hold already, 1 that the unlabelled data hold"
+    assert found in caplog.text
+    assert "soft labels:" not in err  # those of `label` are found
+    record = read_json(tmp_path / "s" / "tkd_run.json")
+    assert "accuracy" in record["metrics"]
+
+    extra.write_text("good story\n")
+    code, _, err = run("distill", teacher_folder, *words, "--resume")
+    assert (code, "unlabelled was '" in err) == (2, True)
+
+
+def test_what_is_evaluated_on_is_never_trained_on(run, tmp_path, teacher_folder, sst2_dir, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    trained = []
+
+    def spy(folder, trainer):
+        trained.extend(trainer.train_dataset["input_ids"])
+        raise Stop
+
+    monkeypatch.setattr("tkd_hf.stages.distill.train_into", spy)
+    validation = sst2_dir / "sst2" / "validation.parquet"
+    Dataset.from_dict({"sentence": ["very very good", "b b"], "label": [1, 0]}).to_parquet(validation)
+    (tmp_path / "x.txt").write_text("Very very   good \nvery good\nb b\n")
+    data = ["--task", "sst2", "--data-dir", sst2_dir, "--unlabelled", tmp_path / "x.txt", "--unlabelled", validation]
+    with pytest.raises(Stop):
+        run("distill", teacher_folder, *data, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split())
+    assert trained == build_tokenizer()([*TEXTS, "very good"])["input_ids"]
+
+
+def test_texts_without_labels_have_no_hard_loss(run, tmp_path, tokenizer, sst2_dir):
+    """The mean over a labelled example and one without label is half of the first one's loss."""
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    build_teacher(**dropout).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "x.txt").write_text("very dull film\n")
+    Dataset.from_dict({"sentence": TEXTS[:1], "label": LABELS[:1]}).to_parquet(sst2_dir / "sst2" / "train.parquet")
+    losses = {}
+    for name, more in (("with", ["--unlabelled", tmp_path / "x.txt"]), ("without", [])):
+        words = ["--task", "sst2", "--data-dir", sst2_dir, "--objectives", '{"hard": 1.0}', "--layers", 4, *more]
+        words += ["--output-dir", tmp_path / name, *FAST.split(), "--logging-steps", 1]
+        code, _, err = run("distill", tmp_path / "teacher", *words)
+        assert code == 0
+        losses[name] = float(re.search(r"'loss_hard': ([\d.]+)", err)[1])
+    assert losses["with"] == pytest.approx(losses["without"] / 2, abs=1e-4)
+    assert losses["with"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "metrics"),
+    [
+        ("single_label_classification", ("no", "yes", "maybe"), {"agreement"}),
+        ("multi_label_classification", ("a", "b", "c"), {"agreement"}),
+        ("regression", (), {"teacher_pearson", "teacher_spearman"}),
+    ],
+)
+def test_no_label_anywhere(run, tmp_path, tokenizer, problem_type, labels, metrics, caplog):
+    """Names and problem type are the teacher's, and so are the answers that the student is measured by."""
+    build_teacher(labels, problem_type=problem_type).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "d").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "d" / f"{split}.txt").write_text("\n".join(TEXTS))
+    words = ["--dataset", tmp_path / "d", "--layers", 4, "--learning-rate", "1e-9", *FAST.split()]
+    assert run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / "s")[0] == 0
+    assert "no column 'label' in the training data: learning from the teacher alone" in caplog.text
+    record = read_json(tmp_path / "s" / "tkd_run.json")
+    assert record["arguments"]["objectives"] == {"logits": 1.0}
+    assert {"loss", "loss_logits"} | metrics <= set(record["metrics"])
+    for name in metrics:  # the student is the teacher
+        assert record["metrics"][name] == pytest.approx(1)
+    config = read_json(tmp_path / "s" / "config.json")
+    assert config["problem_type"] == problem_type
+    if labels:
+        assert tuple(config["id2label"].values()) == labels
+
+    assert run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / "live", "--live")[0] == 0
+    assert "loss_logits" in read_json(tmp_path / "live" / "tkd_run.json")["metrics"]
+
+
+def test_labels_to_evaluate_by_and_none_to_learn_from(run, tmp_path, teacher_folder):
+    """The codes are those of the evaluation split, whatever the teacher's order."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.txt").write_text("\n".join(TEXTS))
+    names = [("positive", "negative")[label] for label in LABELS]
+    Dataset.from_dict({"text": TEXTS, "label": names}).to_parquet(tmp_path / "d" / "validation.parquet")
+    words = ["--dataset", tmp_path / "d", "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
+    assert run("distill", teacher_folder, *words)[0] == 0
+    metrics = read_json(tmp_path / "s" / "tkd_run.json")["metrics"]
+    assert {"accuracy", "f1"} <= set(metrics)
+    assert "agreement" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--unlabelled {folder}/missing.txt", "missing.txt' is neither a local path nor can it be fetched"),
+        ("--unlabelled {folder}/empty.txt", "empty.txt"),
+        ("--unlabelled {folder}/known.txt", "none of the 1 unlabelled examples is new"),
+        ("--unlabelled no/such:train", "'no/such' is neither a local path nor"),
+    ],
+)
+def test_bad_sources_get_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "known.txt").write_text("good film\n")
+    filled = words.format(folder=tmp_path).split()
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    code, _, err = run("distill", teacher_folder, *data, *filled, "--output-dir", tmp_path / "s")
+    last = err.strip().splitlines()[-1]
+    assert (code, last.startswith("tkd-hf: "), message in last) == (2, True, True)
+    assert not (tmp_path / "s").exists()
+
+
+def test_objectives_that_need_labels_are_refused_without_any(run, tmp_path, teacher_folder):
+    (tmp_path / "d").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "d" / f"{split}.txt").write_text("\n".join(TEXTS))
+    words = ["--dataset", tmp_path / "d", "--objectives", '{"hard": 1.0}', "--output-dir", tmp_path / "s"]
+    code, _, err = run("distill", teacher_folder, *words)
+    assert (code, "need labels, and the training data of d has no column 'label'" in err) == (2, True)

@@ -1,0 +1,127 @@
+"""Texts without labels: from any source, none twice, none that is evaluated on, and with no label to learn from."""
+
+import logging
+import math
+
+import pytest
+from datasets import Dataset, Features, List, Value
+
+from tkd_hf import InputError
+from tkd_hf.data.tasks import get_task
+from tkd_hf.data.unlabelled import drop_known, join, read_unlabelled
+
+
+def rows(*texts, **columns):
+    return Dataset.from_dict({"text": list(texts), **columns})
+
+
+def test_lines_of_a_text_file(tmp_path):
+    (tmp_path / "x.txt").write_text('a film\n\n  \nnot, "good"\tone\ncafé\n', encoding="utf-8")
+    assert read_unlabelled([str(tmp_path / "x.txt")], get_task("sst2"))["text"][:] == [
+        "a film",
+        'not, "good"\tone',
+        "café",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
+@pytest.mark.parametrize("columns", [("sentence1", "sentence2"), ("text", "text_pair")])
+def test_pairs_in_the_tasks_columns_or_in_ours(tmp_path, suffix, columns):
+    """The order is that of the task, whatever the order in the file; labels and other columns go."""
+    table = Dataset.from_dict({"label": [1, 0], columns[1]: ["b", "d"], "idx": [0, 1], columns[0]: ["a", "c"]})
+    path = tmp_path / f"x.{suffix}"
+    getattr(table, f"to_{suffix}")(str(path))
+    found = read_unlabelled([str(path)], get_task("mrpc"))
+    assert found.to_dict() == {"text": ["a", "c"], "text_pair": ["b", "d"]}
+
+
+def test_several_sources_and_string_types(tmp_path):
+    (tmp_path / "x.txt").write_text("one\n")
+    large = Features({"sentence": Value("large_string")})
+    Dataset.from_dict({"sentence": ["two"]}, features=large).to_parquet(tmp_path / "y.parquet")
+    (tmp_path / "folder").mkdir()
+    for split in ("train", "test"):
+        rows(split).to_parquet(tmp_path / "folder" / f"{split}.parquet")
+    sources = [tmp_path / "x.txt", tmp_path / "y.parquet", tmp_path / "folder", f"{tmp_path / 'folder'}:test"]
+    assert read_unlabelled(list(map(str, sources)), get_task("sst2"))["text"][:] == ["one", "two", "train", "test"]
+
+
+def test_a_hub_data_set_is_asked_for_by_name_and_split(monkeypatch):
+    asked = []
+
+    def load(*args, split, **kwargs):
+        asked.append((*args, split))
+        return Dataset.from_dict({"sentence": ["x"], "label": [0]})
+
+    monkeypatch.setattr("tkd_hf.data.loading.load_dataset", load)
+    read_unlabelled(["org/name", "org/name:test[:10%]"], get_task("mnli-mm").__class__("t", ("sentence",), ()))
+    assert asked == [("org/name", None, "train"), ("org/name", None, "test[:10%]")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task", "message"),
+    [
+        ("x.txt", b"", "sst2", r"x.txt"),
+        ("x.txt", b"\n \n", "sst2", r"x.txt has no examples"),
+        ("x.txt", b"caf\xe9\n", "sst2", r"split 'train' cannot be read from .*x.txt: .*utf-8"),
+        (
+            "x.txt",
+            b"a\nb\n",
+            "mrpc",
+            r"x.txt has the columns 'text'; mrpc needs 'sentence1' and 'sentence2' or 'text' and",
+        ),
+        ("x.csv", b"", "sst2", r"cannot be read from .*x.csv"),
+        ("x.csv", b"text,label\n", "sst2", r"x.csv"),
+        ("x.csv", b"text,label\n3,1\n", "sst2", r"column 'text' of .*x.csv holds Value\('int64'\), not texts"),
+        ("x.csv", b"text,label\na,1\n,0\n", "sst2", r"column 'text' of .*x.csv has empty texts"),
+        ("x.csv", b"body\na\n", "sst2", r"x.csv has the columns 'body'; sst2 needs 'sentence' or 'text'"),
+        ("x.pdf", b"a", "sst2", r"x.pdf has the ending '.pdf'; the readable ones are .*\.txt"),
+        (None, None, "sst2", r"neither a local path nor can it be fetched"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, name, content, task, message):
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_unlabelled([str(tmp_path / (name or "missing.txt"))], get_task(task))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_is_known_is_left_out_and_counted(caplog):
+    caplog.set_level(logging.INFO, "tkd_hf")
+    train, evaluation = rows("Good  film", "both", label=[1, 0]), rows("dull", "both", label=[0, 0])
+    extra = rows("good film", "new", "DULL ", "both", "new", "dull", "newer")
+    assert drop_known(extra, train, evaluation)["text"][:] == ["new", "newer"]
+    for part in ("2 unlabelled examples", "1 that the training data", "3 that the evaluation data", "1 that the unl"):
+        assert part in caplog.text
+    with pytest.raises(InputError, match=r"none of the 1 unlabelled examples is new: left out 1 that the evaluation"):
+        drop_known(rows("both"), train, evaluation)
+
+
+def test_a_pair_is_known_by_both_of_its_texts():
+    train = rows("a", "c", text_pair=["b", "d"])
+    extra = rows("a", "c", "a", text_pair=["d", "d", "c"])
+    assert drop_known(extra, train, train).to_dict() == {"text": ["a", "a"], "text_pair": ["d", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("label", "feature"),
+    [(1, Value("int64")), (0.5, Value("float32")), ([1.0, 0.0, 1.0], List(Value("float32")))],
+)
+def test_what_has_no_label_says_so(label, feature):
+    train = Dataset.from_dict({"text": ["a"], "label": [label]}, Features({"text": Value("string"), "label": feature}))
+    joined = join(train, rows("b"))
+    assert joined.features == train.features
+    assert joined["text"][:] == ["a", "b"]
+    assert joined[0]["label"] == label
+    missing = joined[1]["label"]
+    if label == 1:
+        assert missing == -100
+    else:
+        values = missing if isinstance(missing, list) else [missing]
+        assert len(values) == (3 if isinstance(label, list) else 1)
+        assert all(math.isnan(value) for value in values)
+
+
+def test_without_labels_anywhere_there_is_no_column():
+    assert join(rows("a"), rows("b")).to_dict() == {"text": ["a", "b"]}
