@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import InputError
-from . import distill, evaluate, finetune, label, pretrain, run
+from . import augment, distill, evaluate, finetune, label, pretrain, run
 from .options import TrainingCommand
 
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("finetune", cls=TrainingCommand)(finetune.finetune)
 app.command("label")(label.label)
+app.command("augment")(augment.augment)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)

@@ -1,0 +1,103 @@
+"""`tkd-hf augment`: new texts that `tkd-hf distill` takes, from any masked language model."""
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from tkd_hf import TKDConfig, TKDForMaskedLM
+
+from ..conftest import FAST, TEXTS, WORDS, build_tokenizer, read_json
+from ..data.test_augmentation import build_mlm
+
+
+@pytest.fixture
+def mlm(tmp_path, tokenizer):
+    for save in (build_mlm().save_pretrained, tokenizer.save_pretrained):
+        save(tmp_path / "mlm")
+    return tmp_path / "mlm"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "mrpc").mkdir()
+    for split in ("train", "validation"):
+        rows = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], "label": [0, 1] * 4}
+        Dataset.from_dict(rows).to_parquet(tmp_path / "mrpc" / f"{split}.parquet")
+    return ["--task", "mrpc", "--data-dir", tmp_path]
+
+
+def read(path):
+    return load_dataset(path.suffix[1:].replace("jsonl", "json"), data_files=str(path), split="train")
+
+
+def test_from_a_model_to_a_student(run, tmp_path, teacher_folder, sst2_dir, mlm, caplog):
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    words = ["augment", *data, "--mlm", mlm, "--copies", 3, "--seed", 5]
+    code, out, err = run(*words, "--output-file", tmp_path / "x.parquet", "--json", tmp_path / "a.json")
+    assert (code, "replacing words" in err, "new" in out) == (0, True, True)
+    result = read_json(tmp_path / "a.json")
+    new = read(tmp_path / "x.parquet")
+    assert (result["examples"], result["new"]) == (8, len(new))
+    assert new.column_names == ["text"]
+    assert not set(TEXTS) & set(new["text"])
+    assert "augmented" in out
+
+    assert run(*words, "--output-file", tmp_path / "new" / "y.jsonl")[0] == 0
+    assert read(tmp_path / "new" / "y.jsonl").to_dict() == new.to_dict()
+
+    words = [*data, "--unlabelled", tmp_path / "x.parquet", "--layers", 1, "--output-dir", tmp_path / "s"]
+    assert run("distill", teacher_folder, *words, *FAST.split())[0] == 0
+    assert f"{len(new)} unlabelled examples" in caplog.text
+    assert "unlabelled" in read_json(tmp_path / "s" / "tkd_run.json")["inputs"]
+
+
+def test_pairs_by_a_tkd(run, tmp_path, pairs):
+    """A model of the package's own class, and words of a file alone."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    TKDForMaskedLM(TKDConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "tkd")
+    build_tokenizer().save_pretrained(tmp_path / "tkd")
+    Dataset.from_dict({"text": ["A good"], "text_pair": ["film."]}).to_parquet(tmp_path / "words.parquet")
+    words = [*pairs, "--mlm", tmp_path / "tkd", "--probability", 1, "--output-file", tmp_path / "x.parquet"]
+    assert run("augment", *words, "--words-from", tmp_path / "words.parquet")[0] == 0
+    new = read(tmp_path / "x.parquet")
+    assert new.column_names == ["text", "text_pair"]
+    assert {word for name in new.column_names for text in new[name] for word in text.split()} == {"a", "good", "film"}
+
+
+def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
+    words = ["augment", *pairs, "--shuffle-pairs", "--copies", 2, "--output-file", tmp_path / "x.parquet"]
+    assert run(*words)[0] == 0
+    new = read(tmp_path / "x.parquet")
+    assert set(new["text"]) | set(new["text_pair"]) == set(TEXTS)
+    code, _, err = run(*words)
+    assert (code, "x.parquet exists; add --overwrite" in err) == (2, True)
+    assert run(*words, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "choose one of --mlm and --shuffle-pairs (got mlm=None and shuffle_pairs=False)"),
+        ("--mlm {mlm} --shuffle-pairs", "choose one of --mlm and --shuffle-pairs"),
+        ("--shuffle-pairs", "only pairs of texts can be shuffled"),
+        ("--shuffle-pairs --words-from x", "words_from='x' limits what a model proposes"),
+        ("--mlm no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),
+        ("--mlm {teacher}", "is no trained masked language model; `tkd-hf pretrain` makes one"),
+        ("--mlm {maskless}", "has no mask token to put for a word"),
+        ("--mlm {mlm} --probability 0", "no new text came of 8 examples; raise the copies or the probability"),
+        ("--mlm {mlm} --words-from {teacher}/missing.txt", "missing.txt' is neither a local path"),
+        ("--mlm {mlm} --output-file {mlm}/x.csv", "x.csv has the ending '.csv'; the writable ones are .parquet, .json"),
+        ("--mlm {mlm} --output-file {mlm}/config.json/x.parquet", "cannot write"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, mlm, words, message):
+    maskless = build_tokenizer()
+    maskless.mask_token = None
+    for save in (build_mlm().save_pretrained, maskless.save_pretrained):
+        save(tmp_path / "maskless")
+    filled = words.format(mlm=mlm, teacher=teacher_folder, maskless=tmp_path / "maskless").split()
+    if "--output-file" not in filled:
+        filled += ["--output-file", tmp_path / "x.parquet"]
+    code, _, err = run("augment", "--task", "sst2", "--data-dir", sst2_dir, *filled)
+    last = err.strip().splitlines()[-1]
+    assert (code, last.startswith("tkd-hf: "), message in last) == (2, True, True)
+    assert not (tmp_path / "x.parquet").exists()
