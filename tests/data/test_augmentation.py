@@ -197,3 +197,24 @@ def test_what_cannot_be_shuffled(texts):
         shuffle_pairs(texts)
     with pytest.raises(InputError, match="2 new partners for each of 2 texts are too many"):
         shuffle_pairs(Dataset.from_dict({"text": ["a", "b"], "text_pair": ["c", "d"]}), copies=2)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra", "albert", "roberta", "tkd", "without a decoder"])
+def test_other_architectures_propose_what_they_predict(kind, tokenizer, texts, monkeypatch):
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32} if kind == "distilbert" else sizes
+    name = "bert" if kind == "without a decoder" else kind
+    config = AutoConfig.for_model(name, vocab_size=len(WORDS), initializer_range=0.5, pad_token_id=0, **small)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    if kind == "without a decoder":
+        monkeypatch.setattr(type(model), "get_output_embeddings", lambda self: None)
+    batch = tokenizer("a [MASK] film", return_tensors="pt")
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    ranked = [WORDS[i] for i in model(**batch).logits[0, 2].argsort(descending=True) if WORDS[i] in VOCABULARY]
+    texts = Dataset.from_dict({"text": [f"a {ranked[2]} film"]})
+    new = replace_words(texts, model, tokenizer, 300, 0.2, candidates=3)["text"]
+    found = {text.split()[1] for text in new if text.split()[0::2] == ["a", "film"]}
+    assert found == {ranked[0], ranked[1], ranked[3]}

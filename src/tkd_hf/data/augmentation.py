@@ -6,7 +6,7 @@ They have no labels: what they mean now is for the teacher to say.
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from .unlabelled import text_key, text_keys
 # A word with what is joined to it (won't, well-made), but not what an apostrophe leads: the 's of "it 's".
 WORD = re.compile(r"(?<![\w'’])\w+(?:['’-]\w+)*")
 
-# Examples whose masked texts are sorted by length together, and one tick of the progress bar.
+# Examples whose masked texts are sorted by length together.
 _WINDOW = 64
 
 
@@ -71,7 +71,8 @@ def replace_words(
     columns = [name for name in ("text", "text_pair") if name in examples.column_names]
 
     def rewrite() -> Iterator[tuple[str, ...]]:
-        for start in tqdm(range(0, len(examples), _WINDOW), desc="replacing words", unit=f"{_WINDOW} examples"):
+        bar = tqdm(total=len(examples), desc="replacing words", unit="example")
+        for start in range(0, len(examples), _WINDOW):
             rows = examples[start : start + _WINDOW]
             drafts = [
                 _Draft(texts, copies, probability, np.random.default_rng([seed, start + place]), tokenizer.mask_token)
@@ -83,6 +84,8 @@ def replace_words(
                 draft.proposals[place] = proposals
             for draft in drafts:
                 yield from draft.copies()
+            bar.update(len(drafts))
+        bar.close()
 
     return _new(examples, rewrite())
 
@@ -224,10 +227,28 @@ class _Proposer:
         rows, places = (batch["input_ids"] == self.tokenizer.mask_token_id).nonzero(as_tuple=True)
         device = self.model.device.type
         bf16 = has_fast_bf16(use_cpu=device == "cpu")
-        with torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext():
-            logits = self.model(**batch).logits[rows, places][:, self.codes].float()
+        precision = torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext()
+        with precision, _decoding_only(self.model, rows, places):
+            logits = self.model(**batch).logits
+        if logits.dim() == 3:  # a model without a decoder of its own
+            logits = logits[rows, places]
+        logits = logits[:, self.codes].float()
         best = logits.topk(min(self.candidates + 1, len(self.words))).indices
         return ((row, [self.words[i] for i in line]) for row, line in zip(rows.tolist(), best.tolist(), strict=True))
+
+
+@contextmanager
+def _decoding_only(model: PreTrainedModel, rows: torch.Tensor, places: torch.Tensor):
+    """Only these tokens reach the decoder: the logits of all the others are most of the cost of a small model."""
+    decoder = model.get_output_embeddings()
+    if decoder is None:
+        yield
+        return
+    handle = decoder.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, places], *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
