@@ -18,12 +18,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)
 app.command("finetune", cls=TrainingCommand)(finetune.finetune)
-app.command("label")(label.label)
 app.command("augment")(augment.augment)
+app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
-app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)
 app.command("run")(run.run)
 
 

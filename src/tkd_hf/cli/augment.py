@@ -49,5 +49,5 @@ def augment(
         overwrite,
     )
     show(["augmented", "examples", "new"], [[result.path, str(result.examples), str(result.new)]])
-    write_json(json_file, vars(result))
     suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_file} --layers 3 --output-dir …")
+    return write_json(json_file, vars(result))
