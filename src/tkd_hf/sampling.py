@@ -2,7 +2,7 @@
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
@@ -42,3 +42,7 @@ class OrderedTrainer(Trainer):
         # grouping by length reorders evaluation, too, and prediction i would not be that of example i
         sampler = super()._get_eval_sampler(eval_dataset)
         return None if sampler is None else SequentialSampler(eval_dataset)
+
+    def replace_model(self, model: PreTrainedModel) -> None:
+        """Goes on with another model of the same kind: after training adapters, the merged one."""
+        self.model = self.model_wrapped = model.to(self.args.device)

@@ -35,7 +35,8 @@ class LiveTeacher:
         self.place = place
         self.label_order = label_order
         self._record = Recorder(model, features)
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT, which takes anything
+        self._accepted = set(inspect.signature(base.forward).parameters)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         prefix = teacher_prefix(self.place)

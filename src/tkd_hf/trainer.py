@@ -126,6 +126,11 @@ class DistillationTrainer(OrderedTrainer):
         self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
         self._components = {"train": _Means(), "eval": _Means()}
 
+    def replace_model(self, model):
+        """As in `OrderedTrainer`; what objectives read is read from the new model."""
+        super().replace_model(model)
+        self._record = Recorder(self.model, self.objective.features)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the objectives, each a mean over the batch."""
         teacher = self._teacher_for(inputs)(inputs) if self.objective.needs("teacher") else None

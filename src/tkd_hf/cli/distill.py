@@ -11,14 +11,17 @@ from .output import announce, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
+    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
 
 
 @o.with_data
+@o.with_lora
 def distill(
     context: typer.Context,
     teacher: Annotated[str, typer.Argument(help="Teacher: folder or Hub id.")],
     data: "DataArguments",
+    lora: "LoraArguments | None",
     output_dir: o.OutputDir,
     layers: Annotated[str | None, typer.Option(help="How many of the teacher's layers (3), or which (0,2,5).")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
@@ -42,12 +45,18 @@ def distill(
 
     shape = StudentArguments(parse_layers(layers), heads, intermediate_size, student)
     args = o.training_arguments(
-        DistillationTrainingArguments, context, output_dir, seed=seed, temperature=temperature, objectives=objectives
+        DistillationTrainingArguments,
+        context,
+        output_dir,
+        lora,
+        seed=seed,
+        temperature=temperature,
+        objectives=objectives,
     )
     announce(f"distilling {teacher} on {data.task or data.dataset} into {output_dir}")
-    record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or ())
+    record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or (), lora)
     show_record(str(output_dir), record.metrics, record.seconds)
-    suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
+    suggest(o.merging(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
     return write_json(json_file, vars(record))
 
 

@@ -9,14 +9,17 @@ from .output import announce, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
+    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
 
 
 @o.with_data
+@o.with_lora
 def finetune(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Pretrained model, or a student: folder or Hub id.")],
     data: "DataArguments",
+    lora: "LoraArguments | None",
     output_dir: o.OutputDir,
     seed: o.Seed = None,
     config: o.Config = None,
@@ -31,9 +34,11 @@ def finetune(
     from ..stages.finetune import finetune as run
     from ..training_args import FineTuningArguments
 
-    args = o.training_arguments(FineTuningArguments, context, output_dir, seed=seed)
+    args = o.training_arguments(FineTuningArguments, context, output_dir, lora, seed=seed)
     announce(f"fine-tuning {model} on {data.task or data.dataset} into {output_dir}")
-    record = run(model, data, args, overwrite=overwrite, resume=resume)
+    record = run(model, data, args, overwrite=overwrite, resume=resume, lora=lora)
     show_record(str(output_dir), record.metrics, record.seconds)
-    suggest(f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …")
+    suggest(
+        o.merging(lora, output_dir) or f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …"
+    )
     return write_json(json_file, vars(record))

@@ -15,6 +15,7 @@ from .recipe import Recipe
 
 
 if TYPE_CHECKING:
+    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
     from ..training_args import FineTuningArguments
 
@@ -104,9 +105,15 @@ def _spell(value: Any) -> str:
 
 
 def training_arguments(
-    kind: type["FineTuningArguments"], context: typer.Context, output_dir: Path, **values: Any
+    kind: type["FineTuningArguments"],
+    context: typer.Context,
+    output_dir: Path,
+    lora: "LoraArguments | None" = None,
+    **values: Any,
 ) -> "FineTuningArguments":
     """Training arguments from the recipe, then the unnamed flags, then the named ones that were given.
+
+    With LoRA the learning rate has another default.
 
     Raises:
         InputError: for a flag that is no field of `kind`, or a value that it does not take.
@@ -118,6 +125,10 @@ def training_arguments(
 
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
+    if lora:
+        from ..adapters import LORA_LEARNING_RATE
+
+        parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
     given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
     words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
     words = ["--disable_tqdm", "false", *words]  # its default follows the log level, which the commands lower
@@ -171,24 +182,68 @@ DATA_OPTIONS = {
 
 def with_data(command: Callable) -> Callable:
     """Gives a command the options about data, and hands them to it as one argument, `data`."""
+
+    def arguments(given: dict[str, Any]) -> "DataArguments":
+        from ..data.loading import DataArguments
+
+        given["config"] = given.pop("dataset_config")
+        given["text_columns"] = tuple(given.pop("text_column") or ())
+        given["label_names"] = tuple(given["label_names"].split(",")) if given["label_names"] else ()
+        return DataArguments(**given)
+
+    return _with_options(command, "data", DATA_OPTIONS, arguments)
+
+
+def _lora_option(annotation: type, flag: str, **kwargs) -> Any:
+    return Annotated[annotation, typer.Option(flag, rich_help_panel="LoRA", **kwargs)]
+
+
+# `--lora` and the fields of `LoraArguments`; `None` and false stand for their defaults
+LORA_OPTIONS = {
+    "lora": (_lora_option(bool, "--lora", help="Train LoRA adapters on the frozen model, then merge them."), False),
+    "lora_rank": (_lora_option(int | None, "--lora-rank", help="Width of the adapters. Default 8."), None),
+    "lora_targets": (
+        _lora_option(str | None, "--lora-targets", help="Layers that get them: linear (default) or attention."),
+        None,
+    ),
+    "load_in_8bit": (_lora_option(bool, "--load-in-8bit", help="Freeze the model in 8 bits (bitsandbytes)."), False),
+    "adapter_only": (
+        _lora_option(bool, "--adapter-only", help="Keep the adapter alone: several tasks may share one model."),
+        False,
+    ),
+}
+
+
+def with_lora(command: Callable) -> Callable:
+    """Gives a command the options about LoRA, and hands them to it as one argument, `lora`; `None` without LoRA."""
+
+    def arguments(given: dict[str, Any]) -> "LoraArguments | None":
+        set_ = {name: value for name, value in given.items() if value is not None and value is not False}
+        if not set_.pop("lora", False):
+            if set_:
+                raise InputError(f"--{next(iter(set_)).replace('_', '-')} says how to train adapters: add --lora")
+            return None
+        from ..adapters import LoraArguments
+
+        return LoraArguments(**{name.removeprefix("lora_"): value for name, value in set_.items()})
+
+    return _with_options(command, "lora", LORA_OPTIONS, arguments)
+
+
+def _with_options(command: Callable, argument: str, options: dict[str, tuple], build: Callable) -> Callable:
+    """A command with more options, which `build` makes one argument of."""
     signature = inspect.signature(command)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "data"]
-    options = [
+    own = [parameter for name, parameter in signature.parameters.items() if name != argument]
+    added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in DATA_OPTIONS.items()
+        for name, (annotation, default) in options.items()
     ]
 
     @functools.wraps(command)
     def wrapped(**values):
-        from ..data.loading import DataArguments
+        return command(**{argument: build({name: values.pop(name) for name in options}), **values})
 
-        given = {name: values.pop(name) for name in DATA_OPTIONS}
-        given["config"] = given.pop("dataset_config")
-        given["text_columns"] = tuple(given.pop("text_column") or ())
-        given["label_names"] = tuple(given["label_names"].split(",")) if given["label_names"] else ()
-        return command(data=DataArguments(**given), **values)
-
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + options
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
     wrapped.__signature__ = signature.replace(parameters=parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
@@ -197,3 +252,12 @@ def with_data(command: Callable) -> Callable:
 def data_flags(data: "DataArguments") -> str:
     """How the data was named, for the suggestion of a next command."""
     return f"--task {data.task}" if data.task else f"--dataset {data.dataset}"
+
+
+def merging(lora: "LoraArguments | None", output_dir: Path) -> str | None:
+    """The command that makes a model of what was trained, where that is an adapter alone."""
+    if not (lora and lora.adapter_only):
+        return None
+    from ..adapters import merge_command
+
+    return merge_command(output_dir, f"{output_dir}-merged")

@@ -3,13 +3,15 @@
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
+from ..adapters import LoraArguments, add_adapters, finish_adapters
 from ..data.features import TEACHER_LOGITS, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
@@ -30,6 +32,7 @@ from .training import (
     load_classifier,
     load_config,
     load_encoder,
+    load_for_training,
     load_tokenizer,
     train_into,
     training_arguments,
@@ -79,6 +82,7 @@ def distill(
     overwrite: bool = False,
     resume: bool = False,
     unlabelled: Sequence[str] = (),
+    lora: LoraArguments | None = None,
 ) -> StageRecord:
     """Distils a student and leaves it in `args.output_dir`, ready to load.
 
@@ -97,14 +101,19 @@ def distill(
         resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
         unlabelled: files or Hub ids of more texts to learn from, by the teacher's answers alone; see
             `tkd_hf.data.unlabelled`. What the evaluation split holds is left out.
+        lora: train LoRA adapters on the frozen student, and merge them; `LORA_LEARNING_RATE` suits them. With
+            `adapter_only`, several tasks may share the student that `student.student` names: the adapter holds the
+            task's head.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
 
     Raises:
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
-            or another teacher's, or a folder that holds another run.
+            or another teacher's, a folder that holds another run, or an adapter for a base without a name.
     """
+    if lora and lora.adapter_only and not student.student:
+        raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
     live = live or bool(CombinedObjective(args, OBJECTIVES).features)
     train, evaluation, task = load_splits(data, load_config(teacher))
     if "label" not in train.column_names:
@@ -124,14 +133,23 @@ def distill(
             "eval": fingerprint(evaluation),
             **({"unlabelled": fingerprint(extra)} if extra else {}),
         },
-        arguments={"max_length": data.max_length, "live": live, **vars(student), **training_arguments(args)},
+        arguments={
+            "max_length": data.max_length,
+            "live": live,
+            **vars(student),
+            **training_arguments(args),
+            **({"lora": asdict(lora)} if lora else {}),
+        },
     )
     folder = RunFolder(args.output_dir, record, overwrite, resume)
     if folder.done:
         return folder.record
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
-    model = _student(teacher, student, task.label_names)
+    if lora and lora.adapter_only:
+        model = load_for_training(student.student, task)  # any encoder: the head is the adapter's own
+    else:
+        model = _student(teacher, student, task.label_names)
     splits = (join(train, extra) if extra else train, evaluation)
     rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in splits]
     metrics = compute_metrics_for(task.metrics, task.problem_type)
@@ -142,7 +160,7 @@ def distill(
             rows[1] = _answered_by_teacher(rows[1], task.problem_type)
             metrics = compute_agreement_for(task.problem_type)
     trainer = DistillationTrainer(
-        model=model,
+        model=add_adapters(model, lora) if lora else model,
         args=args,
         teacher_model=load_classifier(teacher) if live else None,
         teacher_processing_class=teacher_tokenizer,
@@ -151,7 +169,7 @@ def distill(
         processing_class=tokenizer,
         compute_metrics=metrics,
     )
-    return train_into(folder, trainer)
+    return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
 def _without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:

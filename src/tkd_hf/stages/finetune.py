@@ -1,7 +1,11 @@
 """`tkd-hf finetune`: make a teacher, or fine-tune a student."""
 
+from dataclasses import asdict
+from functools import partial
+
 from transformers import DataCollatorWithPadding, set_seed
 
+from ..adapters import LoraArguments, add_adapters, finish_adapters
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
@@ -13,7 +17,12 @@ from .training import load_for_training, load_tokenizer, train_into, training_ar
 
 
 def finetune(
-    model: str, data: DataArguments, args: FineTuningArguments, overwrite: bool = False, resume: bool = False
+    model: str,
+    data: DataArguments,
+    args: FineTuningArguments,
+    overwrite: bool = False,
+    resume: bool = False,
+    lora: LoraArguments | None = None,
 ) -> StageRecord:
     """Fine-tunes a sequence classifier on a task and leaves it in `args.output_dir`.
 
@@ -23,6 +32,7 @@ def finetune(
         args: training arguments; the run is saved in their `output_dir`.
         overwrite: delete the run that the folder holds.
         resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
+        lora: train LoRA adapters instead of all weights, and merge them; `LORA_LEARNING_RATE` suits them.
 
     Returns:
         the record of the run, with its metrics on the evaluation split.
@@ -41,15 +51,20 @@ def finetune(
             "train": fingerprint(train),
             "eval": fingerprint(evaluation),
         },
-        arguments={"max_length": data.max_length, **training_arguments(args)},
+        arguments={
+            "max_length": data.max_length,
+            **training_arguments(args),
+            **({"lora": asdict(lora)} if lora else {}),
+        },
     )
     folder = RunFolder(args.output_dir, record, overwrite, resume)
     if folder.done:
         return folder.record
 
     set_seed(args.seed)  # before the classifier is initialised
+    classifier = load_for_training(model, task)
     trainer = OrderedTrainer(
-        model=load_for_training(model, task),
+        model=add_adapters(classifier, lora) if lora else classifier,
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),
         eval_dataset=tokenize(evaluation, tokenizer, data.max_length),
@@ -57,4 +72,4 @@ def finetune(
         processing_class=tokenizer,
         compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
     )
-    return train_into(folder, trainer)
+    return train_into(folder, trainer, partial(finish_adapters, base=classifier, lora=lora) if lora else None)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..adapters import refuse_adapter
 from ..data.tasks import Task
 from ..errors import InputError, first_line
 from ..naming import at_revision
@@ -109,7 +111,10 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
 @contextmanager
 def _named(model: str, what: str):
     try:
+        refuse_adapter(*at_revision(model))
         yield
+    except InputError:
+        raise
     except (OSError, HFValidationError, ConnectionError, ValueError, ImportError) as error:
         raise InputError(
             f"{model!r} is neither a folder with a loadable {what} nor the Hub id of one that can be fetched: "
@@ -131,10 +136,17 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
     return {name: value if isinstance(value, dict) else str(value) for name, value in found.items()}
 
 
-def train_into(folder: RunFolder, trainer: Trainer) -> StageRecord:
+def train_into(
+    folder: RunFolder, trainer: Trainer, before_saving: Callable[[Trainer], None] | None = None
+) -> StageRecord:
     """Trains, from the folder's last checkpoint if it has one, and leaves there a model that loads as it is.
 
     Evaluates at the end; the record's metrics are those on the evaluation split plus the time of an epoch.
+
+    Args:
+        folder: where to train.
+        trainer: is about to train.
+        before_saving: what is to be done to the trained model before it is saved and evaluated.
     """
     log_to_stderr(trainer)
     folder.start()
@@ -142,6 +154,8 @@ def train_into(folder: RunFolder, trainer: Trainer) -> StageRecord:
     if checkpoint:
         logger.info("%s goes on from %s", folder.path, Path(checkpoint).name)
     trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if before_saving is not None:
+        before_saving(trainer)
     trainer.save_model()
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
     metrics = {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_per_second"))}
