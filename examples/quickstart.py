@@ -27,10 +27,11 @@ import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments
 from tkd_hf.cli.output import announce, show_evaluation, write_json
 from tkd_hf.data.loading import DataArguments
-from tkd_hf.stages.distill import StudentArguments, distill
+from tkd_hf.stages.distill import distill
 from tkd_hf.stages.evaluate import evaluate
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.label import label
+from tkd_hf.stages.student import StudentArguments
 
 
 FOLDER = Path("runs/quickstart")

@@ -15,9 +15,10 @@ from statistics import mean, stdev
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments
 from tkd_hf.cli.output import announce
 from tkd_hf.data.loading import DataArguments
-from tkd_hf.stages.distill import StudentArguments, distill
+from tkd_hf.stages.distill import distill
 from tkd_hf.stages.evaluate import evaluate
 from tkd_hf.stages.finetune import finetune
+from tkd_hf.stages.student import StudentArguments
 
 
 COMMON = {"report_to": "none", "save_strategy": "steps", "save_steps": 500, "save_total_limit": 1, "logging_steps": 100}

@@ -10,10 +10,11 @@ import torch
 from datasets import Dataset
 
 from tkd_hf import InputError, SoftLabels
-from tkd_hf.data.features import tokenize
-from tkd_hf.soft_labels import content_keys, default_path, teacher_revision
+from tkd_hf.data.features import teacher_features, tokenize
+from tkd_hf.inference import predict_logits
+from tkd_hf.soft_labels import attach_mean, content_keys, default_path, teacher_revision
 
-from .conftest import TEXTS, build_teacher, build_tokenizer
+from .conftest import TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_what_is_damaged_or_wrong_is_refused_by_name(soft, tmp_path):
         with pytest.raises(InputError, match=r"soft.safetensors are damaged .*delete it and run `tkd-hf label` again"):
             SoftLabels.load(path)
     build_teacher().save_pretrained(tmp_path / "model")
-    with pytest.raises(InputError, match=r"model.safetensors holds 'pt', not 'tkd-hf soft labels 1'"):
+    with pytest.raises(InputError, match=r"model.safetensors holds 'pt', not 'tkd-hf soft labels 2'"):
         SoftLabels.load(tmp_path / "model" / "model.safetensors")
 
 
@@ -168,3 +169,20 @@ def test_one_file_a_revision_in_the_cache(monkeypatch, tmp_path):
 def test_a_slow_tokenizer_with_left_padding_changes_nothing(teacher, features, soft):
     left = build_tokenizer(padding_side="left")
     assert SoftLabels.compute(teacher, left, features).keys.tolist() == soft.keys.tolist()
+
+
+def test_the_mean_of_several_teachers_each_with_its_own_tokenizer(examples, tokenizer, teacher):
+    """By hand: each teacher's own logits, weighted, in the student's order of labels."""
+    other_words = build_tokenizer(WORDS[:5] + WORDS[:4:-1])
+    second = build_teacher(("positive", "negative"), seed=3)
+    rows = tokenize(examples, tokenizer, teacher_tokenizer=[tokenizer, other_words])
+    caches = [
+        SoftLabels.compute(teacher, tokenizer, teacher_features(rows, 0)),
+        SoftLabels.compute(second, other_words, teacher_features(rows, 1)),
+    ]
+    mean = np.array(attach_mean(rows, caches, [3, 1], ("negative", "positive"))["teacher_logits"][:])
+    own = predict_logits(teacher, tokenizer, tokenize(examples, tokenizer))
+    others = predict_logits(second, other_words, tokenize(examples, other_words))[:, ::-1]
+    np.testing.assert_allclose(mean, 0.75 * own + 0.25 * others, atol=1e-5)
+    with pytest.raises(InputError, match=r"teacher_weights=\[1, 2, 3\] for 2 teachers"):
+        attach_mean(rows, caches, [1, 2, 3])

@@ -8,7 +8,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.features import DistillationCollator
+from .data.features import DistillationCollator, token_places
 from .hardware import has_fast_bf16
 from .teacher import LiveTeacher
 
@@ -20,7 +20,7 @@ def predict_logits(
     batch_size: int = 128,
     bf16: bool | None = None,
     description: str = "predicting",
-) -> np.ndarray:
+) -> np.ndarray | list[np.ndarray]:
     """The model's logits for tokenised examples, without gradients and without dropout.
 
     Args:
@@ -32,17 +32,21 @@ def predict_logits(
         description: of the progress bar.
 
     Returns:
-        (examples, labels) `float32`, row i for example i.
+        (examples, labels) `float32`, row i for example i; of a token classifier, for each example in order, the logits
+        of all its tokens, (length, labels).
     """
     columns = [name for name in tokenizer.model_input_names if name in features.column_names]
     features, device = features.select_columns(columns), model.device
     order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
     run, collate = LiveTeacher(model), DistillationCollator(tokenizer)
     bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
-    logits = np.empty((len(features), model.config.num_labels), np.float32)
+    answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
-        rows = order[start : start + batch_size]
-        batch = {name: value.to(device) for name, value in collate([features[int(i)] for i in rows]).items()}
+        places = order[start : start + batch_size].tolist()
+        rows = [features[i] for i in places]
+        batch = {name: value.to(device) for name, value in collate(rows).items()}
         with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
-            logits[rows] = run(batch).logits.float().cpu().numpy()
-    return logits
+            logits = run(batch).logits.float().cpu().numpy()
+        for i, row, answer in zip(places, rows, logits, strict=True):
+            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), tokenizer)]
+    return np.stack(answers) if answers[0].ndim == 1 else answers

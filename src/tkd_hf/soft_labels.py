@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.features import TEACHER_LOGITS, TEACHER_PREFIX
+from .data.features import TEACHER_LOGITS, teacher_prefix
 from .errors import InputError
 from .inference import predict_logits
 from .labels import label_names, label_order
 from .naming import at_revision
+from .teacher import mean_weights
 
 
-FORMAT = "tkd-hf soft labels 1"
+FORMAT = "tkd-hf soft labels 2"
+READABLE = ("tkd-hf soft labels 1", FORMAT)  # the first knew no offsets
 KEY_BYTES = 16
 
 
@@ -37,7 +40,9 @@ class SoftLabels:
         revision: hash of the teacher's weights and configuration, or its commit on the Hub; see `teacher_revision`.
         label_names: the teacher's, in the order of its logits; empty for regression.
         keys: (examples, 16) `uint8`, hashes of the tokenised examples.
-        logits: (examples, labels) `float32`.
+        logits: (examples, labels) `float32`; of a token classifier (tokens, labels), example after example.
+        offsets: (examples + 1,) `int64`, of a token classifier: the rows of example i begin at `offsets[i]`. `None`
+            where each example has one row.
 
     Example:
 
@@ -58,6 +63,7 @@ class SoftLabels:
     label_names: tuple[str, ...]
     keys: np.ndarray
     logits: np.ndarray
+    offsets: np.ndarray | None = None
 
     @classmethod
     def compute(
@@ -78,42 +84,58 @@ class SoftLabels:
             batch_size, bf16: as in `tkd_hf.inference.predict_logits`.
         """
         keys, first = np.unique(content_keys(features), axis=0, return_index=True)
-        logits = predict_logits(model, tokenizer, features.select(first), batch_size, bf16, "soft labels")
+        answers = predict_logits(model, tokenizer, features.select(first), batch_size, bf16, "soft labels")
         name = model.config.name_or_path or type(model).__name__
-        return cls(name, revision or teacher_revision(model), label_names(model.config), keys, logits)
+        return cls(name, revision or teacher_revision(model), label_names(model.config), keys, *_joined(answers))
 
-    def missing(self, features: Dataset) -> np.ndarray:
-        """Indices of the rows that have no soft labels."""
-        return np.flatnonzero(self._places(features) < 0)
+    def missing(self, features: Dataset, place: int = 0) -> np.ndarray:
+        """Indices of the rows that have no soft labels of this teacher, at `place` among several."""
+        return np.flatnonzero(self._places(features, place) < 0)
 
     def attach(self, features: Dataset, student_labels: tuple[str, ...] | None = None) -> Dataset:
-        """Adds the column `teacher_logits`, with the columns in the order of the student's labels.
+        """Adds the column `teacher_logits`, for examples or all their tokens, in the order of the student's labels.
 
         Args:
             features: tokenised rows; with a teacher of another tokenizer, its features under `teacher_`.
             student_labels: the student's label names; by default the teacher's.
 
         Raises:
-            InputError: if rows have no soft labels, or if the label names differ.
+            InputError: if rows have no soft labels, if those of tokens are not as many as a row's tokens, or if the
+                label names differ.
         """
-        places = self._places(features)
+        return attach_mean(features, [self], student_labels=student_labels)
+
+    def answers(
+        self, features: Dataset, student_labels: tuple[str, ...] | None = None, place: int = 0
+    ) -> list[np.ndarray]:
+        """The logits of each row, (labels,) or (length, labels); arguments and errors as in `attach`.
+
+        Args:
+            place: of this teacher among several, from 0, each with features of its own.
+        """
+        places = self._places(features, place)
         if (places < 0).any():
             raise InputError(
                 f"{(places < 0).sum()} of {len(features)} examples have no soft labels of {self.teacher} (revision "
                 f"{self.revision}); run `tkd-hf label` with the same data, max_length and tokenizer"
             )
-        logits = self.logits[places]
+        order = slice(None)
         if student_labels:
-            logits = logits[:, label_order(self.label_names, student_labels, "teacher", "student")]
-        return features.add_column(TEACHER_LOGITS, list(logits), feature=List(Value("float32")))
+            order = label_order(self.label_names, student_labels, "teacher", "student")
+        every = self._by_example()
+        answers = [every[place][..., order] for place in places]
+        if self.offsets is not None:
+            self._check_lengths(features, answers)
+        return answers
 
     def merge(self, other: "SoftLabels") -> "SoftLabels":
         """These soft labels and those of `other` that are not among them."""
         if (other.revision, other.label_names) != (self.revision, self.label_names):
             raise InputError(f"soft labels of revision {other.revision} cannot join those of revision {self.revision}")
         keys, first = np.unique(np.concatenate([self.keys, other.keys]), axis=0, return_index=True)
-        logits = np.concatenate([self.logits, other.logits])[first]
-        return SoftLabels(self.teacher, self.revision, self.label_names, keys, logits)
+        answers = [*self._by_example(), *other._by_example()]
+        joined = _joined([answers[i] for i in first])
+        return SoftLabels(self.teacher, self.revision, self.label_names, keys, *joined)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file; it appears whole or not at all."""
@@ -127,7 +149,7 @@ class SoftLabels:
             "checksum": self._checksum(),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save({"keys": self.keys, "logits": self.logits}, metadata=about))
+        temporary.write_bytes(save(self._tensors(), metadata=about))
         os.replace(temporary, path)
 
     @classmethod
@@ -145,14 +167,16 @@ class SoftLabels:
         try:
             with safe_open(str(path), framework="np") as file:
                 about = file.metadata() or {}
-                if about.get("format") != FORMAT:
+                if about.get("format") not in READABLE:
                     raise InputError(f"{path} holds {about.get('format', 'something else')!r}, not {FORMAT!r}; {again}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 found = cls(
                     about["teacher"],
                     about["revision"],
                     tuple(json.loads(about["label_names"])),
-                    file.get_tensor("keys"),
-                    file.get_tensor("logits"),
+                    tensors["keys"],
+                    tensors["logits"],
+                    tensors.get("offsets"),
                 )
         except FileNotFoundError:
             raise InputError(f"no soft labels at {path}; run `tkd-hf label` first") from None
@@ -167,27 +191,79 @@ class SoftLabels:
             )
         return found
 
-    def _places(self, features: Dataset) -> np.ndarray:
+    def _places(self, features: Dataset, teacher: int) -> np.ndarray:
         """For each row its place among the keys, or -1."""
         places = {key.tobytes(): place for place, key in enumerate(self.keys)}
-        return np.array([places.get(key.tobytes(), -1) for key in content_keys(features)], dtype=np.int64)
+        return np.array([places.get(key.tobytes(), -1) for key in content_keys(features, teacher)], dtype=np.int64)
+
+    def _by_example(self) -> np.ndarray | list[np.ndarray]:
+        """The logits by example: (labels,) each, or (length, labels)."""
+        return self.logits if self.offsets is None else np.split(self.logits, self.offsets[1:-1])
+
+    def _check_lengths(self, features: Dataset, answers: list[np.ndarray]):
+        for place, (ids, answer) in enumerate(zip(features["input_ids"], answers, strict=True)):
+            if len(ids) != len(answer):
+                raise InputError(
+                    f"row {place} has {len(ids)} tokens, but {len(answer)} soft labels of {self.teacher}; soft labels "
+                    "of tokens need rows without padding, and a teacher with the student's tokenizer"
+                )
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        tensors = {"keys": self.keys, "logits": self.logits}
+        return tensors if self.offsets is None else tensors | {"offsets": self.offsets}
 
     def _checksum(self) -> str:
-        digest = hashlib.sha256(self.keys.tobytes() + self.logits.tobytes())
+        digest = hashlib.sha256(b"".join(tensor.tobytes() for tensor in self._tensors().values()))
         digest.update(json.dumps([self.teacher, self.revision, self.label_names]).encode())
         return digest.hexdigest()
 
 
-def content_keys(features: Dataset) -> np.ndarray:
+def _joined(answers: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Answers by example as rows of one array, and where those of each begin if they have several."""
+    if answers[0].ndim == 1:
+        return np.asarray(answers), None
+    return np.concatenate(answers), np.cumsum([0, *map(len, answers)])
+
+
+def attach_mean(
+    features: Dataset,
+    caches: Sequence[SoftLabels],
+    weights: Sequence[float] | None = None,
+    student_labels: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Adds the column `teacher_logits`: the weighted mean of several teachers' logits, as `TeacherEnsemble` takes it.
+
+    Args:
+        features: tokenised rows; with teachers of other tokenizers, their features under `teacher_`, `teacher2_` …
+        caches: soft labels of each teacher, in order.
+        weights: one for each; equal by default.
+        student_labels: the student's label names; by default those of the first teacher.
+
+    Raises:
+        InputError: as in `SoftLabels.attach`, and for weights that do not fit.
+    """
+    names = student_labels or caches[0].label_names
+    answers = [cache.answers(features, names, place) for place, cache in enumerate(caches)]
+    shares = np.asarray(mean_weights(weights, len(caches)), np.float32)
+    mean = [
+        sum(share * answer for share, answer in zip(shares, row, strict=True)) for row in zip(*answers, strict=True)
+    ]
+    if caches[0].offsets is None:
+        return features.add_column(TEACHER_LOGITS, mean, feature=List(Value("float32")))
+    return features.add_column(TEACHER_LOGITS, [[*row] for row in mean], feature=List(List(Value("float32"))))
+
+
+def content_keys(features: Dataset, place: int = 0) -> np.ndarray:
     """Hashes of what the teacher reads of each row: token ids and, for pairs, segments, less padding.
 
     Args:
         features: rows with `input_ids`, or with `teacher_input_ids`, which win where they exist.
+        place: of the teacher among several, from 0; the second's features are under `teacher2_`.
 
     Returns:
         (rows, 16) `uint8`.
     """
-    prefix = TEACHER_PREFIX if f"{TEACHER_PREFIX}input_ids" in features.column_names else ""
+    prefix = teacher_prefix(place) if f"{teacher_prefix(place)}input_ids" in features.column_names else ""
     columns = _feature_columns(features, prefix)
     keys = np.empty((len(features), KEY_BYTES), np.uint8)
     rows = zip(*(features[column] for column in columns), strict=True)

@@ -13,7 +13,7 @@ from .errors import InputError
 from .labels import label_names as names_of
 from .labels import label_order
 from .layer_map import uniform_layers
-from .modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
+from .modeling_tkd import TKDPreTrainedModel
 from .registration import MODEL_CLASSES
 
 
@@ -132,7 +132,7 @@ def student_from_teacher(
     return student.to(teacher.device).eval()
 
 
-def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKDForSequenceClassification:
+def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKDPreTrainedModel:
     """A classifier on a pre-trained encoder, for the teacher's labels; with the teacher's own head where it fits.
 
     A head fits if encoder and teacher are of one width: an encoder that was distilled from the teacher's kind may then
@@ -140,7 +140,7 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
 
     Args:
         base: an encoder of a kind that `student_from_teacher` takes, with or without a masked-LM head.
-        teacher: a sequence classifier of any architecture.
+        teacher: a classifier of texts, or of tokens, of any architecture; the student is of the same kind.
 
     Raises:
         InputError: the base is of another architecture.
@@ -151,7 +151,7 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
     if fits:
         fields["pooler_act"] = tkd_config_from(config).pooler_act
     labels = {"id2label": dict(config.id2label), "label2id": dict(config.label2id), "problem_type": config.problem_type}
-    student = student_from_teacher(base, model_class=TKDForSequenceClassification, **labels, **fields)
+    student = student_from_teacher(base, model_class=TKD_CLASSES[head_kind(teacher)], **labels, **fields)
     if fits:
         weights = tkd_state_dict_from(teacher)
         head, _ = _copy_weights(student, {name: weights[name] for name in weights if not name.startswith("tkd.")})

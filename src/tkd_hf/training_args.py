@@ -8,6 +8,9 @@ from transformers import TrainingArguments
 from .hardware import has_fast_bf16
 
 
+DEFAULT_OBJECTIVES = {"logits": 0.9, "hard": 0.1}
+
+
 @dataclass
 class FineTuningArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of this field: every field of theirs can be set as ever.
@@ -122,7 +125,7 @@ class DistillationTrainingArguments(FineTuningArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.objectives is None:
-            self.objectives = {"logits": 0.9, "hard": 0.1}
+            self.objectives = dict(DEFAULT_OBJECTIVES)
         self._check_weights("objectives")
         if self.final_objectives is not None:
             self._check_weights("final_objectives")

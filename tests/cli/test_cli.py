@@ -8,7 +8,7 @@ import pytest
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from ..conftest import FAST, read_json
+from ..conftest import FAST, build_teacher, build_tokenizer, read_json
 
 
 def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
@@ -374,3 +374,37 @@ def test_training_shows_its_progress_and_losses_on_standard_error(teacher_folder
     assert "{'loss': " in done.stderr
     assert "2/2 [" in done.stderr
     assert "loss': " not in done.stdout
+
+
+def test_several_teachers_cached_and_live(run, teacher_folder, sst2_dir, tmp_path):
+    """The same losses either way; a second teacher of equal weight changes them."""
+    second = tmp_path / "second"
+    build_teacher(seed=3).save_pretrained(second)
+    build_tokenizer().save_pretrained(second)
+    words = ["distill", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--layers", 2]
+    words += ["--objectives", '{"logits": 1.0}', *FAST.split()]
+    several = ["--extra-teacher", second, "--teacher-weights", "1,3"]
+    found = {}
+    for name, more in {"alone": [], "cached": several, "live": [*several, "--live"]}.items():
+        code, _, err = run(*words, *more, "--output-dir", tmp_path / name)
+        assert code == 0, err
+        found[name] = read_json(tmp_path / name / "tkd_run.json")
+    assert found["cached"]["metrics"]["loss"] == pytest.approx(found["live"]["metrics"]["loss"], abs=1e-4)
+    assert found["cached"]["metrics"]["loss"] != pytest.approx(found["alone"]["metrics"]["loss"], abs=1e-3)
+    assert found["cached"]["inputs"]["teacher"] == [str(teacher_folder), str(second)]
+    assert found["cached"]["arguments"]["teacher_weights"] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--teacher-weights 1,2", "teacher_weights=[1.0, 2.0] for 1 teacher; give each a weight"),
+        ("--teacher-weights heavy", "--teacher-weights 'heavy' is no list of numbers"),
+        ("--extra-teacher {teacher} --soft-labels x", "x is one file of soft labels, and there are 2 teachers"),
+    ],
+)
+def test_teachers_that_do_not_fit(run, teacher_folder, sst2_dir, tmp_path, flags, message):
+    words = ["distill", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
+    code, _, err = run(*words, *flags.format(teacher=teacher_folder).split())
+    assert code == 2
+    assert message in err.splitlines()[-1]

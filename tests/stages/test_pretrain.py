@@ -18,7 +18,7 @@ from tkd_hf.conversion import tkd_state_dict_from
 from tkd_hf.data.corpus import CorpusArguments
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.errors import InputError
-from tkd_hf.stages.distill import StudentArguments, distill
+from tkd_hf.stages.distill import distill
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.pretrain import (
     EncoderArguments,
@@ -27,6 +27,7 @@ from tkd_hf.stages.pretrain import (
     pretrain,
     score_sequences,
 )
+from tkd_hf.stages.student import StudentArguments
 
 from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 

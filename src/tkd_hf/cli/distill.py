@@ -32,6 +32,10 @@ def distill(
     soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Run the teacher on each batch, without soft labels.")] = False,
     unlabelled: o.Unlabelled = None,
+    extra_teacher: Annotated[
+        list[str] | None, typer.Option("--extra-teacher", help="A further teacher; their logits are averaged.")
+    ] = None,
+    teacher_weights: Annotated[str | None, typer.Option(help="Of several teachers in order: 0.7,0.3.")] = None,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
@@ -39,8 +43,8 @@ def distill(
     json_file: o.JsonFile = None,
 ):
     """Distil a student. Any field of DistillationTrainingArguments can be set, such as --learning-rate 2e-4."""
-    from ..stages.distill import StudentArguments
     from ..stages.distill import distill as run
+    from ..stages.student import StudentArguments
     from ..training_args import DistillationTrainingArguments
 
     shape = StudentArguments(parse_layers(layers), heads, intermediate_size, student)
@@ -53,8 +57,9 @@ def distill(
         temperature=temperature,
         objectives=objectives,
     )
-    announce(f"distilling {teacher} on {data.task or data.dataset} into {output_dir}")
-    record = run(teacher, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or (), lora)
+    teachers, weights = [teacher, *(extra_teacher or [])], parse_weights(teacher_weights)
+    announce(f"distilling {', '.join(teachers)} on {data.task or data.dataset} into {output_dir}")
+    record = run(teachers, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or (), lora, weights)
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(o.merging(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
     return write_json(json_file, vars(record))
@@ -69,3 +74,11 @@ def parse_layers(text: str | None) -> int | tuple[int, ...] | None:
     except ValueError:
         raise InputError(f"--layers {text!r} is neither a number of layers (3) nor a list of them (0,2,5)") from None
     return numbers if "," in text else numbers[0]
+
+
+def parse_weights(text: str | None) -> tuple[float, ...] | None:
+    """`0.7,0.3`."""
+    try:
+        return None if text is None else tuple(float(weight) for weight in text.strip("[]").split(","))
+    except ValueError:
+        raise InputError(f"--teacher-weights {text!r} is no list of numbers, one for each teacher (0.7,0.3)") from None

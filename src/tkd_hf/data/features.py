@@ -9,6 +9,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import InputError
+from .tags import IGNORED, first_subwords, holds_words
+
 
 # Features for a teacher with another tokenizer stand beside the student's, under this prefix; those for a second and
 # third teacher under `teacher2_` and `teacher3_`.
@@ -30,30 +33,65 @@ def tokenize(
     """Adds features to examples and drops their texts; order and number of examples stay.
 
     Args:
-        examples: rows with `text`, perhaps `text_pair` and `label`, as `load_split` gives them.
+        examples: rows with `text`, perhaps `text_pair` and `label`, as `load_split` gives them. Where `text` is a list
+            of words, `label` is one of their codes.
         tokenizer: the student's tokenizer.
         max_length: tokens at which an example is cut.
         teacher_tokenizer: the teacher's, or those of several in order. Where one differs from the student's, its
             features get the prefix `teacher_`, of a second teacher `teacher2_`.
 
     Returns:
-        rows with `input_ids` and what else the tokenizer gives, not padded, and `label` where there was one.
+        rows with `input_ids` and what else the tokenizer gives, not padded, and `label` where there was one: a word's
+        code at its first subword, -100 at all other tokens, and nothing of words that were cut off.
+
+    Raises:
+        InputError: for lists of words, if the teacher's tokenizer differs, or the tokenizer cannot tell which token is
+            of which word.
     """
     texts = [column for column in ("text", "text_pair") if column in examples.column_names]
     tokenizers = {"": tokenizer}
     for place, other in enumerate(as_tuple(teacher_tokenizer)):
         if not same_tokenizer(tokenizer, other):
             tokenizers[teacher_prefix(place)] = other
+    of_words = holds_words(examples, texts)
+    if of_words:
+        _check_alignable(list(tokenizers.values()))
 
     def encode(batch):
         features = {}
         for prefix, encoder in tokenizers.items():
             limit = min(max_length, encoder.model_max_length)
-            encoded = encoder(*(batch[column] for column in texts), truncation=True, max_length=limit)
+            columns = [_with_spaces(batch[column]) if of_words else batch[column] for column in texts]
+            encoded = encoder(*columns, truncation=True, max_length=limit, is_split_into_words=of_words)
             features |= {prefix + name: values for name, values in encoded.items()}
+        if of_words and "label" in batch:
+            features["label"] = [first_subwords(encoded.word_ids(i), tags) for i, tags in enumerate(batch["label"])]
         return features
 
     return examples.map(encode, batched=True, remove_columns=texts, desc="tokenising")
+
+
+def _with_spaces(texts: list[list[str]]) -> list[list[str]]:
+    """Words as they stand in running text: byte-level tokenizers write the space before a word into its first token."""
+    return [[words[0], *(f" {word}" for word in words[1:])] for words in texts]
+
+
+def _check_alignable(tokenizers: list[PreTrainedTokenizerBase]):
+    if len(tokenizers) > 1:
+        student, teacher = map(_describe, tokenizers[:2])
+        raise InputError(
+            f"the tokenizers of the student, {student}, and the teacher, {teacher}, differ, so their tokens cannot be "
+            "compared one by one, as token classification needs; choose a teacher with the student's tokenizer"
+        )
+    if not tokenizers[0].is_fast:
+        raise InputError(
+            f"{_describe(tokenizers[0])} does not say which token is of which word, as token classification needs; "
+            "choose a model with a fast tokenizer"
+        )
+
+
+def _describe(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"{tokenizer.name_or_path or type(tokenizer).__name__} ({len(tokenizer)} tokens)"
 
 
 def teacher_features(features: Dataset, place: int = 0) -> Dataset:
@@ -94,9 +132,16 @@ def _pipeline(tokenizer: PreTrainedTokenizerBase) -> dict:
     return {name: part for name, part in pipeline.items() if name not in ("truncation", "padding")}
 
 
+def token_places(length: int, tokenizer: PreTrainedTokenizerBase) -> slice:
+    """Where an example's own tokens stand after padding."""
+    return slice(-length, None) if tokenizer.padding_side == "left" else slice(length)
+
+
 @dataclass
 class DistillationCollator:
     """Pads the student's features, and the teacher's where they differ, and makes tensors of everything.
+
+    Labels and soft labels of tokens are padded as their tokens are, with -100 and 0.
 
     Args:
         tokenizer: pads the student's features.
@@ -119,8 +164,9 @@ class DistillationCollator:
                 prefix, _, feature = name.partition("_")
                 teachers.setdefault(f"{prefix}_", {})[feature] = values
             else:
-                rest["labels" if name in ("label", "label_ids") else name] = torch.as_tensor(values)
-        batch = self._pad(self.tokenizer, student) | rest
+                rest["labels" if name in ("label", "label_ids") else name] = values
+        batch = self._pad(self.tokenizer, student)
+        batch |= {name: self._stack(name, values, student["input_ids"], batch) for name, values in rest.items()}
         for place, tokenizer in enumerate(as_tuple(self.teacher_tokenizer)):
             if features := teachers.get(teacher_prefix(place)):
                 batch |= {teacher_prefix(place) + name: v for name, v in self._pad(tokenizer, features).items()}
@@ -128,3 +174,14 @@ class DistillationCollator:
 
     def _pad(self, tokenizer: PreTrainedTokenizerBase, features: dict) -> dict[str, torch.Tensor]:
         return dict(tokenizer.pad(features, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt"))
+
+    def _stack(self, name: str, values: list, input_ids: list, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One tensor; of codes or logits for each token, padded on the side where the tokens are."""
+        rows = [torch.as_tensor(value) for value in values]
+        codes = rows[0].dim() == 1 and not rows[0].is_floating_point() and [*map(len, rows)] == [*map(len, input_ids)]
+        if not codes and rows[0].dim() < 2:
+            return torch.as_tensor(values)
+        padded = rows[0].new_full((*batch["input_ids"].shape, *rows[0].shape[1:]), IGNORED if name == "labels" else 0)
+        for row, value in zip(padded, rows, strict=True):
+            row[token_places(len(value), self.tokenizer)] = value
+        return padded

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from ..errors import InputError, first_line
 from ..labels import label_names
+from .tags import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, holds_words, tag_names
 from .tasks import Task, get_task
 
 
@@ -26,8 +27,10 @@ class DataArguments:
         dataset: a Hub id, or a local folder or file (parquet, csv, tsv, json, jsonl; txt, one text a line).
         data_dir: a folder with local copies, `<data_dir>/<task>/<split>.parquet`; nothing is fetched from the Hub then.
         config: the configuration of a Hub data set.
-        text_columns: one or two columns of text; needed with `dataset` unless it has `text`, or `sentence`.
-        label_column: the column of labels; `None` means `label` where there is one.
+        text_columns: one or two columns of text, or one of lists of words; needed with `dataset` unless it has `text`,
+            `sentence`, `tokens` or `words`.
+        label_column: the column of labels; `None` means `label` where there is one, and beside lists of words
+            `ner_tags`, `tags` or `labels`.
         label_names: class names in the order of integer codes, where the data set does not carry them.
         train_split, eval_split: names, or slices such as `train[:90%]`.
         max_length: tokens at which examples are cut.
@@ -62,7 +65,8 @@ def load_split(data: DataArguments, split: str, known_labels: tuple[str, ...] = 
 
     Returns:
         the examples with the columns `text`, `text_pair` (pairs only) and `label` (where there are labels: an `int`
-        code, a `float` score, or a multi-hot list of `float`), and the task, with what the data said about labels.
+        code, a `float` score, or a multi-hot list of `float`), and the task, with what the data said about labels. For
+        token classification `text` is a list of words, and `label` one of as many `int` codes.
 
     Raises:
         InputError: for an unknown task, a missing file, split or column, or a data set that cannot be fetched.
@@ -171,11 +175,19 @@ def _read_files(path: Path, name: str, split: str) -> Dataset:
 
 def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
     """Fills in what a data set without a name says about itself: text columns, label names, problem type, metrics."""
-    text_columns = task.text_columns or _guess_text_columns(rows)
+    task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
+    if holds_words(rows, task.text_columns):
+        column = data.label_column or guess_tag_column(rows)
+        task = replace(
+            task, problem_type="token_classification", label_column=column, metrics=("entity_f1", "accuracy")
+        )
     if task.label_column not in rows.column_names:
         if data.label_column:
             raise InputError(f"no label column {data.label_column!r}; the columns are {_names(rows)}")
-        return replace(task, text_columns=text_columns, metrics=("accuracy", "f1_macro"))
+        return replace(task, metrics=task.metrics or ("accuracy", "f1_macro"))
+    if task.problem_type == "token_classification":
+        own_names, found = tag_names(rows, task.label_column)
+        return replace(task, label_names=task.label_names or own_names or known_labels or found)
     problem_type, own_names, found = _label_type(rows, task.label_column)
     names = task.label_names or own_names or (known_labels if problem_type != "regression" else ()) or found
     metrics = {
@@ -183,11 +195,11 @@ def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tupl
         "multi_label_classification": ("f1_micro", "f1_macro"),
         "regression": ("pearson", "spearman"),
     }[problem_type]
-    return replace(task, text_columns=text_columns, label_names=names, problem_type=problem_type, metrics=metrics)
+    return replace(task, label_names=names, problem_type=problem_type, metrics=metrics)
 
 
 def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
-    for name in ("text", "sentence"):
+    for name in ("text", "sentence", *WORD_COLUMNS):
         if name in rows.column_names:
             return (name,)
     raise InputError(f"which columns hold the text? name one or two with --text-column; there are {_names(rows)}")
@@ -239,6 +251,9 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
     if task.label_column in rows.column_names:
         columns["label"] = task.label_column
     rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
+    if task.problem_type == "token_classification":
+        check_words(rows["text"], columns["text"], task.name)
+        return encode_tags(rows, task.label_names, columns, task.name) if "label" in columns else rows
     for column in ("text", "text_pair"):
         if column not in rows.column_names:
             continue

@@ -11,11 +11,12 @@ class Task:
 
     Args:
         name: the task's name; for GLUE also the name of its configuration on the Hub.
-        text_columns: one column for single sentences, two for pairs, in the order in which the model reads them.
+        text_columns: one column for single sentences, two for pairs, in the order in which the model reads them; for
+            token classification one, of lists of words.
         metrics: names of metrics in `tkd_hf.evaluation.metrics`; the first one is the one to choose models by.
         label_names: the class names in the order of the label codes; empty for regression.
         label_column: the column that holds the codes, scores or lists of codes.
-        problem_type: as in `transformers`: what the classification head is trained for.
+        problem_type: as in `transformers`: what the classification head is trained for; or `"token_classification"`.
         train_split, eval_split: names of the splits to train on and to evaluate on.
         dataset: the Hub id that holds the task.
         config: the configuration of that data set.

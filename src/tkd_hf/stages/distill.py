@@ -1,79 +1,40 @@
-"""`tkd-hf distill`: a student from a teacher."""
+"""`tkd-hf distill`: a student from a teacher, or from several."""
 
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import TEACHER_LOGITS, tokenize
+from ..data.features import TEACHER_LOGITS, as_tuple, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
 from ..evaluation.metrics import compute_agreement_for, compute_metrics_for, decide
-from ..labels import label_names
 from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
-from ..soft_labels import default_path, teacher_revision
-from ..student import classifier_from_base, student_from_teacher
+from ..soft_labels import attach_mean, default_path, teacher_revision
+from ..teacher import mean_weights
 from ..trainer import DistillationTrainer
-from ..training_args import DistillationTrainingArguments
+from ..training_args import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from .label import complete
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import (
-    find_classifier,
-    load_classifier,
-    load_config,
-    load_encoder,
-    load_for_training,
-    load_tokenizer,
-    train_into,
-    training_arguments,
-)
+from .student import StudentArguments, make_student
+from .training import load_classifier, load_config, load_tokenizer, train_into, training_arguments
 
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StudentArguments:
-    """The student's shape, or where it comes from.
-
-    Args:
-        layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
-        heads: attention heads a layer; by default the teacher's.
-        intermediate_size: width of the feed-forward layers; by default the teacher's.
-        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
-            pre-trained encoder, which gets one.
-
-    Raises:
-        InputError: for a shape and a student.
-    """
-
-    layers: int | tuple[int, ...] | None = None
-    heads: int | None = None
-    intermediate_size: int | None = None
-    student: str | None = None
-
-    def __post_init__(self):
-        shape = {"layers": self.layers, "heads": self.heads, "intermediate_size": self.intermediate_size}
-        given = {name: value for name, value in shape.items() if value is not None}
-        if self.student and given:
-            raise InputError(
-                f"the student {self.student!r} has a shape already, but {given} are to be cut out of the teacher; "
-                "give only one of the two"
-            )
-
-
 def distill(
-    teacher: str,
+    teacher: str | Sequence[str],
     data: DataArguments,
     args: DistillationTrainingArguments,
     student: StudentArguments = StudentArguments(),
@@ -83,6 +44,7 @@ def distill(
     resume: bool = False,
     unlabelled: Sequence[str] = (),
     lora: LoraArguments | None = None,
+    teacher_weights: Sequence[float] | None = None,
 ) -> StageRecord:
     """Distils a student and leaves it in `args.output_dir`, ready to load.
 
@@ -90,7 +52,8 @@ def distill(
     split has none either, it is measured by its agreement with the teacher (with soft labels), and by the loss.
 
     Args:
-        teacher: folder or Hub id of a sequence classifier.
+        teacher: folder or Hub id of a classifier; or several, whose logits are averaged. The student is cut out of the
+            first.
         data: the task, or the data set.
         args: what to learn from and how.
         student: the student's shape.
@@ -104,6 +67,7 @@ def distill(
         lora: train LoRA adapters on the frozen student, and merge them; `LORA_LEARNING_RATE` suits them. With
             `adapter_only`, several tasks may share the student that `student.student` names: the adapter holds the
             task's head.
+        teacher_weights: of several teachers; equal by default.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
@@ -112,21 +76,21 @@ def distill(
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
             or another teacher's, a folder that holds another run, or an adapter for a base without a name.
     """
-    if lora and lora.adapter_only and not student.student:
-        raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
-    live = live or bool(CombinedObjective(args, OBJECTIVES).features)
-    train, evaluation, task = load_splits(data, load_config(teacher))
+    teachers, live = as_tuple(teacher), live or bool(CombinedObjective(args, OBJECTIVES).features)
+    _check(teachers, teacher_weights, soft_labels, student, lora)
+    train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = _without_labels(args, task)
     extra = drop_known(read_unlabelled(unlabelled, task), train, evaluation) if unlabelled else None
-    tokenizer = load_tokenizer(student.student or teacher)
-    teacher_tokenizer = load_tokenizer(teacher)
-    revision = teacher_revision(teacher)
+    tokenizer = load_tokenizer(student.student or teachers[0])
+    tokenizers = [load_tokenizer(name) for name in teachers]
+    revisions = [teacher_revision(name) for name in teachers]
+    several = {"teacher_weights": mean_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
     record = StageRecord(
         "distill",
         inputs={
-            "teacher": teacher,
-            "teacher_revision": revision,
+            "teacher": list(teachers) if several else teachers[0],
+            "teacher_revision": revisions if several else revisions[0],
             **({"student_revision": teacher_revision(student.student)} if student.student else {}),
             "task": task.name,
             "train": fingerprint(train),
@@ -139,6 +103,7 @@ def distill(
             **vars(student),
             **training_arguments(args),
             **({"lora": asdict(lora)} if lora else {}),
+            **several,
         },
     )
     folder = RunFolder(args.output_dir, record, overwrite, resume)
@@ -146,24 +111,26 @@ def distill(
         return folder.record
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
-    if lora and lora.adapter_only:
-        model = load_for_training(student.student, task)  # any encoder: the head is the adapter's own
-    else:
-        model = _student(teacher, student, task.label_names)
+    model = make_student(teachers[0], student, task, lora)
     splits = (join(train, extra) if extra else train, evaluation)
-    rows = [tokenize(split, tokenizer, data.max_length, teacher_tokenizer) for split in splits]
-    metrics = compute_metrics_for(task.metrics, task.problem_type)
+    rows = [tokenize(split, tokenizer, data.max_length, tokenizers) for split in splits]
+    metrics = compute_metrics_for(task.metrics, task.problem_type, task.label_names)
     if not live:
-        cache, _ = complete(Path(soft_labels or default_path(revision)), teacher, revision, rows)
-        rows = [cache.attach(features, task.label_names) for features in rows]
+        paths = [Path(soft_labels or default_path(revision)) for revision in revisions]
+        caches = [
+            complete(path, name, revision, rows, problem_type=task.problem_type, place=place)[0]
+            for place, (path, name, revision) in enumerate(zip(paths, teachers, revisions, strict=True))
+        ]
+        rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
         if "label" not in evaluation.column_names:
             rows[1] = _answered_by_teacher(rows[1], task.problem_type)
             metrics = compute_agreement_for(task.problem_type)
     trainer = DistillationTrainer(
         model=add_adapters(model, lora) if lora else model,
         args=args,
-        teacher_model=load_classifier(teacher) if live else None,
-        teacher_processing_class=teacher_tokenizer,
+        teacher_model=[load_classifier(name, task.problem_type) for name in teachers] if live else None,
+        teacher_processing_class=tokenizers,
+        teacher_weights=teacher_weights,
         train_dataset=rows[0],
         eval_dataset=rows[1],
         processing_class=tokenizer,
@@ -172,9 +139,21 @@ def distill(
     return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
+def _check(teachers, teacher_weights, soft_labels, student: StudentArguments, lora: LoraArguments | None) -> None:
+    """Mistakes that show before anything is loaded."""
+    mean_weights(teacher_weights, len(teachers))
+    if soft_labels and len(teachers) > 1:
+        raise InputError(
+            f"{soft_labels} is one file of soft labels, and there are {len(teachers)} teachers; leave it out: each has "
+            "a file of its own in the cache"
+        )
+    if lora and lora.adapter_only and not student.student:
+        raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
+
+
 def _without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
     """Instead of the default objectives, those that need no labels; what else was chosen must need none."""
-    if args.objectives == {"logits": 0.9, "hard": 0.1}:
+    if args.objectives == DEFAULT_OBJECTIVES:
         args = copy.copy(args)  # the user's own stays as it is
         args.objectives = {"logits": 1.0}
     if CombinedObjective(args, OBJECTIVES).needs("labels"):
@@ -190,16 +169,3 @@ def _answered_by_teacher(rows: Dataset, problem_type: str) -> Dataset:
     """Rows whose labels are what the teacher answers."""
     answers = decide(np.array(rows[TEACHER_LOGITS]), problem_type)
     return rows.add_column("label", answers.tolist())
-
-
-def _student(teacher: str, student: StudentArguments, names: tuple[str, ...]) -> PreTrainedModel:
-    if student.student:
-        model = find_classifier(student.student)
-        if model is None:  # a pre-trained encoder
-            model = classifier_from_base(load_encoder(student.student), load_classifier(teacher))
-        # its classes must stand in the order of the data's codes
-        return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
-    shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}
-    layers = student.layers
-    chosen = {"num_hidden_layers": layers} if isinstance(layers, int) or layers is None else {"layers": list(layers)}
-    return student_from_teacher(load_classifier(teacher), label_names=list(names) or None, **chosen, **shape)

@@ -8,11 +8,11 @@ from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
 from ..errors import InputError
 from ..evaluation.cost import megabytes, milliseconds_per_sentence, parameters
-from ..evaluation.metrics import agreement, decide, score
+from ..evaluation.metrics import agreement, answers, score
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
-from .training import load_classifier, load_tokenizer
+from .training import load_classifier, load_config, load_tokenizer
 
 
 TIMED_SENTENCES = 100
@@ -28,7 +28,8 @@ class ModelResult:
         parameters: number of weights.
         megabytes: size of the weights.
         milliseconds: median time of a sentence, one at a time.
-        agreement: share of examples on which it answers as the teacher does; `None` for the teacher, and for scores.
+        agreement: share of examples, or of tokens, on which it answers as the teacher does; `None` for the teacher, and
+            for scores.
     """
 
     name: str
@@ -59,7 +60,7 @@ def evaluate(model: str, data: DataArguments, teacher: str | None = None, batch_
     """Measures a model, and its teacher beside it, on the evaluation split, in float32 or as the model was saved.
 
     Args:
-        model: folder or Hub id of a sequence classifier.
+        model: folder or Hub id of a classifier of texts, or of tokens.
         data: the task, or the data set.
         teacher: folder or Hub id to compare with.
         batch_size: examples at a time for the metrics; times are of single sentences.
@@ -72,23 +73,25 @@ def evaluate(model: str, data: DataArguments, teacher: str | None = None, batch_
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = [teacher, model] if teacher else [model]
-    loaded = [(load_classifier(name).to(device), load_tokenizer(name)) for name in names]
-    examples, task = load_split(data, "eval", known_labels=label_names(loaded[-1][0].config))
+    examples, task = load_split(data, "eval", known_labels=label_names(load_config(model)))
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
-    texts = examples.remove_columns("label")
-    pairs = [tuple(row.values()) for row in texts.select(range(min(TIMED_SENTENCES, len(texts))))]
+    loaded = [(load_classifier(name, task.problem_type).to(device), load_tokenizer(name)) for name in names]
+    timed = examples.remove_columns("label").select(range(min(TIMED_SENTENCES, len(examples))))
+    pairs = [tuple(" ".join(text) if isinstance(text, list) else text for text in row.values()) for row in timed]
     times = milliseconds_per_sentence(loaded, pairs, data.max_length)
 
-    results, answers = [], []
+    results, answered = [], []
     for name, (classifier, tokenizer), time in zip(names, loaded, times, strict=True):
-        features = tokenize(texts, tokenizer, data.max_length)
+        features = tokenize(examples, tokenizer, data.max_length)
         logits = predict_logits(classifier, tokenizer, features, batch_size, bf16=False, description=name)
         order = label_order(label_names(classifier.config), task.label_names, f"model {name}", "data")
-        logits = logits[:, order] if order else logits
-        metrics = score(logits, examples.with_format("numpy")["label"][:], task.metrics, task.problem_type)
-        answers.append(decide(logits, task.problem_type))
+        if order:
+            logits = [answer[:, order] for answer in logits] if isinstance(logits, list) else logits[:, order]
+        labels = features["label"][:]
+        metrics = score(logits, labels, task.metrics, task.problem_type, task.label_names)
+        answered.append(answers(logits, labels, task.problem_type))
         results.append(ModelResult(name, metrics, parameters(classifier), megabytes(classifier), time))
     if teacher and task.problem_type != "regression":
-        results[-1].agreement = agreement(*answers)
+        results[-1].agreement = agreement(*answered)
     return Evaluation(task.name, task.eval_split, len(examples), results)

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from functools import partial
 
-from transformers import DataCollatorWithPadding, set_seed
+from transformers import set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import tokenize
+from ..data.features import DistillationCollator, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
 from ..sampling import OrderedTrainer
@@ -24,7 +24,7 @@ def finetune(
     resume: bool = False,
     lora: LoraArguments | None = None,
 ) -> StageRecord:
-    """Fine-tunes a sequence classifier on a task and leaves it in `args.output_dir`.
+    """Fine-tunes a classifier of texts, or of tokens, on a task and leaves it in `args.output_dir`.
 
     Args:
         model: folder or Hub id of a pretrained encoder or a classifier.
@@ -68,8 +68,8 @@ def finetune(
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),
         eval_dataset=tokenize(evaluation, tokenizer, data.max_length),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=DistillationCollator(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=compute_metrics_for(task.metrics, task.problem_type),
+        compute_metrics=compute_metrics_for(task.metrics, task.problem_type, task.label_names),
     )
     return train_into(folder, trainer, partial(finish_adapters, base=classifier, lora=lora) if lora else None)

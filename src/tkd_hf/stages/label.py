@@ -43,7 +43,7 @@ def label(
     """Stores the teacher's logits for a task, keyed by content; what is there already is not computed again.
 
     Args:
-        teacher: folder or Hub id of a sequence classifier.
+        teacher: folder or Hub id of a classifier of texts, or of tokens.
         data: the task, or the data set.
         splits: which of `"train"` and `"eval"`.
         path: file to keep them in; by default one for this revision of the teacher in the Hugging Face cache.
@@ -63,12 +63,19 @@ def label(
     if unlabelled:
         texts.append(read_unlabelled(unlabelled, loaded[0][1]))
     features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
-    _, computed = complete(path, teacher, revision, features, batch_size, overwrite)
+    _, computed = complete(path, teacher, revision, features, batch_size, overwrite, loaded[0][1].problem_type)
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
 
 
 def complete(
-    path: Path, teacher: str, revision: str, features: list[Dataset], batch_size: int = 128, overwrite: bool = False
+    path: Path,
+    teacher: str,
+    revision: str,
+    features: list[Dataset],
+    batch_size: int = 128,
+    overwrite: bool = False,
+    problem_type: str | None = None,
+    place: int = 0,
 ) -> tuple[SoftLabels, int]:
     """The soft labels in a file, after running the teacher on the examples that they lack.
 
@@ -77,6 +84,8 @@ def complete(
         teacher, revision: the teacher, loaded only if anything is missing, and what its soft labels are marked with.
         features: tokenised rows, with the teacher's features under `teacher_` where its tokenizer is another.
         batch_size, overwrite: as in `label`.
+        problem_type: what the teacher is to answer; see `load_classifier`.
+        place: of the teacher among several, from 0.
 
     Returns:
         the soft labels, and on how many distinct examples the teacher was run.
@@ -84,13 +93,13 @@ def complete(
     known = SoftLabels.load(path, revision) if path.exists() and not overwrite else None
     model, computed = None, 0
     for rows in features:
-        wanted = rows if known is None else rows.select(known.missing(rows))
+        wanted = rows if known is None else rows.select(known.missing(rows, place))
         if len(wanted) == 0:
             continue
         if model is None:
-            model, tokenizer = load_classifier(teacher), load_tokenizer(teacher)
+            model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
             model.to("cuda" if torch.cuda.is_available() else "cpu")
-        new = SoftLabels.compute(model, tokenizer, teacher_features(wanted), revision, batch_size)
+        new = SoftLabels.compute(model, tokenizer, teacher_features(wanted, place), revision, batch_size)
         computed += len(new.keys)
         known = new if known is None else known.merge(new)
         known.save(path)

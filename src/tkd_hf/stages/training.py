@@ -16,6 +16,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -34,6 +35,9 @@ from .run_folder import RunFolder, StageRecord
 
 logger = logging.getLogger(__name__)
 
+_OF_TEXTS, _OF_TOKENS = "ForSequenceClassification", "ForTokenClassification"
+_CLASSIFIERS = {_OF_TEXTS: AutoModelForSequenceClassification, _OF_TOKENS: AutoModelForTokenClassification}
+
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
@@ -49,13 +53,18 @@ def load_config(model: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name, revision=revision)
 
 
-def load_classifier(model: str) -> PreTrainedModel:
-    """The trained sequence classifier of a folder or Hub id.
+def load_classifier(model: str, problem_type: str | None = None) -> PreTrainedModel:
+    """The trained classifier of a folder or Hub id: of tokens where its configuration says so, otherwise of texts.
+
+    Args:
+        model: the folder or Hub id.
+        problem_type: what it is to answer, as in `Task`; by default whatever it does.
 
     Raises:
-        InputError: where there is none, or only an encoder, whose classifier transformers would make up.
+        InputError: where there is none, or one of the other kind, or only an encoder, whose classifier transformers
+            would make up.
     """
-    found, missing = _with_missing(AutoModelForSequenceClassification, model)
+    found, missing = _classifier(model, problem_type)
     if missing:
         raise InputError(
             f"{model!r} is no trained classifier ({', '.join(missing)} are missing); "
@@ -64,10 +73,27 @@ def load_classifier(model: str) -> PreTrainedModel:
     return found
 
 
-def find_classifier(model: str) -> PreTrainedModel | None:
+def find_classifier(model: str, problem_type: str | None = None) -> PreTrainedModel | None:
     """As `load_classifier`, but `None` for an encoder without a classifier."""
-    found, missing = _with_missing(AutoModelForSequenceClassification, model)
+    found, missing = _classifier(model, problem_type)
     return None if missing else found
+
+
+def _classifier(model: str, problem_type: str | None) -> tuple[PreTrainedModel, list[str]]:
+    """A classifier of the kind that the model's configuration names, and which of its weights are made up."""
+    wanted = problem_type and _kind_for(problem_type)
+    architecture = next(iter(load_config(model).architectures or ()), "")
+    kind = next((kind for kind in _CLASSIFIERS if architecture.endswith(kind)), wanted or _OF_TEXTS)
+    if wanted not in (None, kind):
+        raise InputError(
+            f"{model!r} is {architecture}, but the data asks for {problem_type}; name a model for that, or make one "
+            "with `tkd-hf finetune`"
+        )
+    return _with_missing(_CLASSIFIERS[kind], model)
+
+
+def _kind_for(problem_type: str) -> str:
+    return _OF_TOKENS if problem_type == "token_classification" else _OF_TEXTS
 
 
 def load_encoder(model: str) -> PreTrainedModel:
@@ -95,16 +121,16 @@ def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[s
 
 def load_for_training(model: str, task: Task) -> PreTrainedModel:
     """A model with a classifier for the task: the model's own where it fits, otherwise a new one."""
-    labels = {"id2label": dict(enumerate(task.label_names)), "label2id": {n: i for i, n in enumerate(task.label_names)}}
+    kind = _kind_for(task.problem_type)
+    # transformers knows classifiers of tokens by their class alone
+    fields = {} if kind == _OF_TOKENS else {"problem_type": task.problem_type}
+    if task.label_names:
+        fields |= {"id2label": dict(enumerate(task.label_names))}
+        fields |= {"label2id": {name: code for code, name in enumerate(task.label_names)}}
     name, revision = at_revision(model)
     with _named(model, "model"):
-        return AutoModelForSequenceClassification.from_pretrained(
-            name,
-            revision=revision,
-            num_labels=task.num_labels,
-            problem_type=task.problem_type,
-            ignore_mismatched_sizes=True,
-            **(labels if task.label_names else {}),
+        return _CLASSIFIERS[kind].from_pretrained(
+            name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **fields
         )
 
 

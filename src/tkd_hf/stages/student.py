@@ -1,0 +1,70 @@
+"""The student of a run: its shape, or where it comes from."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from ..adapters import LoraArguments
+from ..data.tasks import Task
+from ..errors import InputError
+from ..labels import label_names
+from ..student import classifier_from_base, student_from_teacher
+from .training import find_classifier, load_classifier, load_encoder, load_for_training
+
+
+@dataclass(frozen=True)
+class StudentArguments:
+    """The student's shape, or where it comes from.
+
+    Args:
+        layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
+        heads: attention heads a layer; by default the teacher's.
+        intermediate_size: width of the feed-forward layers; by default the teacher's.
+        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
+            pre-trained encoder, which gets one.
+
+    Raises:
+        InputError: for a shape and a student.
+    """
+
+    layers: int | tuple[int, ...] | None = None
+    heads: int | None = None
+    intermediate_size: int | None = None
+    student: str | None = None
+
+    def __post_init__(self):
+        shape = {"layers": self.layers, "heads": self.heads, "intermediate_size": self.intermediate_size}
+        given = {name: value for name, value in shape.items() if value is not None}
+        if self.student and given:
+            raise InputError(
+                f"the student {self.student!r} has a shape already, but {given} are to be cut out of the teacher; "
+                "give only one of the two"
+            )
+
+
+def make_student(
+    teacher: str, student: StudentArguments, task: Task, lora: LoraArguments | None = None
+) -> PreTrainedModel:
+    """The student before training: cut out of the teacher, or loaded, with the task's classes in the data's order.
+
+    Args:
+        teacher: folder or Hub id.
+        student: the shape, or what to load: a classifier, or an encoder, which takes the teacher's classifier where
+            the widths fit and a new one where they do not.
+        task: what the data asks for.
+        lora: with `adapter_only`, the student is a base for the adapter, which has the classifier.
+    """
+    names = task.label_names
+    if student.student and lora and lora.adapter_only:
+        return load_for_training(student.student, task)
+    if student.student:
+        model = find_classifier(student.student, task.problem_type)
+        if model is None:
+            base, head = load_encoder(student.student), load_classifier(teacher, task.problem_type)
+            model = classifier_from_base(base, head)
+        return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
+    shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}
+    layers = student.layers
+    chosen = {"num_hidden_layers": layers} if isinstance(layers, int) or layers is None else {"layers": list(layers)}
+    model = load_classifier(teacher, task.problem_type)
+    return student_from_teacher(model, label_names=list(names) or None, **chosen, **shape)

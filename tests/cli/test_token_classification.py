@@ -1,0 +1,91 @@
+"""Token classification from the shell: finetune, label, distill, evaluate, on tags that the words decide."""
+
+import json
+
+import pytest
+from transformers import AutoModelForTokenClassification, BertModel
+
+from ..conftest import TEXTS, build_teacher, read_json
+from .test_cli import FAST, run  # noqa: F401
+
+
+TAGS = {"film": "B-WORK", "story": "I-WORK", "fine": "B-WORK", "good": "B-PRAISE"}
+ROWS = [
+    {"tokens": text.split(), "ner_tags": [TAGS.get(word, "O") for word in text.split()]} for text in [*TEXTS, "a"] * 4
+]
+
+
+@pytest.fixture
+def words_dir(tmp_path):
+    """A data set of words and tags as JSON lines."""
+    folder = tmp_path / "ner"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir):  # noqa: F811
+    teacher.config.update({"initializer_range": 0.2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    BertModel(teacher.config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    data, tuned, soft = ["--dataset", words_dir], tmp_path / "tuned", ["--soft-labels", tmp_path / "soft.safetensors"]
+    longer = ["--num-train-epochs", 8, "--learning-rate", "1e-2", "--per-device-train-batch-size", 8]
+
+    code, out, err = run("finetune", tmp_path / "encoder", *data, "--output-dir", tuned, *FAST.split(), *longer)
+    assert code == 0, err
+    assert "entity f1" in out
+    assert read_json(tuned / "tkd_run.json")["metrics"]["entity_f1"] > 0.9
+    names = {0: "B-PRAISE", 1: "B-WORK", 2: "I-WORK", 3: "O"}
+    assert AutoModelForTokenClassification.from_pretrained(tuned).config.id2label == names
+
+    assert run("label", tuned, *data, *soft, "--json", tmp_path / "label.json")[0] == 0
+    assert read_json(tmp_path / "label.json")["computed"] == len(TEXTS) + 1
+    assert run("label", tuned, *data, *soft, "--json", tmp_path / "label.json")[0] == 0
+    assert read_json(tmp_path / "label.json")["computed"] == 0
+
+    losses = {}
+    for name, words in {"cached": soft, "live": ["--live"]}.items():
+        words = ["--layers", 2, "--output-dir", tmp_path / name, *words, *FAST.split(), *longer]
+        code, out, err = run("distill", tuned, *data, *words)
+        assert code == 0, err
+        record = read_json(tmp_path / name / "tkd_run.json")
+        losses[name] = [record["metrics"][f"loss{part}"] for part in ("", "_logits", "_hard")]
+        assert record["metrics"]["entity_f1"] > 0.9
+    assert losses["cached"] == pytest.approx(losses["live"], rel=1e-3)
+
+    code, out, _ = run("evaluate", tmp_path / "cached", "--teacher", tuned, *data, "--json", tmp_path / "e.json")
+    assert code == 0
+    rows = read_json(tmp_path / "e.json")["models"]
+    assert rows[1]["metrics"]["entity_f1"] == read_json(tmp_path / "cached" / "tkd_run.json")["metrics"]["entity_f1"]
+    assert rows[1]["agreement"] > 0.9
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
+
+
+def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir, sst2_dir):  # noqa: F811
+    words = ["--dataset", words_dir]
+    for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "out", "--live"]):
+        code, _, err = run(command[0], teacher_folder, *words, *command[1:])
+        assert code == 2
+        assert "is BertForSequenceClassification, but the data asks for token_classification; name a model" in err
+
+
+def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, words_dir):  # noqa: F811
+    from transformers import BertForTokenClassification
+
+    from ..conftest import WORDS, build_tokenizer
+
+    teacher = BertForTokenClassification(build_teacher(tuple("abcd")).config)
+    for name, its in {"teacher": tokenizer, "student": build_tokenizer(WORDS[:5] + WORDS[:4:-1])}.items():
+        teacher.save_pretrained(tmp_path / name)
+        its.save_pretrained(tmp_path / name)
+    words = ["--dataset", words_dir, "--label-names", "a,b,c,d", "--student", tmp_path / "student"]
+    words += ["--output-dir", tmp_path / "out"]
+    code, _, err = run("distill", tmp_path / "teacher", *words)
+    assert code == 2
+    assert "are not among the 4 labels: ['a', 'b', 'c', 'd']" in err
+    (words_dir / "train.jsonl").write_text('{"tokens": ["good", "film"], "tags": ["a", "d"]}\n')
+    (words_dir / "validation.jsonl").write_text('{"tokens": ["good", "film"], "tags": ["a", "d"]}\n')
+    code, _, err = run("distill", tmp_path / "teacher", *words)
+    assert code == 2
+    assert f"the tokenizers of the student, {tmp_path / 'student'} (15 tokens), and the teacher, {tmp_path}" in err
