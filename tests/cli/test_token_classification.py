@@ -5,8 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForTokenClassification, BertModel
 
-from ..conftest import TEXTS, build_teacher, read_json
-from .test_cli import FAST, run  # noqa: F401
+from ..conftest import FAST, TEXTS, build_teacher, read_json
 
 
 TAGS = {"film": "B-WORK", "story": "I-WORK", "fine": "B-WORK", "good": "B-PRAISE"}
@@ -25,7 +24,7 @@ def words_dir(tmp_path):
     return folder
 
 
-def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir):  # noqa: F811
+def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir):
     teacher.config.update({"initializer_range": 0.2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     BertModel(teacher.config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
@@ -62,7 +61,7 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
 
 
-def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir, sst2_dir):  # noqa: F811
+def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir, sst2_dir):
     words = ["--dataset", words_dir]
     for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "out", "--live"]):
         code, _, err = run(command[0], teacher_folder, *words, *command[1:])
@@ -70,7 +69,7 @@ def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_fo
         assert "is BertForSequenceClassification, but the data asks for token_classification; name a model" in err
 
 
-def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, words_dir):  # noqa: F811
+def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, words_dir):
     from transformers import BertForTokenClassification
 
     from ..conftest import WORDS, build_tokenizer
