@@ -118,6 +118,25 @@ def test_the_teacher_of_a_recipe_stays_the_teacher(tmp_path):
     assert evaluate["model"] == "runs/finetune"
 
 
+def test_a_pretrained_base_is_what_distill_starts_from(tmp_path):
+    """With a teacher it learns from it, too; without one, it becomes the teacher, unless the recipe names a model."""
+    stages = [{"pretrain": {"dataset": "text"}}, {"distill": {}}]
+    base, distill = plan(tmp_path, stages, teacher="org/teacher", data={"task": "sst2", "max_length": 64})
+    assert (base["teacher"], base["dataset"], base["output_dir"]) == ("org/teacher", "text", "runs/pretrain")
+    assert not {"task", "max_length"} & set(base)
+    assert (distill["student"], distill["max_length"]) == ("runs/pretrain", 64)
+
+    stages = [{"pretrain": {"dataset": "text"}}, {"finetune": {}}, {"distill": {"layers": 3}}]
+    base, finetune, distill = plan(tmp_path, stages)
+    assert "teacher" not in base
+    assert finetune["model"] == "runs/pretrain"
+    assert (distill["teacher"], distill.get("student")) == ("runs/finetune", None)
+    stages = [{"pretrain": {"dataset": "text"}}, {"finetune": {}}, {"evaluate": {}}, {"distill": {}}]
+    _, finetune, evaluate, distill = plan(tmp_path, stages, model="org/encoder")
+    assert (finetune["model"], evaluate["model"]) == ("org/encoder", "runs/finetune")
+    assert (distill["teacher"], distill["student"]) == ("runs/finetune", "runs/pretrain")
+
+
 def test_a_model_is_not_compared_with_itself(tmp_path):
     _, evaluate = plan(tmp_path, [{"finetune": {}}, {"evaluate": {}}], model="org/encoder")
     assert evaluate["model"] == "runs/finetune"
@@ -156,8 +175,8 @@ def test_overwriting_one_stage(tmp_path):
 @pytest.mark.parametrize(
     ("stages", "content", "message"),
     [
-        ([], {}, "has no stages; there are finetune, label"),
-        ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; there are finetune, label"),
+        ([], {}, "has no stages; there are pretrain, finetune"),
+        ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; there are pretrain, finetune"),
         ([{"label": {}}, {"evaluate": {"temprature": 2}}], {}, "sets temprature, which `tkd-hf evaluate` does not"),
         ([{"label": {}}], {"data": {"tusk": "sst2"}}, "has unknown keys tusk; there are task, dataset, data_dir"),
         (
@@ -175,7 +194,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ({"run": {}}, "has an unknown stage 'run'; there are finetune, label"),
+        ({"run": {}}, "has an unknown stage 'run'; there are pretrain, finetune"),
         ({"distill": {"layers": "x"}}, "stage 3 of 3, distill: --layers 'x' is neither"),
         ({"distill": {"student": None, "learning_rat": 1}}, "stage 3 of 3, distill: unknown option '--learning_rat'"),
         (

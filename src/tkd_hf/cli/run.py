@@ -42,7 +42,8 @@ def run(
 
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
     pretrain, distill or finetune made last is what the next distill starts from (`student: null` cuts a new one out of
-    the teacher), and what finetune and evaluate work on. What a stage says itself wins.
+    the teacher), and what finetune and evaluate work on. The teacher teaches pretrain, too (`teacher: null`: it does
+    not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -101,7 +102,7 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
-        worked_on = options.get("model") or ((student or model) if teacher else (model or student))
+        worked_on = options.get("model") or model
         known = {parameter.name for parameter in commands[name].params}
         common = {
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
@@ -120,9 +121,12 @@ def _plan(
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
         if made and name == "finetune" and teacher is None:
-            teacher, model, student = made, made, None
+            student = None if worked_on == student else student  # a base that became the teacher is no student
+            teacher = model = made
         elif made:
             student = made
+            if teacher or model is None:  # else the teacher is yet to be made of the recipe's model
+                model = made
     return stages
 
 
