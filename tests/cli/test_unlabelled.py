@@ -148,3 +148,12 @@ def test_objectives_that_need_labels_are_refused_without_any(run, tmp_path, teac
     words = ["--dataset", tmp_path / "d", "--objectives", '{"hard": 1.0}', "--output-dir", tmp_path / "s"]
     code, _, err = run("distill", teacher_folder, *words)
     assert (code, "need labels, and the training data of d has no column 'label'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("written", ["{}", "[{}]"])
+def test_a_recipe_names_one_source_or_several(run, tmp_path, teacher_folder, sst2_dir, extra, written):
+    recipe = f"teacher: {teacher_folder}\nstages: [label: {{unlabelled: {written.format(extra)}}}]\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    words = ["--config", tmp_path / "recipe.yaml", "--task", "sst2", "--data-dir", sst2_dir]
+    assert run("label", *words, "--json", tmp_path / "l.json")[0] == 0
+    assert read_json(tmp_path / "l.json")["examples"] == 8 + 8 + len(EXTRA)
