@@ -1,0 +1,92 @@
+"""The figures: on a white ground, so that they read on dark pages, too, and by name, not by colour alone."""
+
+from pathlib import Path
+
+
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit('the figures need matplotlib: pip install "tkd-hf[report]"') from None
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+
+BLUE, GREY, RED = "#1f5a99", "#666666", "#b3401f"
+STYLES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))
+
+
+DOTS = "dashed: teacher, ± one standard error; dot and bar: mean ± standard deviation over seeds; ticks: seeds"
+
+
+def dots(path: Path, content: dict) -> None:
+    """A panel a task: each student's mean, its spread and its seeds, beside the teacher's line."""
+    rows, tasks = content["rows"], content["tasks"]
+    several = len({row["layers"] for row in rows}) > 1
+    names = [f"{row['about']} · {row['layers']} layers" if several else row["about"] for row in rows]
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(3.2 + 2.1 * len(tasks), 1.8 + 0.34 * len(rows)), sharey=True, squeeze=False
+    )
+    for panel, (setting, task) in zip(panels[0], tasks.items(), strict=True):
+        metric = task["metrics"][0]
+        for place, row in enumerate(rows):
+            values = row["tasks"].get(setting, {"metrics": {}})["metrics"].get(metric)
+            if values is None:
+                panel.text(0.5, place, "missing", transform=panel.get_yaxis_transform(), ha="center", va="center",
+                           fontsize=8, color=GREY)  # fmt: skip
+                continue
+            panel.errorbar(values["mean"], place, xerr=values["sd"], fmt="o", color=BLUE, capsize=3, zorder=3)
+            panel.plot(values["values"], [place] * len(values["values"]), "|", color=GREY, markersize=9, zorder=2)
+        if "teacher" in task:
+            taught, error = task["teacher"][metric], task["resolution"][metric]
+            panel.axvline(taught, color=RED, linestyle="--", linewidth=1)
+            panel.axvspan(taught - error, taught + error, color=RED, alpha=0.08, linewidth=0)
+        panel.set_title(setting)
+        panel.set_xlabel(metric.replace("_", " "))
+        panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+        panel.margins(x=0.15)
+    panels[0][0].set_yticks(range(len(rows)), names)
+    panels[0][0].set_ylim(len(rows) - 0.5, -0.5)
+    save(figure, path, content["title"], DOTS)
+
+
+def lines(path: Path, title: str, panels: dict[str, dict]) -> None:
+    """Curves with their names at their ends, a panel each.
+
+    Args:
+        path: of the picture.
+        title: of the whole.
+        panels: by title: `x`, `y` (names of the axes) and `curves` (name to x values and y values).
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 4.6 * len(panels), 4.2), squeeze=False)
+    for axis, (name, panel) in zip(axes[0], panels.items(), strict=True):
+        for (marker, style), (curve, (x, y)) in zip(STYLES * 4, panel["curves"].items(), strict=False):
+            axis.plot(x, y, marker=marker, linestyle=style, color=BLUE, label=curve, markersize=5)
+        axis.set(title=name, xlabel=panel["x"], ylabel=panel["y"], xscale="log", yscale="log")
+        axis.set_xticks(x, [str(value) for value in x])
+        axis.minorticks_off()
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.legend(fontsize=8, framealpha=1)
+    save(figure, path, title)
+
+
+def bars(path: Path, title: str, panels: dict[str, dict[str, float]]) -> None:
+    """Horizontal bars with their values written beside them, a panel each."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 3.6 * len(panels), 2.2), sharey=True, squeeze=False)
+    for axis, (name, values) in zip(axes[0], panels.items(), strict=True):
+        drawn = axis.barh(list(values), list(values.values()), color=BLUE, height=0.6)
+        axis.bar_label(drawn, [f"{value:,.4g}" for value in values.values()], padding=3, fontsize=9)
+        axis.set_title(name, fontsize=10)
+        axis.margins(x=0.3)
+        axis.set_xticks([])
+    axes[0][0].invert_yaxis()
+    save(figure, path, title)
+
+
+def save(figure, path: Path, title: str, legend: str = "") -> None:
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel(legend, fontsize=8, color=GREY)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, facecolor="white")
+    plt.close(figure)

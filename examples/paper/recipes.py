@@ -1,0 +1,119 @@
+"""The recipes: how each of them trains a student, as data.
+
+A stage is `DistillationTrainingArguments` by name; the stages of a recipe share its steps equally. What is not said
+here is the same for all: the teacher, the data, the number of steps, batches of 32, a peak learning rate of 1e-4 with a
+linear warm-up and decay, and the start from layers of the fine-tuned teacher (also of the plain student, which never
+sees the teacher's answers).
+"""
+
+from dataclasses import dataclass
+
+
+# Ours: the default that is compared with the other recipes, and taken apart in the ablation.
+OURS = {
+    "objectives": {"logits": 0.9, "hard": 0.1, "hidden": 1.0, "relations": 1.0},
+    "temperature": 2.0,
+}
+
+# Variants of ours to choose from; `tune` runs them all on held-out training data. A name must start with "ours-".
+CANDIDATES = {
+    "ours-logits-only": {"objectives": {"logits": 0.9, "hard": 0.1}, "temperature": 2.0},
+}
+
+COMPARED = ("plain", "distilbert", "tinybert", "ours")
+TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
+SOFT_WEIGHTS = (0.5, 0.9, 1.0)
+LEARNING_RATES = (5e-5, 1e-4, 2e-4)
+ANSWERS = ("logits", "hard")  # objectives that need no more of the teacher than its soft labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained.
+
+    Args:
+        about: one line for people.
+        stages: arguments of each stage; a stage starts from the student of the one before.
+        start: the teacher's layers that the student is built from, by the name of a layer map, or `"random"`.
+    """
+
+    about: str
+    stages: tuple[dict, ...]
+    start: str = "uniform"
+
+
+def recipes(layers: int) -> dict[str, Recipe]:
+    """All recipes by name, for a student of that many layers."""
+    compared = {
+        "plain": Recipe("labels alone, no distillation", ({"objectives": {"hard": 1.0}},)),
+        "distilbert": distilbert(),
+        "tinybert": tinybert(layers),
+        "ours": Recipe("ours", (OURS,)),
+    }
+    candidates = {name: Recipe(name, (stage,)) for name, stage in CANDIDATES.items()}
+    tuned = {
+        f"{name}-lr{rate:g}": tune(recipe, rate)
+        for name, recipe in (compared | candidates).items()
+        for rate in LEARNING_RATES
+    }
+    return compared | candidates | ablations() | softness() | tuned
+
+
+def distilbert() -> Recipe:
+    """DistilBERT (Sanh et al. 2019, arXiv 1910.01108): every other layer, soft + hard + cosine as 5 : 2 : 1, T = 2.
+
+    The weights are those of the authors' training script; the hard loss is here the task's and not masked language
+    modelling, since all recipes are run on the task.
+    """
+    objectives = {"logits": 0.625, "hard": 0.25, "cosine": 0.125}
+    return Recipe("DistilBERT", ({"objectives": objectives, "temperature": 2.0},), start="skip")
+
+
+def tinybert(layers: int) -> Recipe:
+    """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): embeddings, hidden states and attention first, then logits.
+
+    Its loss is a sum over layers where `hidden` and `attention` are means, hence the weights. The authors give the
+    first stage 20 of 23 epochs, on augmented data; of few steps, half each is kinder to it. T = 1 as theirs.
+    """
+    features = {"embeddings": 1.0, "hidden": float(layers), "attention": float(layers)}
+    return Recipe(
+        "TinyBERT",
+        (
+            {"objectives": features, "layer_map": "uniform"},
+            {"objectives": {"logits": 1.0}, "temperature": 1.0},
+        ),
+    )
+
+
+def ablations() -> dict[str, Recipe]:
+    """Ours with one component off at a time."""
+    weights = OURS["objectives"]
+    features = [name for name in weights if name not in ANSWERS]
+    groups = {name: (name,) for name in weights} | ({"features": tuple(features)} if len(features) > 1 else {})
+    titles = {"logits": "soft labels", "hard": "labels", "features": " and ".join(features)}
+    found = {}
+    for name, group in groups.items():
+        left = {objective: weight for objective, weight in weights.items() if objective not in group}
+        if left:
+            found[f"ours-without-{name}"] = Recipe(f"without {titles.get(name, name)}", (OURS | {"objectives": left},))
+    found["ours-temperature-1"] = Recipe("without temperature (T = 1)", (OURS | {"temperature": 1.0},))
+    found["ours-random-start"] = Recipe("without the teacher's layers (random start)", (OURS,), start="random")
+    return found
+
+
+def softness() -> dict[str, Recipe]:
+    """Soft and hard labels alone: over temperatures, and over the weight of the soft ones."""
+    grid = dict.fromkeys([(t, 0.9) for t in TEMPERATURES] + [(2.0, weight) for weight in SOFT_WEIGHTS])
+    return {
+        f"t{temperature:g}-w{weight:g}": Recipe(
+            f"T = {temperature:g}, soft weight {weight:g}",
+            ({"objectives": {"logits": weight, "hard": round(1 - weight, 6)}, "temperature": temperature},),
+        )
+        for temperature, weight in grid
+    }
+
+
+def tune(recipe: Recipe, learning_rate: float) -> Recipe:
+    """The recipe at another learning rate."""
+    stages = tuple(stage | {"learning_rate": learning_rate} for stage in recipe.stages)
+    return Recipe(f"{recipe.about}, learning rate {learning_rate:g}", stages, recipe.start)
