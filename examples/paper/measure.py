@@ -82,6 +82,7 @@ def train(m: Measurement) -> dict:
             "per_device_train_batch_size": batch_size,
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
+            "use_cpu": device() == "cpu",
             "save_strategy": "no",
             "report_to": "none",
         }
