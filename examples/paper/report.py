@@ -9,6 +9,7 @@ import figures
 from experiments import Experiment
 from recipes import recipes
 from study import Study
+from tkd_hf import InputError
 from tkd_hf.data.tasks import get_task
 
 
@@ -55,7 +56,9 @@ def task_summary(study: Study, setting: str, records: dict) -> dict:
         return summary
     teachers = distinct(record["teacher"] for record in found)
     if len(teachers) > 1:
-        raise SystemExit(f"the records of {setting} are of {len(teachers)} teachers; run it again with one of them")
+        raise InputError(
+            f"the records of {setting} are of {len(teachers)} teachers; run the experiment again with one of them"
+        )
     values, examples = teachers[0]["metrics"], found[0]["examples"]
     return summary | {
         "split": found[0]["split"],
@@ -167,7 +170,7 @@ def line(name: str, cells: list[str], last: str) -> str:
 def notes(content: dict) -> list[str]:
     made, wanted = content["records"]
     seeds = sorted({len(c["of_teacher"]["values"]) for row in content["rows"] for c in row["tasks"].values()})
-    layers = ", ".join(str(n) for n in dict.fromkeys(row["layers"] for row in content["rows"]))
+    layers = " and ".join(str(n) for n in dict.fromkeys(row["layers"] for row in content["rows"]))
     steps = ", ".join(f"{setting} {task['steps']}" for setting, task in content["tasks"].items())
     parts = "".join(
         f" Of {setting}, {task['train_examples']:,} training examples chosen at random, the same for all."

@@ -82,9 +82,9 @@ def of_runs(study: Study, name: str, options: argparse.Namespace) -> Path:
     runs = [run for run in experiment.runs() if chosen(run, options)]
     if not runs:
         raise InputError(
-            f"{name} has no such runs: its recipes are {', '.join(experiment.recipes)}, its tasks "
-            f"{', '.join(experiment.settings)}, its students of {experiment.students} layers, its seeds "
-            f"{experiment.seeds}"
+            f"{name} has no such runs: its recipes are {', '.join(experiment.recipes)}; its tasks "
+            f"{', '.join(experiment.settings)}; its students' layers {', '.join(map(str, experiment.students))}; its "
+            f"seeds {', '.join(map(str, experiment.seeds))}"
         )
     missing = study.missing(runs)
     hours = study.seconds(missing) / 3600
