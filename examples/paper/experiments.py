@@ -45,14 +45,14 @@ def baseline(size: Size) -> Experiment:
 def temperature(size: Size) -> Experiment:
     about = "Soft and hard labels alone. The weight of the hard ones is 1 less that of the soft ones."
     return Experiment(
-        "Temperature and soft weight", about, tuple(softness()), size.studied_tasks, size.students[:1], size.seeds[:1]
+        "Temperature and soft weight", about, tuple(softness()), size.softness_tasks, size.students[:1], size.seeds[:1]
     )
 
 
 def ablation(size: Size) -> Experiment:
     about = "Our recipe, and each of its components off in turn."
     names = ("ours", *ablations())
-    return Experiment("Ablation", about, names, size.studied_tasks, size.students[:1], size.seeds)
+    return Experiment("Ablation", about, names, size.taken_apart_tasks, size.students[:1], size.seeds)
 
 
 def comparison(size: Size) -> Experiment:

@@ -36,8 +36,8 @@ class Size:
         batch_size, save_steps: of all students.
         rounds: how often training is timed; the setting is `timing`.
         batch_sizes: over which inference is timed, and training, less the first.
-        compared_tasks, headline_tasks, studied_tasks, tuned_tasks: settings of the comparisons, of the main table, of
-            ablation and temperature, and those to choose on.
+        compared_tasks, headline_tasks, taken_apart_tasks, softness_tasks, tuned_tasks: settings of the comparisons,
+            the main table, the ablation, temperature and soft weight (classes, therefore), and those to choose on.
     """
 
     name: str
@@ -52,14 +52,15 @@ class Size:
     batch_sizes: tuple[int, ...]
     compared_tasks: tuple[str, ...]
     headline_tasks: tuple[str, ...]
-    studied_tasks: tuple[str, ...]
+    taken_apart_tasks: tuple[str, ...]
+    softness_tasks: tuple[str, ...]
     tuned_tasks: tuple[str, ...]
 
 
 FULL = Size(
     name="full",
     settings={
-        "sst2": Setting("sst2", steps=1250, tokens=13.3, examples=20_000),  # two passes
+        "sst2": Setting("sst2", steps=1000, tokens=13.3, examples=20_000),  # 1.6 passes
         "mrpc": Setting("mrpc", steps=344, tokens=53.2),  # three
         "stsb": Setting("stsb", steps=360, tokens=27.8),  # two
         "cola": Setting("cola", steps=536, tokens=11.3),  # two
@@ -79,7 +80,8 @@ FULL = Size(
     batch_sizes=(1, 8, 32),
     compared_tasks=("sst2", "mrpc", "stsb", "cola", "rte"),
     headline_tasks=("sst2-all", "mrpc", "stsb", "cola", "rte"),
-    studied_tasks=("mrpc", "cola"),
+    taken_apart_tasks=("stsb", "cola"),
+    softness_tasks=("mrpc", "cola"),
     tuned_tasks=("mrpc-held-out", "cola-held-out"),
 )
 
@@ -102,6 +104,7 @@ QUICK = Size(
     batch_sizes=(1, 4),
     compared_tasks=("sst2", "stsb"),
     headline_tasks=("sst2-all", "stsb"),
-    studied_tasks=("sst2",),
+    taken_apart_tasks=("sst2",),
+    softness_tasks=("sst2",),
     tuned_tasks=("sst2-held-out",),
 )
