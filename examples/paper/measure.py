@@ -20,8 +20,9 @@ import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments, student_from_teacher
 from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.evaluation.cost import megabytes, parameters
-from tkd_hf.stages.distill import StudentArguments, distill
+from tkd_hf.stages.distill import distill
 from tkd_hf.stages.finetune import finetune
+from tkd_hf.stages.student import StudentArguments
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

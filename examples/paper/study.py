@@ -26,14 +26,15 @@ from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.data.tasks import get_task
 from tkd_hf.layer_map import layer_map
 from tkd_hf.soft_labels import teacher_revision
-from tkd_hf.stages.distill import StudentArguments, distill
+from tkd_hf.stages.distill import distill
 from tkd_hf.stages.evaluate import Evaluation, evaluate
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.label import label
 from tkd_hf.stages.run_folder import StageRecord
+from tkd_hf.stages.student import StudentArguments
 
 
-LEARNING_RATE = 1e-4
+LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-4, 1e-4
 HELD_OUT = 0.1
 # tokens x (3 for forward and backward of each student layer + 1 for each layer of a live teacher) a second: MiniLM on
 # one thread of a 2-core CPU with AVX512. Finished records of the study replace it.
@@ -250,7 +251,7 @@ class Study:
             str(folder),
             num_train_epochs=self.size.teacher_epochs[setting.task],
             per_device_train_batch_size=2 * self.size.batch_size if setting.task == "sst2" else self.size.batch_size,
-            learning_rate=LEARNING_RATE,
+            learning_rate=TEACHER_LEARNING_RATE,
             seed=0,
             save_steps=self.size.save_steps,
             **QUIET,
