@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -433,6 +434,22 @@ def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, s
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     adapter = read_json(tmp_path / "t" / "adapter" / "adapter_config.json")
     assert adapter["base_model_name_or_path"] == str(teacher_folder)
+
+
+def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
+    common = {"use_cpu": True, "bf16": False, "report_to": "none", "num_train_epochs": 1, "lora": True}
+    recipe = {
+        "model": str(teacher_folder),
+        "data": {"task": "sst2", "data_dir": str(sst2_dir)},
+        "stages": [{"finetune": common | {"lora_rank": 4}}, {"distill": common | {"layers": 2, "learning_rate": 1e-3}}],
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, err = run("run", tmp_path / "recipe.yaml")
+    assert code == 0, err
+    records = [read_json(tmp_path / "out" / name / "tkd_run.json")["arguments"] for name in ("finetune", "distill")]
+    assert [record["lora"]["rank"] for record in records] == [4, 8]
+    assert [record["learning_rate"] for record in records] == ["0.0005", "0.001"]
 
 
 @pytest.mark.parametrize(
