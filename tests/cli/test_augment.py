@@ -32,19 +32,17 @@ def read(path):
 def test_from_a_model_to_a_student(run, tmp_path, teacher_folder, sst2_dir, mlm, caplog):
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     words = ["augment", *data, "--mlm", mlm, "--copies", 3, "--seed", 5]
-    code, out, err = run(*words, "--output-file", tmp_path / "x.parquet", "--json", tmp_path / "a.json")
+    code, out, err = run(*words, "--output-dir", tmp_path / "x", "--json", tmp_path / "a.json")
     assert (code, "replacing words" in err, "new" in out) == (0, True, True)
-    result = read_json(tmp_path / "a.json")
-    new = read(tmp_path / "x.parquet")
-    assert (result["examples"], result["new"]) == (8, len(new))
+    new = read(tmp_path / "x" / "train.parquet")
+    assert read_json(tmp_path / "a.json")["metrics"] == {"examples": 8, "new": len(new)}
     assert new.column_names == ["text"]
     assert not set(TEXTS) & set(new["text"])
-    assert "augmented" in out
 
-    assert run(*words, "--output-file", tmp_path / "new" / "y.jsonl")[0] == 0
-    assert read(tmp_path / "new" / "y.jsonl").to_dict() == new.to_dict()
+    assert run(*words, "--output-dir", tmp_path / "y")[0] == 0
+    assert read(tmp_path / "y" / "train.parquet").to_dict() == new.to_dict()
 
-    words = [*data, "--unlabelled", tmp_path / "x.parquet", "--layers", 1, "--output-dir", tmp_path / "s"]
+    words = [*data, "--unlabelled", tmp_path / "x", "--layers", 1, "--output-dir", tmp_path / "s"]
     assert run("distill", teacher_folder, *words, *FAST.split())[0] == 0
     assert f"{len(new)} unlabelled examples" in caplog.text
     assert "unlabelled" in read_json(tmp_path / "s" / "tkd_run.json")["inputs"]
@@ -56,21 +54,26 @@ def test_pairs_by_a_tkd(run, tmp_path, pairs):
     TKDForMaskedLM(TKDConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path / "tkd")
     build_tokenizer().save_pretrained(tmp_path / "tkd")
     Dataset.from_dict({"text": ["A good"], "text_pair": ["film."]}).to_parquet(tmp_path / "words.parquet")
-    words = [*pairs, "--mlm", tmp_path / "tkd", "--probability", 1, "--output-file", tmp_path / "x.parquet"]
+    words = [*pairs, "--mlm", tmp_path / "tkd", "--probability", 1, "--output-dir", tmp_path / "x"]
     assert run("augment", *words, "--words-from", tmp_path / "words.parquet")[0] == 0
-    new = read(tmp_path / "x.parquet")
+    new = read(tmp_path / "x" / "train.parquet")
     assert new.column_names == ["text", "text_pair"]
     assert {word for name in new.column_names for text in new[name] for word in text.split()} == {"a", "good", "film"}
 
 
 def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
-    words = ["augment", *pairs, "--shuffle-pairs", "--copies", 2, "--output-file", tmp_path / "x.parquet"]
+    words = ["augment", *pairs, "--shuffle-pairs", "--copies", 2, "--output-dir", tmp_path / "x"]
     assert run(*words)[0] == 0
-    new = read(tmp_path / "x.parquet")
+    new = read(tmp_path / "x" / "train.parquet")
     assert set(new["text"]) | set(new["text_pair"]) == set(TEXTS)
     code, _, err = run(*words)
-    assert (code, "x.parquet exists; add --overwrite" in err) == (2, True)
+    assert (code, "already holds files; add --resume" in err) == (2, True)
+    made = (tmp_path / "x" / "train.parquet").stat().st_mtime_ns
+    assert run(*words, "--resume")[0] == 0
+    assert (tmp_path / "x" / "train.parquet").stat().st_mtime_ns == made
+    assert "copies was 2, now 3" in run(*words, "--resume", "--copies", 3)[2]
     assert run(*words, "--overwrite")[0] == 0
+    assert (tmp_path / "x" / "train.parquet").stat().st_mtime_ns > made
 
 
 @pytest.mark.parametrize(
@@ -85,8 +88,7 @@ def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
         ("--mlm {maskless}", "has no mask token to put for a word"),
         ("--mlm {mlm} --probability 0", "no new text came of 8 examples; raise the copies or the probability"),
         ("--mlm {mlm} --words-from {teacher}/missing.txt", "missing.txt' is neither a local path"),
-        ("--mlm {mlm} --output-file {mlm}/x.csv", "x.csv has the ending '.csv'; the writable ones are .parquet, .json"),
-        ("--mlm {mlm} --output-file {mlm}/config.json/x.parquet", "cannot write"),
+        ("--mlm {mlm} --output-dir {mlm}/config.json", "config.json is a file; name a folder"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, mlm, words, message):
@@ -95,9 +97,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, 
     for save in (build_mlm().save_pretrained, maskless.save_pretrained):
         save(tmp_path / "maskless")
     filled = words.format(mlm=mlm, teacher=teacher_folder, maskless=tmp_path / "maskless").split()
-    if "--output-file" not in filled:
-        filled += ["--output-file", tmp_path / "x.parquet"]
+    if "--output-dir" not in filled:
+        filled += ["--output-dir", tmp_path / "x"]
     code, _, err = run("augment", "--task", "sst2", "--data-dir", sst2_dir, *filled)
     last = err.strip().splitlines()[-1]
     assert (code, last.startswith("tkd-hf: "), message in last) == (2, True, True)
-    assert not (tmp_path / "x.parquet").exists()
+    assert not (tmp_path / "x" / "train.parquet").exists()

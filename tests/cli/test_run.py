@@ -289,3 +289,10 @@ def test_a_pretrained_base_is_what_the_student_starts_from(run, tmp_path, teache
     record = read_json(tmp_path / "out" / "distill" / "tkd_run.json")
     assert record["arguments"]["student"] == str(tmp_path / "out" / "pretrain")
     assert "agreement" in out
+
+
+def test_what_augment_made_is_learned_from(tmp_path):
+    augmented = {"augment": {"shuffle_pairs": True}}
+    values = plan(tmp_path, [augmented, {"label": None}, {"distill": None}], teacher="t")
+    assert [stage.get("unlabelled") for stage in values] == [None, ["runs/augment"], ["runs/augment"]]
+    assert "student" not in values[2]

@@ -44,7 +44,7 @@ def test_what_is_evaluated_on_is_never_trained_on(run, tmp_path, teacher_folder,
 
     trained = []
 
-    def spy(folder, trainer):
+    def spy(folder, trainer, *_):
         trained.extend(trainer.train_dataset["input_ids"])
         raise Stop
 

@@ -1,12 +1,11 @@
 """`tkd-hf augment`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
-from .output import announce, show, suggest, write_json
+from .output import announce, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 @o.with_data
 def augment(
     data: "DataArguments",
-    output_file: Annotated[Path, typer.Option("--output-file", help="File for the new texts: parquet, json, jsonl.")],
+    output_dir: o.OutputDir,
     mlm: Annotated[
         str | None, typer.Option(help="Masked language model that proposes words: folder or Hub id.")
     ] = None,
@@ -28,26 +27,16 @@ def augment(
     seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 42,
     batch_size: o.BatchSize = 32,
     config: o.Config = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
     """Make more texts like those of a task, without labels, for `tkd-hf distill --unlabelled`."""
     from ..stages.augment import augment as run
 
-    announce(f"augmenting {data.task or data.dataset} into {output_file}")
-    result = run(
-        data,
-        output_file,
-        mlm,
-        shuffle_pairs,
-        copies,
-        probability,
-        candidates,
-        words_from,
-        seed,
-        batch_size,
-        overwrite,
-    )
-    show(["augmented", "examples", "new"], [[result.path, str(result.examples), str(result.new)]])
-    suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_file} --layers 3 --output-dir …")
-    return write_json(json_file, vars(result))
+    sizes = (copies, probability, candidates, words_from, seed, batch_size)
+    announce(f"augmenting {data.task or data.dataset} into {output_dir}")
+    record = run(data, output_dir, mlm, shuffle_pairs, *sizes, overwrite, resume)
+    show_record(str(output_dir), record.metrics, record.seconds)
+    suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_dir} --layers 3 --output-dir …")
+    return write_json(json_file, vars(record))

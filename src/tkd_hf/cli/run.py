@@ -42,8 +42,8 @@ def run(
 
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
     pretrain, distill or finetune made last is what the next distill starts from (`student: null` cuts a new one out of
-    the teacher), and what finetune and evaluate work on. The teacher teaches pretrain, too (`teacher: null`: it does
-    not). What a stage says itself wins.
+    the teacher), and what finetune and evaluate work on. What augment made is learned from by what follows. The teacher
+    teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -96,7 +96,7 @@ def _plan(
     if not recipe.stages:
         raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
     stages, count = [], Counter()
-    teacher, model, student, soft_labels = recipe.teacher, recipe.model, None, None
+    teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
@@ -108,6 +108,7 @@ def _plan(
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
             "model": worked_on,
             "student": student,
+            "unlabelled": list(unlabelled) or None,
             "soft_labels": None if "teacher" in options else soft_labels,
             "output_dir": output_dir and str(Path(output_dir) / folder),
             "overwrite": overwrite,
@@ -123,6 +124,8 @@ def _plan(
         if made and name == "finetune" and teacher is None:
             student = None if worked_on == student else student  # a base that became the teacher is no student
             teacher = model = made
+        elif name == "augment":
+            unlabelled.append(made)
         elif made:
             student = made
             if teacher or model is None:  # else the teacher is yet to be made of the recipe's model

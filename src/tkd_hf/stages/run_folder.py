@@ -93,14 +93,17 @@ class RunFolder:
         whole = [file.parent for file in self.path.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
         return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
-    def start(self) -> None:
+    def start(self, since: float | None = None) -> None:
         """Takes the folder over: clears it if that was asked for, and writes the record of a run under way.
 
         Not before all input has been found good, so that a mistake costs nobody the run that was there.
+
+        Args:
+            since: `time.perf_counter()` when the work began, if that was before.
         """
         if self._overwrite and self.path.exists():
             shutil.rmtree(self.path)
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() if since is None else since
         self._write()
 
     def finish(self, metrics: dict[str, Any]) -> StageRecord:
