@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 
 BLUE, GREY, RED = "#1f5a99", "#666666", "#b3401f"
-STYLES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))
+STYLES = (("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", BLUE), ("v", "-", RED), ("P", "--", GREY))
 
 
 DOTS = "dashed: teacher, ± one standard error; dot and bar: mean ± standard deviation over seeds; ticks: seeds"
@@ -52,20 +52,24 @@ def dots(path: Path, content: dict) -> None:
 
 
 def lines(path: Path, title: str, panels: dict[str, dict]) -> None:
-    """Curves with their names at their ends, a panel each.
+    """Curves with a value at each point, a panel each.
 
     Args:
         path: of the picture.
         title: of the whole.
         panels: by title: `x`, `y` (names of the axes) and `curves` (name to x values and y values).
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 4.6 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 4.6 * len(panels), 4.2), sharey=True, squeeze=False)
     for axis, (name, panel) in zip(axes[0], panels.items(), strict=True):
-        for (marker, style), (curve, (x, y)) in zip(STYLES * 4, panel["curves"].items(), strict=False):
-            axis.plot(x, y, marker=marker, linestyle=style, color=BLUE, label=curve, markersize=5)
+        for (marker, style, color), (curve, (x, y)) in zip(STYLES * 4, panel["curves"].items(), strict=False):
+            axis.plot(x, y, marker=marker, linestyle=style, color=color, label=curve, markersize=5)
+            for place in zip(x, y, strict=True):
+                value = f"{place[1]:,.0f}" if place[1] >= 100 else f"{place[1]:.3g}"
+                axis.annotate(value, place, (6, -7), textcoords="offset points", fontsize=8, color=color)
         axis.set(title=name, xlabel=panel["x"], ylabel=panel["y"], xscale="log", yscale="log")
         axis.set_xticks(x, [str(value) for value in x])
         axis.minorticks_off()
+        axis.margins(x=0.15)
         axis.grid(color="#dddddd", linewidth=0.6)
         axis.legend(fontsize=8, framealpha=1)
     save(figure, path, title)
