@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainingArguments
 
-from tkd_hf import DistillationTrainingArguments
+from tkd_hf import DistillationTrainingArguments, FineTuningArguments
 
 
 def arguments(**fields):
@@ -50,3 +50,11 @@ def test_bf16_where_the_device_has_it(monkeypatch):
         assert arguments().bf16 is available
         assert arguments(bf16=not available).bf16 is not available
         assert arguments(fp16=True).bf16 is False
+
+
+def test_bf16_by_default_on_a_processor_that_has_it(monkeypatch):
+    """Without a GPU, and without a word about it."""
+    monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu: True)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda *args, **kwargs: False)
+    args = FineTuningArguments("unused", report_to="none")
+    assert (args.bf16, args.use_cpu) == (True, True)

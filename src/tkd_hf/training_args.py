@@ -45,7 +45,8 @@ class FineTuningArguments(TrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(use_cpu=self.use_cpu)
-        if not torch.cuda.is_available():
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # which transformers wants to hear before it takes bf16
             self.dataloader_pin_memory = False  # torch would warn at every epoch
         super().__post_init__()
 
