@@ -11,7 +11,12 @@ import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 from tkd_hf.cli import main
 
@@ -55,7 +60,9 @@ def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFa
     )
 
 
-def build_teacher(labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0, **fields):
+def build_teacher(
+    labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0, kind=BertForSequenceClassification, **fields
+):
     """A BERT of four layers with weights large enough for its answers to differ."""
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
@@ -71,7 +78,7 @@ def build_teacher(labels: tuple[str, ...] = ("negative", "positive"), seed: int 
         **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if labels else {}),
         **fields,
     )
-    return BertForSequenceClassification(config).eval()
+    return kind(config).eval()
 
 
 @pytest.fixture
@@ -87,6 +94,19 @@ def teacher():
 @pytest.fixture
 def examples():
     return datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS})
+
+
+@pytest.fixture
+def tagger():
+    """A teacher that gives each token a label."""
+    return build_teacher(("B-X", "I-X", "O"), kind=BertForTokenClassification)
+
+
+@pytest.fixture
+def tagged():
+    """Words of the texts with tags as codes that the words decide."""
+    words = [text.split() for text in TEXTS]
+    return datasets.Dataset.from_dict({"text": words, "label": [[len(word) % 3 for word in row] for row in words]})
 
 
 @pytest.fixture

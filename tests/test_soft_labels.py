@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tkd_hf import InputError, SoftLabels
 from tkd_hf.data.features import teacher_features, tokenize
@@ -186,3 +188,61 @@ def test_the_mean_of_several_teachers_each_with_its_own_tokenizer(examples, toke
     np.testing.assert_allclose(mean, 0.75 * own + 0.25 * others, atol=1e-5)
     with pytest.raises(InputError, match=r"teacher_weights=\[1, 2, 3\] for 2 teachers"):
         attach_mean(rows, caches, [1, 2, 3])
+
+
+@pytest.fixture
+def token_features(tagged, tokenizer):
+    return tokenize(tagged, tokenizer)
+
+
+@pytest.fixture
+def token_soft(tagger, tokenizer, token_features):
+    return SoftLabels.compute(tagger, tokenizer, token_features, batch_size=3)
+
+
+def test_soft_labels_of_tokens_are_the_teachers_in_any_order(token_soft, token_features, tagger, tokenizer):
+    order = [6, 0, 3, 3, 7]
+    found = token_soft.attach(token_features.select(order), ("O", "B-X", "I-X"))["teacher_logits"][:]
+    for logits, place in zip(found, order, strict=True):
+        with torch.no_grad():
+            expected = tagger(**tokenizer(TEXTS[place], return_tensors="pt")).logits[0]
+        np.testing.assert_allclose(logits, expected[:, [2, 0, 1]], atol=1e-5)
+
+
+def test_soft_labels_of_tokens_are_saved_loaded_and_merged(token_soft, tmp_path, tagger, tokenizer, token_features):
+    parts = [SoftLabels.compute(tagger, tokenizer, token_features.select(rows)) for rows in ([0, 2, 5, 6], [6, 1, 3])]
+    parts[0].save(tmp_path / "soft.safetensors")
+    merged = SoftLabels.load(tmp_path / "soft.safetensors", token_soft.revision).merge(parts[1])
+    assert merged.missing(token_features).tolist() == [4, 7]
+    whole = merged.merge(token_soft)
+    np.testing.assert_array_equal(whole.offsets, token_soft.offsets)
+    np.testing.assert_allclose(whole.logits, token_soft.logits, atol=1e-5)
+    assert len(whole.attach(token_features)) == len(TEXTS)
+
+
+def test_lost_offsets_and_a_cut_file_are_found(token_soft, tmp_path):
+    path = tmp_path / "soft.safetensors"
+    token_soft.save(path)
+    content = path.read_bytes()
+    with safe_open(path, framework="np") as file:
+        wrong = dict(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in ("keys", "logits")}
+    save_file(tensors, path, metadata=wrong)  # without offsets, each row would pass for an example
+    with pytest.raises(InputError, match="the checksum does not match"):
+        SoftLabels.load(path)
+    path.write_bytes(content[:-8])
+    with pytest.raises(InputError, match=r"soft.safetensors are damaged .*delete it"):
+        SoftLabels.load(path)
+
+
+def test_the_former_format_is_read(soft, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tkd_hf.soft_labels.FORMAT", "tkd-hf soft labels 1")
+        soft.save(tmp_path / "soft.safetensors")
+    np.testing.assert_array_equal(SoftLabels.load(tmp_path / "soft.safetensors").logits, soft.logits)
+
+
+def test_soft_labels_of_tokens_need_the_same_tokens(token_soft, token_features):
+    padded = token_features.map(lambda row: {name: [*row[name], 0] for name in ("input_ids", "attention_mask")})
+    with pytest.raises(InputError, match=r"row 0 has 5 tokens, but 4 soft labels of .*rows without padding"):
+        token_soft.attach(padded.remove_columns("token_type_ids"))

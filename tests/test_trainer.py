@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, SoftLabels, student_from_teacher
 from tkd_hf.data.features import tokenize
+from tkd_hf.evaluation.metrics import compute_metrics_for
+from tkd_hf.labels import label_names
 from tkd_hf.objectives.divergences import categorical_divergence
 from tkd_hf.sampling import EpochLengthGroupedSampler
 
@@ -546,3 +548,29 @@ def test_features_of_several_teachers_are_refused(build, tmp_path, teacher, feat
             train_dataset=features,
             processing_class=tokenizer,
         )
+
+
+def test_tokens_cached_or_live_padded_left_or_right(tmp_path, tagger, tagged):
+    """One loss in four ways, gradients and metrics included."""
+    names, found = label_names(tagger.config), {}
+    measured = ("loss", "loss_logits", "loss_hard", "entity_f1", "accuracy")
+    for side in ("right", "left"):
+        tokenizer = build_tokenizer(padding_side=side)
+        rows = tokenize(tagged, tokenizer)
+        teacher = student_from_teacher(tagger)  # a BERT counts positions from the padding
+        for cached in (True, False):
+            soft = SoftLabels.compute(teacher, tokenizer, rows, bf16=False).attach(rows, names) if cached else rows
+            trainer = DistillationTrainer(
+                model=student_of(teacher),
+                args=arguments(tmp_path, per_device_eval_batch_size=3),
+                teacher_model=None if cached else teacher,
+                train_dataset=soft,
+                eval_dataset=soft,
+                processing_class=tokenizer,
+                compute_metrics=compute_metrics_for(("entity_f1", "accuracy"), "token_classification", names),
+            )
+            found[side, cached] = [*losses(trainer), *(trainer.evaluate()[f"eval_{name}"] for name in measured)]
+    expected = found.pop(("right", True))
+    assert expected[0] > 0
+    for values in found.values():
+        np.testing.assert_allclose(values, expected, atol=1e-4)

@@ -5,10 +5,11 @@ import pytest
 from transformers import EvalPrediction
 
 from tkd_hf import InputError
-from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, decide, score
+from tkd_hf.evaluation.metrics import METRICS, agreement, answers, compute_metrics_for, decide, entities, score
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+TOKENS = "token_classification"
 # true positives 2, false positives 1, false negatives 1, true negatives 4
 REFERENCES, PREDICTIONS = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
 
@@ -59,3 +60,52 @@ def test_a_trainer_takes_them():
 def test_an_unknown_metric_names_those_there_are():
     with pytest.raises(InputError, match="unknown metric bleu; the metrics are accuracy, f1"):
         score(np.zeros((1, 2)), np.zeros(1), ("bleu",), SINGLE)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("O B-A I-A O B-B", {("A", 1, 2), ("B", 4, 4)}),
+        ("B-A B-A I-A", {("A", 0, 0), ("A", 1, 2)}),
+        ("B-A I-B I-B", {("A", 0, 0), ("B", 1, 2)}),  # as CoNLL's script reads it
+        ("O I-A O", {("A", 1, 1)}),
+        ("S-A B-B I-B E-B I-B", {("A", 0, 0), ("B", 1, 3), ("B", 4, 4)}),
+        ("A A O B A", {("A", 0, 1), ("B", 3, 3), ("A", 4, 4)}),
+        ("O O", set()),
+        ("", set()),
+    ],
+)
+def test_entities_by_hand(tags, expected):
+    assert entities(tags.split()) == expected
+
+
+def test_entity_f1_by_hand():
+    """Of three predicted entities one is right in span and type; there are two."""
+    references = ["B-A I-A O B-B".split(), "O O".split()]
+    predictions = ["B-A I-A O B-A".split(), "B-B O".split()]
+    found = METRICS["entity_f1"]().compute(predictions=predictions, references=references)
+    assert found == pytest.approx({"entity_f1": 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)})
+    assert METRICS["entity_f1"]().compute(predictions=[["O"]], references=[["B-A"]]) == {"entity_f1": 0.0}
+
+
+def test_only_tokens_that_count_are_scored():
+    """Padded as the Trainer pads, and as lists of different lengths: codes 0 B-A, 1 I-A, 2 O."""
+    names, labels = ("B-A", "I-A", "O"), [[-100, 0, -100, 1, -100], [-100, 2, -100]]
+    answered = [[0, 0, 0, 1, 1], [0, 0, 0]]
+    logits = [np.eye(3)[codes] for codes in answered]
+    expected = pytest.approx({"accuracy": 2 / 3, "entity_f1": 2 / 3})
+    assert score(logits, labels, ("accuracy", "entity_f1"), TOKENS, names) == expected
+    padded = np.stack([logits[0], np.concatenate([logits[1], np.full((2, 3), -100.0)])])
+    prediction = EvalPrediction(padded, np.array([labels[0], [*labels[1], -100, -100]]))
+    assert compute_metrics_for(("accuracy", "entity_f1"), TOKENS, names)(prediction) == expected
+
+
+def test_agreement_is_over_what_both_answered():
+    assert agreement(np.array([0, 1, 1]), np.array([0, 1, 0])) == pytest.approx(2 / 3)
+    assert agreement(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [1, 0]])) == 0.5
+    labels = [[-100, 0, 1], [2, -100, -100]]
+    one, other = ([np.eye(3)[codes] for codes in lists] for lists in ([[0, 1, 1], [2, 0, 0]], [[2, 0, 1], [2, 1, 1]]))
+    same = [answers(logits, labels, TOKENS) for logits in (one, other)]
+    assert agreement(*same) == pytest.approx(2 / 3)
+    assert agreement(same[0], [same[1][0][:1], same[1][1]]) == 1.0  # the first was cut by one of the two
+    assert agreement(same[0], [codes[:0] for codes in same[1]]) is None
