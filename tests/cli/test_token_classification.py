@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from transformers import AutoModelForTokenClassification, BertModel
+from transformers import AutoModelForTokenClassification, BertForTokenClassification, BertModel
 
-from ..conftest import FAST, TEXTS, build_teacher, read_json
+from ..conftest import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 
 
 TAGS = {"film": "B-WORK", "story": "I-WORK", "fine": "B-WORK", "good": "B-PRAISE"}
@@ -29,7 +29,7 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     BertModel(teacher.config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
     data, tuned, soft = ["--dataset", words_dir], tmp_path / "tuned", ["--soft-labels", tmp_path / "soft.safetensors"]
-    longer = ["--num-train-epochs", 8, "--learning-rate", "1e-2", "--per-device-train-batch-size", 8]
+    longer = ["--num-train-epochs", 5, "--learning-rate", "1e-2", "--per-device-train-batch-size", 8]
 
     code, out, err = run("finetune", tmp_path / "encoder", *data, "--output-dir", tuned, *FAST.split(), *longer)
     assert code == 0, err
@@ -61,8 +61,8 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
 
 
-def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir, sst2_dir):
-    words = ["--dataset", words_dir]
+def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir):
+    words = ["--dataset", words_dir, "--label-names", "B-PRAISE,B-WORK,I-WORK,O"]
     for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "out", "--live"]):
         code, _, err = run(command[0], teacher_folder, *words, *command[1:])
         assert code == 2
@@ -70,11 +70,7 @@ def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_fo
 
 
 def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, words_dir):
-    from transformers import BertForTokenClassification
-
-    from ..conftest import WORDS, build_tokenizer
-
-    teacher = BertForTokenClassification(build_teacher(tuple("abcd")).config)
+    teacher = build_teacher(tuple("abcd"), kind=BertForTokenClassification)
     for name, its in {"teacher": tokenizer, "student": build_tokenizer(WORDS[:5] + WORDS[:4:-1])}.items():
         teacher.save_pretrained(tmp_path / name)
         its.save_pretrained(tmp_path / name)
@@ -88,3 +84,35 @@ def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, word
     code, _, err = run("distill", tmp_path / "teacher", *words)
     assert code == 2
     assert f"the tokenizers of the student, {tmp_path / 'student'} (15 tokens), and the teacher, {tmp_path}" in err
+
+
+def test_words_without_tags_are_learned_from_the_teacher_alone(run, tmp_path, tagger, tokenizer, words_dir):
+    for where in (tagger, tokenizer):
+        where.save_pretrained(tmp_path / "teacher")
+    for split in ("train", "validation"):
+        lines = [json.dumps({"tokens": row["tokens"]}) + "\n" for row in ROWS]
+        (words_dir / f"{split}.jsonl").write_text("".join(lines))
+    words = ["--dataset", words_dir, "--layers", 2, *FAST.split()]
+    for name, live in {"cached": [], "live": ["--live"]}.items():
+        code, _, err = run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / name, *live)
+        assert code == 0, err
+    metrics = [read_json(tmp_path / name / "tkd_run.json")["metrics"] for name in ("cached", "live")]
+    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-3)
+    assert 0 < metrics[0]["agreement"] <= 1
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "live").config.id2label[0] == "B-X"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("distill {teacher} --dataset {data} --output-dir {out} --unlabelled {data}", "tokens without a label do not"),
+        ("label {teacher} --dataset {data} --unlabelled {data}", "tokens without a label do not count"),
+        ("augment --dataset {data} --output-dir {out} --shuffle-pairs", "lists of words in 'tokens'"),
+    ],
+)
+def test_what_is_for_texts_alone_says_so(run, tmp_path, tagger, tokenizer, words_dir, words, message):
+    for where in (tagger, tokenizer):
+        where.save_pretrained(tmp_path / "teacher")
+    names = {"teacher": tmp_path / "teacher", "data": words_dir, "out": tmp_path / "out"}
+    code, _, err = run(*(word.format(**names) for word in words.split()))
+    assert (code, message in err.strip().splitlines()[-1]) == (2, True), err

@@ -110,8 +110,11 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
 
 
 def _labelled_by(teacher: PretrainedConfig, task: Task) -> Task:
+    names = task.label_names or label_names(teacher)
+    if task.problem_type == "token_classification":
+        return replace(task, label_names=names)
     problem_type = teacher.problem_type or ("regression" if teacher.num_labels == 1 else "single_label_classification")
-    return replace(task, label_names=task.label_names or label_names(teacher), problem_type=problem_type)
+    return replace(task, label_names=names, problem_type=problem_type)
 
 
 def _unnamed_task(data: DataArguments) -> Task:

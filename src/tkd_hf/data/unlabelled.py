@@ -32,8 +32,13 @@ def read_unlabelled(sources: list[str], task: Task) -> Dataset:
         the rows of all sources with the columns `text` and, for pairs, `text_pair`.
 
     Raises:
-        InputError: for a source that cannot be read, holds nothing, or lacks a column.
+        InputError: for a source that cannot be read, holds nothing, or lacks a column, and for token classification.
     """
+    if task.problem_type == "token_classification":
+        raise InputError(
+            f"{', '.join(sources)} cannot join {task.name}: beside tagged words, tokens without a label do not count. "
+            "Distil lists of words without tags by themselves, with --dataset"
+        )
     return concatenate_datasets([_read(source, task) for source in sources])
 
 

@@ -268,6 +268,8 @@ def compute_agreement_for(problem_type: str) -> Callable:
         if problem_type == "regression":
             found = score(prediction.predictions, prediction.label_ids, ("pearson", "spearman"), problem_type)
             return {f"teacher_{name}": value for name, value in found.items()}
-        return {"agreement": agreement(decide(prediction.predictions, problem_type), prediction.label_ids)}
+        logits, labels = prediction.predictions, prediction.label_ids
+        references = counted(labels, labels) if problem_type == "token_classification" else labels
+        return {"agreement": agreement(answers(logits, labels, problem_type), references)}
 
     return compute

@@ -58,6 +58,11 @@ def augment(
     if words_from and shuffle:
         raise InputError(f"words_from={words_from!r} limits what a model proposes, and shuffling pairs uses none")
     examples, task = load_split(data, "train")
+    if task.problem_type == "token_classification":
+        raise InputError(
+            f"{task.name} has lists of words in {task.text_columns[0]!r}, and only texts are augmented; name a column "
+            "of texts with --text-column"
+        )
     model = _load(mlm) if mlm else None
     record = StageRecord(
         "augment",

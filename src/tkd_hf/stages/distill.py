@@ -166,6 +166,6 @@ def _without_labels(args: DistillationTrainingArguments, task: Task) -> Distilla
 
 
 def _answered_by_teacher(rows: Dataset, problem_type: str) -> Dataset:
-    """Rows whose labels are what the teacher answers."""
-    answers = decide(np.array(rows[TEACHER_LOGITS]), problem_type)
-    return rows.add_column("label", answers.tolist())
+    """Rows whose labels are what the teacher answers, of tokens to each."""
+    answers = [decide(np.array(logits), problem_type).tolist() for logits in rows[TEACHER_LOGITS]]
+    return rows.add_column("label", answers)
