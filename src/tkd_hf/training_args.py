@@ -41,6 +41,9 @@ class FineTuningArguments(TrainingArguments):
     bf16: bool | None = field(
         default=None, metadata={"help": "Train in bfloat16. By default where the device computes in it natively."}
     )
+    disable_tqdm: bool | None = field(
+        default=False, metadata={"help": "Hide the progress bar; it does not follow the log level of transformers."}
+    )
 
     def __post_init__(self):
         if self.bf16 is None:

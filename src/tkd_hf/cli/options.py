@@ -131,7 +131,6 @@ def training_arguments(
         parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
     given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
     words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
-    words = ["--disable_tqdm", "false", *words]  # its default follows the log level, which the commands lower
     try:
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
