@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -20,6 +21,12 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def mixed_precision(device: torch.device, bf16: bool | None = None):
+    """The context to run a model in: bfloat16 if `bf16`, by default where the device computes in it natively."""
+    bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
 def describe_hardware() -> dict:

@@ -1,15 +1,12 @@
 """Running a classifier over a data set: sorted by length, in mixed precision, answers in the data set's order."""
 
-from contextlib import nullcontext
-
 import numpy as np
-import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.features import DistillationCollator, token_places
-from .hardware import has_fast_bf16
+from .hardware import mixed_precision
 from .teacher import LiveTeacher
 
 
@@ -39,13 +36,12 @@ def predict_logits(
     features, device = features.select_columns(columns), model.device
     order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
     run, collate = LiveTeacher(model), DistillationCollator(tokenizer)
-    bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
     answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         places = order[start : start + batch_size].tolist()
         rows = [features[i] for i in places]
         batch = {name: value.to(device) for name, value in collate(rows).items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+        with mixed_precision(device, bf16):
             logits = run(batch).logits.float().cpu().numpy()
         for i, row, answer in zip(places, rows, logits, strict=True):
             answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), tokenizer)]

@@ -14,6 +14,13 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     return tuple(config.id2label[code] for code in range(config.num_labels))
 
 
+def classifier_problem_type(config: PretrainedConfig) -> str:
+    """What a classifier of texts answers; where its configuration does not say, one output is a score, several are
+    classes.
+    """
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
 def label_order(source: Sequence[str], target: Sequence[str], source_is: str, target_is: str) -> list[int]:
     """Where each target label stands in the source: `source_logits[:, order]` are in the target's order.
 

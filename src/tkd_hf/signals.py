@@ -104,6 +104,11 @@ class Recorder:
                 handle.remove()
 
 
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model inside what PEFT wraps it in; its `forward` and its class say what it takes and gives."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def attention_projections(model: nn.Module) -> dict[str, list[nn.Module]]:
     """The modules `query`, `key` and `value` of each layer, in order.
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from .data.features import TEACHER_LOGITS, is_teacher_feature, teacher_prefix
 from .errors import InputError
-from .signals import Recorder, Signals
+from .signals import Recorder, Signals, without_adapters
 
 
 class LiveTeacher:
@@ -35,8 +35,7 @@ class LiveTeacher:
         self.place = place
         self.label_order = label_order
         self._record = Recorder(model, features)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT, which takes anything
-        self._accepted = set(inspect.signature(base.forward).parameters)
+        self._accepted = set(inspect.signature(without_adapters(model).forward).parameters)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         prefix = teacher_prefix(self.place)

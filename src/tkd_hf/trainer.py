@@ -25,13 +25,12 @@ from .data.features import (
     same_tokenizer,
 )
 from .errors import InputError
-from .labels import label_names, label_order
+from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
-from .objectives import OBJECTIVES
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
 from .objectives.combined import CombinedObjective
 from .sampling import OrderedTrainer
-from .signals import Recorder
+from .signals import Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .training_args import DistillationTrainingArguments
 
@@ -116,7 +115,7 @@ class DistillationTrainer(OrderedTrainer):
         )
         self.model_accepts_loss_kwargs = False
         self.problem_type = problem_type_of(self.model)
-        self.objective = CombinedObjective(args, OBJECTIVES)
+        self.objective = CombinedObjective(args)
         self._check_problem_type()
         self._check_labels()
         teachers = self._load_teachers(as_tuple(teacher_model))
@@ -136,8 +135,9 @@ class DistillationTrainer(OrderedTrainer):
         teacher = self._teacher_for(inputs)(inputs) if self.objective.needs("teacher") else None
         student, outputs = self._record(model, self._student_features(inputs))
         loss, components = self.objective(student, teacher, inputs, self._progress())
+        means, examples = self._components["train" if model.training else "eval"], find_batch_size(inputs)
         for name, component in components.items():
-            self._components["train" if model.training else "eval"].add(name, component, find_batch_size(inputs))
+            means.add(name, component, examples)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, *args, **kwargs):
@@ -328,15 +328,15 @@ def problem_type_of(model: nn.Module) -> str:
 
     Where that names no problem type, one output is regression, and several are classes.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
-    name, config = type(base).__name__, base.config
+    base = without_adapters(model)
+    name = type(base).__name__
     if name.endswith("ForTokenClassification"):
         return TOKENS
     if name.endswith("ForMaskedLM"):
         return MASKED_LM
     if isinstance(base, PreTrainedModel) and name.endswith("Model"):
         return ENCODER
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    return classifier_problem_type(base.config)
 
 
 def _built_from(student: nn.Module, depth: int, teacher_layers: int) -> tuple[int, ...] | None:

@@ -61,8 +61,8 @@ class DistillationTrainingArguments(FineTuningArguments):
     The loss is the sum over `objectives` of weight x objective; `tkd_hf.objectives.OBJECTIVES` lists their names.
 
     Raises:
-        ValueError: for a temperature that is not positive, an unknown objective, divergence or layer map, a negative
-            weight, or weights that are all 0; the message names the offending value and the way out.
+        ValueError: for a temperature that is not positive, an unknown objective or divergence, a negative weight, or
+            weights that are all 0; the message names the offending value and the way out.
 
     Example:
 
@@ -81,7 +81,7 @@ class DistillationTrainingArguments(FineTuningArguments):
         default=None,
         metadata={
             "help": "Weight of each objective, by name. The default is 0.9 for the teacher's logits and 0.1 for the "
-            'labels ("hard"); without labels, {"logits": 1.0}.'
+            'labels ("hard"); `tkd-hf distill` takes {"logits": 1.0} where the data has no labels.'
         },
     )
     final_objectives: dict[str, float] | str | None = field(

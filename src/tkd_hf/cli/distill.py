@@ -59,7 +59,19 @@ def distill(
     )
     teachers, weights = [teacher, *(extra_teacher or [])], parse_weights(teacher_weights)
     announce(f"distilling {', '.join(teachers)} on {data.task or data.dataset} into {output_dir}")
-    record = run(teachers, data, args, shape, soft_labels, live, overwrite, resume, unlabelled or (), lora, weights)
+    record = run(
+        teachers,
+        data,
+        args,
+        shape,
+        soft_labels,
+        live,
+        overwrite=overwrite,
+        resume=resume,
+        unlabelled=unlabelled or (),
+        lora=lora,
+        teacher_weights=weights,
+    )
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(o.merging(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
     return write_json(json_file, vars(record))

@@ -3,10 +3,9 @@
 They have no labels: what they mean now is for the teacher to say.
 """
 
-import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..hardware import has_fast_bf16
+from ..hardware import mixed_precision
+from ..teacher import LiveTeacher
 from .unlabelled import text_key, text_keys
 
 
@@ -201,35 +201,26 @@ class _Proposer:
         self.codes = torch.tensor(list(known), device=model.device)
         self.model, self.tokenizer, self.candidates, self.batch_size = model, tokenizer, candidates, batch_size
         self.max_length = min(max_length, tokenizer.model_max_length)
-        self.accepted = set(inspect.signature(model.forward).parameters)
+        self.run = LiveTeacher(model)
 
     def __call__(self, texts: list[str], originals: list[str]) -> list[list[str]]:
         """For each text with one mask, words other than the original, the likeliest first; none if it was cut off."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         found: list[list[str]] = [[] for _ in texts]
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            for start in range(0, len(order), self.batch_size):
-                chunk = order[start : start + self.batch_size]
-                for place, words in self._likeliest([texts[i] for i in chunk]):
-                    original = originals[chunk[place]].casefold()
-                    others = [word for word in words if word.casefold() != original]
-                    found[chunk[place]] = others[: self.candidates]
-        finally:
-            self.model.train(was_training)
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            for place, words in self._likeliest([texts[i] for i in chunk]):
+                original = originals[chunk[place]].casefold()
+                others = [word for word in words if word.casefold() != original]
+                found[chunk[place]] = others[: self.candidates]
         return found
 
-    @torch.no_grad()
     def _likeliest(self, texts: list[str]) -> Iterator[tuple[int, list[str]]]:
         batch = self.tokenizer(texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
-        batch = {name: values.to(self.model.device) for name, values in batch.items() if name in self.accepted}
+        batch = {name: values.to(self.model.device) for name, values in batch.items()}
         rows, places = (batch["input_ids"] == self.tokenizer.mask_token_id).nonzero(as_tuple=True)
-        device = self.model.device.type
-        bf16 = has_fast_bf16(use_cpu=device == "cpu")
-        precision = torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext()
-        with precision, _decoding_only(self.model, rows, places):
-            logits = self.model(**batch).logits
+        with mixed_precision(self.model.device), _decoding_only(self.model, rows, places):
+            logits = self.run(batch).logits
         if logits.dim() == 3:  # a model without a decoder of its own
             logits = logits[rows, places]
         logits = logits[:, self.codes].float()

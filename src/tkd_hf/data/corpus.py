@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset_builder
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from ..errors import InputError, first_line
+from .loading import fetching
 
 
 _LOADERS = {".txt": "text", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -189,22 +188,13 @@ def _text_column(corpus: CorpusArguments, stream: IterableDataset) -> str:
 def _stream(corpus: CorpusArguments, part: str) -> tuple[IterableDataset, str]:
     """The rows of one part, `"train"` or `"eval"`, read as they are asked for, and what identifies their state."""
     split = corpus.eval_split if part == "eval" else corpus.train_split or "train"
-    try:
+    with fetching(f"corpus {corpus.dataset!r}", "a local folder or file"):
         if Path(corpus.dataset).exists():
             loader, files = _local_files(corpus, part)
             builder, split = load_dataset_builder(loader, data_files={"train": files}), "train"
         else:
             builder = load_dataset_builder(corpus.dataset, corpus.config)
         return builder.as_streaming_dataset(split=split), f"{builder.config_id} {builder.hash}"
-    except InputError:
-        raise
-    except (OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, DatasetNotFoundError, OSError) as error:
-        raise InputError(
-            f"corpus {corpus.dataset!r} is neither a local path nor can it be fetched from the Hub "
-            f"({type(error).__name__}); check the name and the network, or give a local folder or file"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"corpus {corpus.dataset!r}: {first_line(error)}") from error
 
 
 def _local_files(corpus: CorpusArguments, part: str) -> tuple[str, list[str]]:

@@ -1,5 +1,6 @@
 """Loading: a task's name, a Hub id or local files become splits with the columns `text`, `text_pair` and `label`."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import PretrainedConfig
 
 from ..errors import InputError, first_line
-from ..labels import label_names
+from ..labels import classifier_problem_type, label_names
 from .tags import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, holds_words, tag_names
 from .tasks import Task, get_task
 
@@ -113,8 +114,7 @@ def _labelled_by(teacher: PretrainedConfig, task: Task) -> Task:
     names = task.label_names or label_names(teacher)
     if task.problem_type == "token_classification":
         return replace(task, label_names=names)
-    problem_type = teacher.problem_type or ("regression" if teacher.num_labels == 1 else "single_label_classification")
-    return replace(task, label_names=names, problem_type=problem_type)
+    return replace(task, label_names=names, problem_type=classifier_problem_type(teacher))
 
 
 def _unnamed_task(data: DataArguments) -> Task:
@@ -138,16 +138,25 @@ def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
         path = Path(data.dataset)
         return _read_files(_find(path, name) if path.is_dir() else path, name if path.is_dir() else "train", split)
     config = task.config or (task.name if data.task else None)
-    try:
+    instead = "a local copy with --data-dir" if data.task else "a local folder or file"
+    with fetching(f"data set {task.dataset!r}", instead):
         return load_dataset(task.dataset, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+
+
+@contextmanager
+def fetching(what: str, instead: str):
+    """Says in one line what could not be fetched from the Hub, and what to give instead."""
+    try:
+        yield
+    except InputError:
+        raise
     except (OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, DatasetNotFoundError, OSError) as error:
-        where = "give a local copy with --data-dir" if data.task else "give a local folder or file"
         raise InputError(
-            f"data set {task.dataset!r} is neither a local path nor can it be fetched from the Hub "
-            f"({type(error).__name__}); check the name and the network, or {where}"
+            f"{what} is neither a local path nor can it be fetched from the Hub ({type(error).__name__}); check the "
+            f"name and the network, or give {instead}"
         ) from error
     except ValueError as error:
-        raise InputError(f"data set {task.dataset!r}: {first_line(error)}") from error
+        raise InputError(f"{what}: {first_line(error)}") from error
 
 
 def _find(folder: Path, name: str) -> Path:

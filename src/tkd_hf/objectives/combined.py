@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 from ..errors import InputError
 from ..signals import Signals
 from ..training_args import DistillationTrainingArguments
-from .base import Objective, Setting
+from . import OBJECTIVES
+from .base import Setting
 
 
 PROJECTIONS_FILE = "projections.safetensors"
@@ -25,15 +26,14 @@ class CombinedObjective(TrainerCallback):
 
     Args:
         args: `objectives` and `final_objectives` say which and with what weights.
-        kinds: the objectives by name.
     """
 
-    def __init__(self, args: DistillationTrainingArguments, kinds: dict[str, type[Objective]]):
+    def __init__(self, args: DistillationTrainingArguments):
         self.args = args
         first, last = args.objectives, args.final_objectives or args.objectives
-        names = [name for name in kinds if first.get(name) or last.get(name)]
+        names = [name for name in OBJECTIVES if first.get(name) or last.get(name)]
         self._weights = {name: (first.get(name, 0.0), last.get(name, 0.0)) for name in names}
-        self._kinds = {name: kinds[name] for name in names}
+        self._kinds = {name: OBJECTIVES[name] for name in names}
         self.names = tuple(names)
         self.modules = nn.ModuleDict()
         self.features = {feature for kind in self._kinds.values() for feature in kind.features}

@@ -4,11 +4,11 @@ import torch
 from torch.nn import functional as F
 
 from ..signals import Signals
-from .base import Objective, Setting, mean_over_tokens, real_tokens
-from .projection import projection
+from .base import mean_over_tokens, real_tokens
+from .projection import ProjectedObjective
 
 
-class CosineDistance(Objective):
+class CosineDistance(ProjectedObjective):
     """1 − cosine between the last hidden states of student and teacher, token by token.
 
     Inputs:
@@ -36,16 +36,6 @@ class CosineDistance(Objective):
 
     ```
     """
-
-    features = ("hidden_states",)
-
-    def __init__(self, student_width: int, teacher_width: int):
-        super().__init__()
-        self.projection = projection(student_width, teacher_width)
-
-    @classmethod
-    def build(cls, setting: Setting) -> "CosineDistance":
-        return cls(setting.student.hidden_size, setting.teacher.hidden_size)
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         projected = self.projection(student.hidden_states[-1])

@@ -3,12 +3,12 @@
 import torch
 
 from ..signals import Signals
-from .base import Objective, Setting, real_tokens
+from .base import real_tokens
 from .hidden import mean_squared_error
-from .projection import projection
+from .projection import ProjectedObjective
 
 
-class Embeddings(Objective):
+class Embeddings(ProjectedObjective):
     """Mean squared error between the outputs of the two embedding layers.
 
     Inputs:
@@ -36,16 +36,6 @@ class Embeddings(Objective):
 
     ```
     """
-
-    features = ("hidden_states",)
-
-    def __init__(self, student_width: int, teacher_width: int):
-        super().__init__()
-        self.projection = projection(student_width, teacher_width)
-
-    @classmethod
-    def build(cls, setting: Setting) -> "Embeddings":
-        return cls(setting.student.hidden_size, setting.teacher.hidden_size)
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         projected = self.projection(student.hidden_states[0])

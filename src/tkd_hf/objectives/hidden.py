@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from ..signals import Signals
-from .base import Objective, Setting, mean_over_tokens, real_tokens
-from .projection import projection
+from .base import Setting, mean_over_tokens, real_tokens
+from .projection import ProjectedObjective
 
 
-class HiddenStates(Objective):
+class HiddenStates(ProjectedObjective):
     """Mean squared error between the outputs of student layers and those of the teacher's layers they are mapped to.
 
     Inputs:
@@ -41,12 +41,9 @@ class HiddenStates(Objective):
     ```
     """
 
-    features = ("hidden_states",)
-
     def __init__(self, layer_map: Sequence[int], student_width: int, teacher_width: int):
-        super().__init__()
+        super().__init__(student_width, teacher_width)
         self.layer_map = tuple(layer_map)
-        self.projection = projection(student_width, teacher_width)
 
     @classmethod
     def build(cls, setting: Setting) -> "HiddenStates":

@@ -1,13 +1,27 @@
-"""A learned projection from the student's width to the teacher's, shared by the objectives that compare vectors."""
+"""What objectives share that compare vectors of student and teacher: a learned projection where widths differ."""
 
 from torch import nn
 
+from .base import Objective, Setting
 
-def projection(student_width: int, teacher_width: int) -> nn.Module:
-    """A linear map where the widths differ (TinyBERT, arXiv 1909.10351, equation 8), and nothing where they do not.
 
-    It belongs to the objective, not to the student: it is trained and resumed with it, and never exported.
+class ProjectedObjective(Objective):
+    """Reads hidden states and brings the student's to the teacher's width.
+
+    Where the widths differ, `projection` is a linear map (TinyBERT, arXiv 1909.10351, equation 8), and nothing where
+    they do not. It belongs to the objective, not to the student: it is trained and resumed with it, and never exported.
+
+    Args:
+        student_width, teacher_width: their hidden sizes.
     """
-    if student_width == teacher_width:
-        return nn.Identity()
-    return nn.Linear(student_width, teacher_width, bias=False)
+
+    features = ("hidden_states",)
+
+    def __init__(self, student_width: int, teacher_width: int):
+        super().__init__()
+        same = student_width == teacher_width
+        self.projection = nn.Identity() if same else nn.Linear(student_width, teacher_width, bias=False)
+
+    @classmethod
+    def build(cls, setting: Setting) -> "ProjectedObjective":
+        return cls(setting.student.hidden_size, setting.teacher.hidden_size)

@@ -18,7 +18,6 @@ from ..data.tasks import Task
 from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
 from ..evaluation.metrics import compute_agreement_for, compute_metrics_for, decide
-from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
 from ..soft_labels import attach_mean, default_path, teacher_revision
 from ..teacher import mean_weights
@@ -76,7 +75,7 @@ def distill(
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
             or another teacher's, a folder that holds another run, or an adapter for a base without a name.
     """
-    teachers, live = as_tuple(teacher), live or bool(CombinedObjective(args, OBJECTIVES).features)
+    teachers, live = as_tuple(teacher), live or bool(CombinedObjective(args).features)
     _check(teachers, teacher_weights, soft_labels, student, lora)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
@@ -156,7 +155,7 @@ def _without_labels(args: DistillationTrainingArguments, task: Task) -> Distilla
     if args.objectives == DEFAULT_OBJECTIVES:
         args = copy.copy(args)  # the user's own stays as it is
         args.objectives = {"logits": 1.0}
-    if CombinedObjective(args, OBJECTIVES).needs("labels"):
+    if CombinedObjective(args).needs("labels"):
         raise InputError(
             f"objectives={args.objectives} need labels, and the training data of {task.name} has no column "
             f'{task.label_column!r}; without labels, distil with objectives={{"logits": 1.0}}'

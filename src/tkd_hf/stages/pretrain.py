@@ -21,6 +21,7 @@ from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .run_folder import RunFolder, StageRecord
+from .student import cut_shape
 from .training import find_masked_lm, load_encoder, load_tokenizer, train_into, training_arguments
 
 
@@ -70,7 +71,7 @@ class PretrainingArguments(DistillationTrainingArguments):
     @property
     def weighted(self) -> tuple[str, ...]:
         """Names of the objectives that have a weight, be it only at the end."""
-        return CombinedObjective(self, OBJECTIVES).names
+        return CombinedObjective(self).names
 
     @property
     def predicts(self) -> bool:
@@ -240,16 +241,11 @@ def _student(
     model_class: type[TKDPreTrainedModel],
     max_length: int,
 ) -> TKDPreTrainedModel:
-    layers, counted = encoder.layers, isinstance(encoder.layers, int) or encoder.layers is None
+    layers = encoder.layers
     if teacher is not None and encoder.hidden_size is None:
-        return student_from_teacher(
-            teacher,
-            model_class=model_class,
-            num_attention_heads=encoder.heads,
-            intermediate_size=encoder.intermediate_size,
-            **({"num_hidden_layers": layers} if counted else {"layers": list(layers)}),
-        )
-    if not counted:
+        shape = cut_shape(layers, encoder.heads, encoder.intermediate_size)
+        return student_from_teacher(teacher, model_class=model_class, **shape)
+    if layers is not None and not isinstance(layers, int):
         raise InputError(f"layers={list(layers)} are a teacher's, but the encoder starts from scratch; give a number")
     width = encoder.hidden_size or TKDConfig.hidden_size
     shape = {

@@ -1,6 +1,7 @@
 """The student of a run: its shape, or where it comes from."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -63,8 +64,13 @@ def make_student(
             base, head = load_encoder(student.student), load_classifier(teacher, task.problem_type)
             model = classifier_from_base(base, head)
         return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
-    shape = {"num_attention_heads": student.heads, "intermediate_size": student.intermediate_size}
-    layers = student.layers
-    chosen = {"num_hidden_layers": layers} if isinstance(layers, int) or layers is None else {"layers": list(layers)}
     model = load_classifier(teacher, task.problem_type)
-    return student_from_teacher(model, label_names=list(names) or None, **chosen, **shape)
+    shape = cut_shape(student.layers, student.heads, student.intermediate_size)
+    return student_from_teacher(model, label_names=list(names) or None, **shape)
+
+
+def cut_shape(layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None) -> dict[str, Any]:
+    """The shape to cut out of a teacher, as `student_from_teacher` takes it: `layers` says how many, or which."""
+    counted = isinstance(layers, int) or layers is None
+    chosen = {"num_hidden_layers": layers} if counted else {"layers": list(layers)}
+    return chosen | {"num_attention_heads": heads, "intermediate_size": intermediate_size}
