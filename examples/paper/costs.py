@@ -8,7 +8,7 @@ import figures
 import measure
 from measure import Measurement
 from recipes import recipes
-from report import NONE, distinct, line, table, write
+from report import NONE, distinct, line, measured_on, table, write
 from study import Study, read_record, write_record
 from tkd_hf.cli.output import announce
 from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
@@ -255,16 +255,14 @@ def document(content: dict, rows: list[str], remarks: list[str], picture: str) -
         f"Sentences of {content['task']}, padded. Peak memory is that of a process of its own, the libraries it loads "
         "included. Times are medians; models, precisions and batch sizes took turns in one process.",
         f"**Missing**: {', '.join(content['missing'])}." if content["missing"] else "",
-        *(f"Measured on {m['cpu']}, {m['threads']} threads of {m['cores']} cores." for m in content["hardware"]),
+        *measured_on(content),
     ]
     parts = [f"# {content['title']}", f"`{content['command']}`", "\n".join(rows), f"![the same as a figure]({picture})"]
     return "\n\n".join([*parts, *filter(None, remarks)]) + "\n"
 
 
 def shown(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return NONE if value is None else figures.short(value)
 
 
 def _slug(layers: int) -> str:

@@ -64,8 +64,7 @@ def lines(path: Path, title: str, panels: dict[str, dict]) -> None:
         for (marker, style, color), (curve, (x, y)) in zip(STYLES * 4, panel["curves"].items(), strict=False):
             axis.plot(x, y, marker=marker, linestyle=style, color=color, label=curve, markersize=5)
             for place in zip(x, y, strict=True):
-                value = f"{place[1]:,.0f}" if place[1] >= 100 else f"{place[1]:.3g}"
-                axis.annotate(value, place, (6, -7), textcoords="offset points", fontsize=8, color=color)
+                axis.annotate(short(place[1]), place, (6, -7), textcoords="offset points", fontsize=8, color=color)
         axis.set(title=name, xlabel=panel["x"], ylabel=panel["y"], xscale="log", yscale="log")
         axis.set_xticks(x, [str(value) for value in x])
         axis.minorticks_off()
@@ -86,6 +85,11 @@ def bars(path: Path, title: str, panels: dict[str, dict[str, float]]) -> None:
         axis.set_xticks([])
     axes[0][0].invert_yaxis()
     save(figure, path, title)
+
+
+def short(value: float) -> str:
+    """Three figures, or all those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def save(figure, path: Path, title: str, legend: str = "") -> None:

@@ -24,14 +24,14 @@ COUNTED = {
 }
 
 
-def report(study: Study, name: str, experiment: Experiment) -> Path:
+def report(study: Study, name: str, experiment: Experiment, command: str) -> Path:
     """Writes `<name>.json`, `.md` and `.png` from the records that are there."""
     records = {run: record for run in experiment.runs() if (record := study.record(run))}
     content = {
         "name": name,
         "title": experiment.title,
         "about": experiment.about,
-        "command": f"python examples/paper/run.py {name}" + (" --quick" if study.size.name == "quick" else ""),
+        "command": command,
         "size": study.size.name,
         "tasks": {setting: task_summary(study, setting, records) for setting in experiment.settings},
         "rows": [
@@ -194,9 +194,13 @@ def notes(content: dict) -> list[str]:
     if made < wanted:
         missing = ", ".join(content["missing"][:12]) + (" …" if len(content["missing"]) > 12 else "")
         found.append(f"**{wanted - made} of {wanted} runs are missing**: {missing}.")
-    for machine in content["hardware"]:
-        found.append(f"Measured on {machine['cpu']}, {machine['threads']} threads of {machine['cores']} cores.")
+    found += measured_on(content)
     return [part for text in found for part in (text, "")][:-1]
+
+
+def measured_on(content: dict) -> list[str]:
+    """A line for each machine."""
+    return [f"Measured on {m['cpu']}, {m['threads']} threads of {m['cores']} cores." for m in content["hardware"]]
 
 
 def figure(value: float | None) -> str:

@@ -91,7 +91,7 @@ def of_runs(study: Study, name: str, options: argparse.Namespace) -> Path:
     announce(f"{name}: {len(missing)} of {len(runs)} runs to make, {hours:.1f} hours of one process")
     if not options.report:
         study.fill(runs, command(name, study))
-    return report(study, name, experiment)
+    return report(study, name, experiment, command(name, study))
 
 
 def of_costs(study: Study, name: str, options: argparse.Namespace) -> Path:

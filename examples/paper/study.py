@@ -36,8 +36,8 @@ from tkd_hf.stages.student import StudentArguments
 
 LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-4, 1e-4
 HELD_OUT = 0.1
-# tokens x (3 for forward and backward of each student layer + 1 for each layer of a live teacher) a second: MiniLM on
-# one thread of a 2-core CPU with AVX512. Finished records of the study replace it.
+# tokens x (3 for forward and backward of each student layer + 1 for each layer of a live teacher) a second: a guess for
+# MiniLM on one thread of a small machine, until finished records of the study replace it
 PACE = 11_000.0
 
 
