@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tkd_hf.cli import main
+from tkd_hf.data.features import tokenize
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
@@ -107,6 +108,32 @@ def tagged():
     """Words of the texts with tags as codes that the words decide."""
     words = [text.split() for text in TEXTS]
     return datasets.Dataset.from_dict({"text": words, "label": [[len(word) % 3 for word in row] for row in words]})
+
+
+@pytest.fixture
+def features(examples, tokenizer):
+    return tokenize(examples, tokenizer)
+
+
+@pytest.fixture
+def build(tmp_path, teacher, tokenizer, features):
+    """Builds a trainer; `cached=True` takes the teacher's answers from soft labels."""
+    from tkd_hf import DistillationTrainer, SoftLabels
+
+    from .training import arguments, student_of
+
+    def make(cached=False, args=None, model=None, data=features, **fields):
+        soft = SoftLabels.compute(teacher, tokenizer, features).attach if cached else lambda rows: rows
+        return DistillationTrainer(
+            model=model or student_of(teacher),
+            args=args or arguments(tmp_path, **fields),
+            teacher_model=None if cached else teacher,
+            train_dataset=soft(data),
+            eval_dataset=soft(data),
+            processing_class=tokenizer,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -11,22 +11,17 @@ from tkd_hf.configuration_tkd import TKDConfig
 from tkd_hf.data.features import tokenize
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
+from .training import QUIET
 
 
 OBJECTIVES = {"logits": 0.5, "hard": 0.5, "hidden": 1.0, "relations": 1.0}
-FIXED = {
+FIXED = QUIET | {
     "optim": "sgd",
     "learning_rate": 0.05,
     "max_grad_norm": 0.0,
     "warmup_steps": 0,
     "num_train_epochs": 3,
     "train_sampling_strategy": "sequential",
-    "use_cpu": True,
-    "bf16": False,
-    "disable_tqdm": True,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
 }
 
 

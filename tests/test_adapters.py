@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -36,32 +35,18 @@ from tkd_hf.data.features import tokenize
 from tkd_hf.signals import Recorder
 from tkd_hf.teacher import LiveTeacher
 
-from .conftest import FAST, TEXTS, WORDS, build_teacher, read_json
+from .conftest import TEXTS, WORDS, build_teacher
+from .training import answers, arguments, losses, student_of, weights
 
 
 SMALL = {"vocab_size": len(WORDS), "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+ADAPTERS = {"learning_rate": 0.01, "train_sampling_strategy": "group_by_length"}
 BLOCK = "attention.output.dense attention.self.key attention.self.query attention.self.value intermediate.dense"
-
-
-def arguments(tmp_path, **fields):
-    fields = {
-        "report_to": "none",
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "learning_rate": 0.01,
-    } | fields
-    return DistillationTrainingArguments(str(tmp_path / "run"), **fields)
 
 
 @pytest.fixture
 def student(teacher):
-    torch.manual_seed(7)
-    return student_from_teacher(teacher, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return student_of(teacher)
 
 
 @pytest.fixture
@@ -73,7 +58,7 @@ def build(tmp_path, teacher, student, examples, tokenizer):
         rows = tokenize(examples, tokenizer)
         return DistillationTrainer(
             model=add_adapters(copy.deepcopy(base), lora),
-            args=arguments(tmp_path, **fields),
+            args=arguments(tmp_path, **ADAPTERS | fields),
             teacher_model=teacher,
             train_dataset=rows,
             eval_dataset=rows,
@@ -81,21 +66,6 @@ def build(tmp_path, teacher, student, examples, tokenizer):
         )
 
     return make
-
-
-def answers(model, tokenizer) -> torch.Tensor:
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        return model.eval()(**batch).logits
-
-
-def trained_weights(trainer) -> torch.Tensor:
-    return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters() if weight.requires_grad])
-
-
-def losses(trainer) -> list[float]:
-    trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize(
@@ -165,10 +135,10 @@ def test_nothing_is_warned_about(student):
 
 def test_the_base_is_frozen_and_the_merged_model_answers_as_the_unmerged(build, student, tokenizer, tmp_path):
     trainer = build()
-    start = trained_weights(trainer)
+    start = weights(trainer)
     found = losses(trainer)
     assert found[-1] < found[0]
-    assert not torch.equal(start, trained_weights(trainer))
+    assert not torch.equal(start, weights(trainer))
     heads = ("dense.", "classifier.")
     frozen = {name: weight for name, weight in student.state_dict().items() if not name.startswith(heads)}
     after = {
@@ -198,7 +168,7 @@ def test_accumulation_changes_nothing(build):
         learning_rate=0.1,
     )
     np.testing.assert_allclose(losses(whole), losses(parts), atol=1e-4)
-    torch.testing.assert_close(trained_weights(whole), trained_weights(parts), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
 
 
 def test_gradient_checkpointing_changes_nothing(build):
@@ -206,7 +176,7 @@ def test_gradient_checkpointing_changes_nothing(build):
     field = "activation_checkpointing" if newest else "gradient_checkpointing"
     plain, checkpointed = build(optim="sgd"), build(optim="sgd", **{field: True})
     np.testing.assert_allclose(losses(plain), losses(checkpointed), atol=1e-5)
-    torch.testing.assert_close(trained_weights(plain), trained_weights(checkpointed), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weights(plain), weights(checkpointed), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("load_in_8bit", [False, True])
@@ -228,7 +198,7 @@ def test_resumed_is_uninterrupted(build, tmp_path, load_in_8bit):
     whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert again.state.global_step == whole.state.global_step == 6
-    torch.testing.assert_close(trained_weights(whole), trained_weights(again), atol=0, rtol=0)
+    torch.testing.assert_close(weights(whole), weights(again), atol=0, rtol=0)
     projections = [list(trainer.objective.modules.parameters()) for trainer in (whole, again)]
     assert projections[0]
     torch.testing.assert_close(*projections, atol=0, rtol=0)
@@ -239,7 +209,7 @@ def test_a_peft_student_of_ones_own(tmp_path, teacher, student, examples, tokeni
     model = get_peft_model(student, LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"]))
     trainer = DistillationTrainer(
         model=model,
-        args=arguments(tmp_path),
+        args=arguments(tmp_path, **ADAPTERS),
         teacher_model=teacher,
         train_dataset=tokenize(examples, tokenizer),
         processing_class=tokenizer,
@@ -316,88 +286,6 @@ def test_trained_on_8_bits_and_merged_into_floats(build, tokenizer, caplog):
     assert "eval_loss" in trainer.evaluate()
 
 
-def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_dir):
-    """A cheap teacher, a student as adapters: both are ordinary models at the end."""
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    teacher, student = tmp_path / "tuned", tmp_path / "student"
-    code, _, err = run("finetune", teacher_folder, *data, "--lora", "--output-dir", teacher, *FAST.split())
-    assert code == 0, err
-    record = read_json(teacher / "tkd_run.json")["arguments"]
-    assert record["lora"] == {"rank": 8, "targets": "linear", "load_in_8bit": False, "adapter_only": False}
-    assert record["learning_rate"] == "0.0005"
-    adapter = read_json(teacher / "adapter" / "adapter_config.json")
-    assert adapter["base_model_name_or_path"] == str(teacher_folder)
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in teacher.iterdir()}
-
-    words = ["--lora", "--lora-rank", 2, "--layers", 2, "--learning-rate", "1e-3", "--output-dir", student]
-    code, _, err = run("distill", teacher, *data, *words, *FAST.split())
-    assert code == 0, err
-    record = read_json(student / "tkd_run.json")
-    assert (record["arguments"]["lora"]["rank"], record["arguments"]["learning_rate"]) == (2, "0.001")
-    code, _, err = run("evaluate", student, "--teacher", teacher, *data, "--json", tmp_path / "e.json")
-    assert code == 0, err
-    rows = read_json(tmp_path / "e.json")["models"]
-    assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
-
-
-def test_the_adapter_kept_beside_the_merged_model_is_the_same(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--learning-rate", 0.01, *FAST.split()]
-    assert run("finetune", teacher_folder, *words, "--output-dir", tmp_path / "t")[0] == 0
-    base = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
-    before = answers(base, tokenizer)
-    unmerged = answers(PeftModel.from_pretrained(base, tmp_path / "t" / "adapter"), tokenizer)
-    merged = answers(AutoModelForSequenceClassification.from_pretrained(tmp_path / "t"), tokenizer)
-    assert not torch.allclose(before, merged, atol=1e-2)
-    torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
-
-
-def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_dir, student):
-    """Adapters of a pretrained encoder, one from a teacher that was turned around; then one of them is merged."""
-    base_folder = tmp_path / "base"
-    student.tkd.save_pretrained(base_folder)
-    tokenizer.save_pretrained(base_folder)
-    contrary = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
-    for weight in contrary.classifier.parameters():
-        weight.data = -weight.data
-    contrary.save_pretrained(tmp_path / "contrary")
-    tokenizer.save_pretrained(tmp_path / "contrary")
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    words = [*data, "--student", base_folder, "--lora", "--adapter-only", "--learning-rate", 0.01]
-    for name, teacher in (("one", teacher_folder), ("two", tmp_path / "contrary")):
-        output = ["--output-dir", tmp_path / name]
-        code, _, err = run("distill", teacher, *words, *output, *FAST.split(), "--num-train-epochs", 8)
-        assert code == 0, err
-    assert f"merge_adapter('{tmp_path / 'two'}', '{tmp_path / 'two'}-merged')" in err.strip().splitlines()[-1]
-
-    def base():
-        return AutoModelForSequenceClassification.from_pretrained(base_folder)
-
-    alone = {name: answers(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")}
-    assert (alone["one"].argmax(-1) != alone["two"].argmax(-1)).float().mean() > 0.5
-    both = PeftModel.from_pretrained(base(), tmp_path / "one", adapter_name="one")
-    both.load_adapter(tmp_path / "two", adapter_name="two")
-    for name in ("one", "two", "one"):
-        both.set_adapter(name)
-        torch.testing.assert_close(answers(both, tokenizer), alone[name], atol=1e-6, rtol=0)
-    assert not (tmp_path / "one" / "model.safetensors").exists()
-    assert read_json(tmp_path / "one" / "adapter_config.json")["base_model_name_or_path"] == str(base_folder)
-
-    code, _, err = run("evaluate", tmp_path / "one", *data)
-    line = err.strip().splitlines()[-1]
-    assert code == 2
-    assert f"holds an adapter of '{base_folder}', not a model; merge the two first: python -c" in line
-    merged = merge_adapter(tmp_path / "one", tmp_path / "merged")
-    torch.testing.assert_close(answers(merged, tokenizer), alone["one"], atol=1e-5, rtol=0)
-    assert run("evaluate", tmp_path / "merged", *data, "--json", tmp_path / "e.json")[0] == 0
-    accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
-    assert accuracy == read_json(tmp_path / "one" / "tkd_run.json")["metrics"]["accuracy"]
-    assert merged.config.id2label == {0: "negative", 1: "positive"}
-    with pytest.raises(InputError, match="merged already holds files"):
-        merge_adapter(tmp_path / "one", tmp_path / "merged")
-    with pytest.raises(InputError, match="base holds no adapter"):
-        merge_adapter(base_folder, tmp_path / "other")
-
-
 def test_an_adapter_made_on_8_bits_finds_its_moved_base(build, student, tokenizer, tmp_path):
     student.save_pretrained(tmp_path / "base")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
@@ -423,51 +311,6 @@ def test_a_teacher_with_adapters_reads_the_whole_batch(teacher, tokenizer):
     for task in (None, "SEQ_CLS"):
         wrapped = get_peft_model(copy.deepcopy(teacher), LoraConfig(task_type=task, target_modules=["query"]))
         torch.testing.assert_close(LiveTeacher(wrapped)(batch).logits, expected, atol=1e-6, rtol=0)
-
-
-def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, sst2_dir):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--load-in-8bit", "--output-dir", tmp_path / "t"]
-    code, _, err = run("finetune", teacher_folder, *words, *FAST.split())
-    assert code == 0, err
-    assert "MatMul8bitLt" not in err  # which bitsandbytes says at every layer of every batch
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t")
-    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
-    adapter = read_json(tmp_path / "t" / "adapter" / "adapter_config.json")
-    assert adapter["base_model_name_or_path"] == str(teacher_folder)
-
-
-def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
-    common = {"use_cpu": True, "bf16": False, "report_to": "none", "num_train_epochs": 1, "lora": True}
-    recipe = {
-        "model": str(teacher_folder),
-        "data": {"task": "sst2", "data_dir": str(sst2_dir)},
-        "stages": [{"finetune": common | {"lora_rank": 4}}, {"distill": common | {"layers": 2, "learning_rate": 1e-3}}],
-        "output_dir": str(tmp_path / "out"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    code, _, err = run("run", tmp_path / "recipe.yaml")
-    assert code == 0, err
-    records = [read_json(tmp_path / "out" / name / "tkd_run.json")["arguments"] for name in ("finetune", "distill")]
-    assert [record["lora"]["rank"] for record in records] == [4, 8]
-    assert [record["learning_rate"] for record in records] == ["0.0005", "0.001"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("finetune {teacher} --lora --lora-rank 0", "rank 0 has nothing to train"),
-        ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; there are linear and attention"),
-        ("finetune {teacher} --lora-rank 4", "--lora-rank says how to train adapters: add --lora"),
-        ("distill {teacher} --layers 2 --lora --adapter-only", "name it with --student"),
-        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit says how to train adapters: add --lora"),
-    ],
-)
-def test_bad_input_gets_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):
-    data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
-    code, _, err = run(*words.format(teacher=teacher_folder).split(), *data)
-    assert (code, message in err.strip().splitlines()[-1]) == (2, True)
-    assert "Traceback" not in err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_linear_layers_is_refused():

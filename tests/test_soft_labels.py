@@ -20,11 +20,6 @@ from .conftest import TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 @pytest.fixture
-def features(examples, tokenizer):
-    return tokenize(examples, tokenizer)
-
-
-@pytest.fixture
 def soft(teacher, tokenizer, features):
     return SoftLabels.compute(teacher, tokenizer, features, batch_size=3)
 

@@ -1,0 +1,140 @@
+"""LoRA from the shell: cheap teachers, students as adapters, tasks that share a base."""
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from tkd_hf import InputError
+from tkd_hf.adapters import merge_adapter
+
+from ..conftest import FAST, read_json
+from ..training import answers, student_of
+
+
+def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_dir):
+    """A cheap teacher, a student as adapters: both are ordinary models at the end."""
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    teacher, student = tmp_path / "tuned", tmp_path / "student"
+    code, _, err = run("finetune", teacher_folder, *data, "--lora", "--output-dir", teacher, *FAST.split())
+    assert code == 0, err
+    record = read_json(teacher / "tkd_run.json")["arguments"]
+    assert record["lora"] == {"rank": 8, "targets": "linear", "load_in_8bit": False, "adapter_only": False}
+    assert record["learning_rate"] == "0.0005"
+    adapter = read_json(teacher / "adapter" / "adapter_config.json")
+    assert adapter["base_model_name_or_path"] == str(teacher_folder)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in teacher.iterdir()}
+
+    words = ["--lora", "--lora-rank", 2, "--layers", 2, "--learning-rate", "1e-3", "--output-dir", student]
+    code, _, err = run("distill", teacher, *data, *words, *FAST.split())
+    assert code == 0, err
+    record = read_json(student / "tkd_run.json")
+    assert (record["arguments"]["lora"]["rank"], record["arguments"]["learning_rate"]) == (2, "0.001")
+    code, _, err = run("evaluate", student, "--teacher", teacher, *data, "--json", tmp_path / "e.json")
+    assert code == 0, err
+    rows = read_json(tmp_path / "e.json")["models"]
+    assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
+
+
+def test_the_adapter_kept_beside_the_merged_model_is_the_same(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--learning-rate", 0.01, *FAST.split()]
+    assert run("finetune", teacher_folder, *words, "--output-dir", tmp_path / "t")[0] == 0
+    base = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+    before = answers(base, tokenizer)
+    unmerged = answers(PeftModel.from_pretrained(base, tmp_path / "t" / "adapter"), tokenizer)
+    merged = answers(AutoModelForSequenceClassification.from_pretrained(tmp_path / "t"), tokenizer)
+    assert not torch.allclose(before, merged, atol=1e-2)
+    torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
+
+
+def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_dir, teacher):
+    """Adapters of a pretrained encoder, one from a teacher that was turned around; then one of them is merged."""
+    base_folder = tmp_path / "base"
+    student_of(teacher).tkd.save_pretrained(base_folder)
+    tokenizer.save_pretrained(base_folder)
+    contrary = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+    for weight in contrary.classifier.parameters():
+        weight.data = -weight.data
+    contrary.save_pretrained(tmp_path / "contrary")
+    tokenizer.save_pretrained(tmp_path / "contrary")
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    words = [*data, "--student", base_folder, "--lora", "--adapter-only", "--learning-rate", 0.01]
+    for name, its_teacher in (("one", teacher_folder), ("two", tmp_path / "contrary")):
+        output = ["--output-dir", tmp_path / name]
+        code, _, err = run("distill", its_teacher, *words, *output, *FAST.split(), "--num-train-epochs", 8)
+        assert code == 0, err
+    assert f"merge_adapter('{tmp_path / 'two'}', '{tmp_path / 'two'}-merged')" in err.strip().splitlines()[-1]
+
+    def base():
+        return AutoModelForSequenceClassification.from_pretrained(base_folder)
+
+    alone = {name: answers(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")}
+    assert (alone["one"].argmax(-1) != alone["two"].argmax(-1)).float().mean() > 0.5
+    both = PeftModel.from_pretrained(base(), tmp_path / "one", adapter_name="one")
+    both.load_adapter(tmp_path / "two", adapter_name="two")
+    for name in ("one", "two", "one"):
+        both.set_adapter(name)
+        torch.testing.assert_close(answers(both, tokenizer), alone[name], atol=1e-6, rtol=0)
+    assert not (tmp_path / "one" / "model.safetensors").exists()
+    assert read_json(tmp_path / "one" / "adapter_config.json")["base_model_name_or_path"] == str(base_folder)
+
+    code, _, err = run("evaluate", tmp_path / "one", *data)
+    line = err.strip().splitlines()[-1]
+    assert code == 2
+    assert f"holds an adapter of '{base_folder}', not a model; merge the two first: python -c" in line
+    merged = merge_adapter(tmp_path / "one", tmp_path / "merged")
+    torch.testing.assert_close(answers(merged, tokenizer), alone["one"], atol=1e-5, rtol=0)
+    assert run("evaluate", tmp_path / "merged", *data, "--json", tmp_path / "e.json")[0] == 0
+    accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
+    assert accuracy == read_json(tmp_path / "one" / "tkd_run.json")["metrics"]["accuracy"]
+    assert merged.config.id2label == {0: "negative", 1: "positive"}
+    with pytest.raises(InputError, match="merged already holds files"):
+        merge_adapter(tmp_path / "one", tmp_path / "merged")
+    with pytest.raises(InputError, match="base holds no adapter"):
+        merge_adapter(base_folder, tmp_path / "other")
+
+
+def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, sst2_dir):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--load-in-8bit", "--output-dir", tmp_path / "t"]
+    code, _, err = run("finetune", teacher_folder, *words, *FAST.split())
+    assert code == 0, err
+    assert "MatMul8bitLt" not in err  # which bitsandbytes says at every layer of every batch
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t")
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    adapter = read_json(tmp_path / "t" / "adapter" / "adapter_config.json")
+    assert adapter["base_model_name_or_path"] == str(teacher_folder)
+
+
+def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
+    common = {"use_cpu": True, "bf16": False, "report_to": "none", "num_train_epochs": 1, "lora": True}
+    recipe = {
+        "model": str(teacher_folder),
+        "data": {"task": "sst2", "data_dir": str(sst2_dir)},
+        "stages": [{"finetune": common | {"lora_rank": 4}}, {"distill": common | {"layers": 2, "learning_rate": 1e-3}}],
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, err = run("run", tmp_path / "recipe.yaml")
+    assert code == 0, err
+    records = [read_json(tmp_path / "out" / name / "tkd_run.json")["arguments"] for name in ("finetune", "distill")]
+    assert [record["lora"]["rank"] for record in records] == [4, 8]
+    assert [record["learning_rate"] for record in records] == ["0.0005", "0.001"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("finetune {teacher} --lora --lora-rank 0", "rank 0 has nothing to train"),
+        ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; there are linear and attention"),
+        ("finetune {teacher} --lora-rank 4", "--lora-rank says how to train adapters: add --lora"),
+        ("distill {teacher} --layers 2 --lora --adapter-only", "name it with --student"),
+        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit says how to train adapters: add --lora"),
+    ],
+)
+def test_bad_input_gets_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):
+    data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
+    code, _, err = run(*words.format(teacher=teacher_folder).split(), *data)
+    assert (code, message in err.strip().splitlines()[-1]) == (2, True)
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()

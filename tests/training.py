@@ -1,0 +1,47 @@
+"""How tests train: quiet arguments, small students, and what to compare of two trainings."""
+
+import torch
+from transformers import PreTrainedModel
+
+from tkd_hf import DistillationTrainingArguments, student_from_teacher
+
+from .conftest import TEXTS
+
+
+QUIET = {
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "save_strategy": "no",
+}
+
+
+def arguments(tmp_path, **fields) -> DistillationTrainingArguments:
+    common = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "train_sampling_strategy": "random"}
+    return DistillationTrainingArguments(str(tmp_path / "run"), **QUIET | common | fields)
+
+
+def student_of(teacher, dropout=0.0, **kwargs) -> PreTrainedModel:
+    torch.manual_seed(7)
+    fields = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return student_from_teacher(teacher, num_hidden_layers=2, **fields, **kwargs)
+
+
+def losses(trainer) -> list[float]:
+    """Trains, and gives the loss of each step."""
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(trainer) -> torch.Tensor:
+    """All that is trained, in one vector."""
+    return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters() if weight.requires_grad])
+
+
+def answers(model, tokenizer) -> torch.Tensor:
+    """The logits of the texts of all tests."""
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**batch).logits
