@@ -63,7 +63,7 @@ def augment(
             f"{task.name} has lists of words in {task.text_columns[0]!r}, and only texts are augmented; name a column "
             "of texts with --text-column"
         )
-    model = _load(mlm) if mlm else None
+    tokenizer = load_tokenizer(mlm) if mlm else None  # names a missing model before anything is hashed
     record = StageRecord(
         "augment",
         inputs={
@@ -86,12 +86,13 @@ def augment(
     if folder.done:
         return folder.record
     words = words_of(read_unlabelled([words_from], task)) if words_from else None
+    model = _load(mlm) if mlm else None
     started = time.perf_counter()
     if shuffle:
         new = shuffle_pairs(examples, copies, seed)
     else:
         sizes = (copies, probability, candidates, words, seed, batch_size, data.max_length)
-        new = replace_words(examples, model, load_tokenizer(mlm), *sizes)
+        new = replace_words(examples, model, tokenizer, *sizes)
     if len(new) == 0:
         raise InputError(f"no new text came of {len(examples)} examples; raise the copies or the probability")
     folder.start(since=started)
@@ -100,7 +101,6 @@ def augment(
 
 
 def _load(mlm: str):
-    load_tokenizer(mlm)  # names a missing model
     model = find_masked_lm(mlm)
     if model is None:
         raise InputError(f"{mlm!r} is no trained masked language model; `tkd-hf pretrain` makes one")
