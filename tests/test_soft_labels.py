@@ -149,7 +149,7 @@ def test_the_revision_of_a_hub_model_is_its_commit(tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     code = (
-        "from tkd_hf.soft_labels import teacher_revision; from tkd_hf.stages.training import load_classifier;"
+        "from tkd_hf.soft_labels import teacher_revision; from tkd_hf.model_loading import load_classifier;"
         f"names = ['org/teacher', 'org/teacher@{older}'];"
         "print(*(f'{teacher_revision(name)}/{load_classifier(name).config.num_labels}' for name in names))"
     )

@@ -136,7 +136,7 @@ def _plan(
 def _rehearse(stages: list[_Stage]) -> None:
     """Finds the mistakes of all stages that show without work: a slip in the last must not cost the hours before it."""
     from ..data.tasks import get_task
-    from ..stages.training import load_tokenizer
+    from ..model_loading import load_tokenizer
 
     made, found = set(), set()
     for stage in stages:

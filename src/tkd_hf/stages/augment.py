@@ -12,9 +12,9 @@ from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
+from ..model_loading import find_masked_lm, load_tokenizer
 from ..soft_labels import teacher_revision
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import find_masked_lm, load_tokenizer
 
 
 def augment(

@@ -18,6 +18,7 @@ from ..data.tasks import Task
 from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
 from ..evaluation.metrics import compute_agreement_for, compute_metrics_for, decide
+from ..model_loading import load_classifier, load_config, load_tokenizer
 from ..objectives.combined import CombinedObjective
 from ..soft_labels import attach_mean, default_path, teacher_revision
 from ..teacher import mean_weights
@@ -26,7 +27,7 @@ from ..training_args import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from .label import complete
 from .run_folder import RunFolder, StageRecord, fingerprint
 from .student import StudentArguments, make_student
-from .training import load_classifier, load_config, load_tokenizer, train_into, training_arguments
+from .training import train_into, training_arguments
 
 
 logger = logging.getLogger(__name__)

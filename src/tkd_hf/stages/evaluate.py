@@ -12,7 +12,7 @@ from ..evaluation.metrics import agreement, answers, score
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
-from .training import load_classifier, load_config, load_tokenizer
+from ..model_loading import load_classifier, load_config, load_tokenizer
 
 
 TIMED_SENTENCES = 100

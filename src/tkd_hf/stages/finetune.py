@@ -9,11 +9,12 @@ from ..adapters import LoraArguments, add_adapters, finish_adapters
 from ..data.features import DistillationCollator, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
+from ..model_loading import load_for_training, load_tokenizer
 from ..sampling import OrderedTrainer
 from ..soft_labels import teacher_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord, fingerprint
-from .training import load_for_training, load_tokenizer, train_into, training_arguments
+from .training import train_into, training_arguments
 
 
 def finetune(

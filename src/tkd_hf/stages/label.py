@@ -10,8 +10,8 @@ from datasets import Dataset
 from ..data.features import teacher_features, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.unlabelled import read_unlabelled
+from ..model_loading import load_classifier, load_tokenizer
 from ..soft_labels import SoftLabels, default_path, teacher_revision
-from .training import load_classifier, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..conversion import ARCHITECTURES, to_tkd
 from ..data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.features import same_tokenizer
 from ..errors import InputError
+from ..model_loading import find_masked_lm, load_encoder, load_tokenizer
 from ..modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
@@ -22,7 +23,7 @@ from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .run_folder import RunFolder, StageRecord
 from .student import cut_shape
-from .training import find_masked_lm, load_encoder, load_tokenizer, train_into, training_arguments
+from .training import train_into, training_arguments
 
 
 @dataclass

@@ -9,8 +9,8 @@ from ..adapters import LoraArguments
 from ..data.tasks import Task
 from ..errors import InputError
 from ..labels import label_names
+from ..model_loading import find_classifier, load_classifier, load_encoder, load_for_training
 from ..student import classifier_from_base, student_from_teacher
-from .training import find_classifier, load_classifier, load_encoder, load_for_training
 
 
 @dataclass(frozen=True)
