@@ -54,7 +54,7 @@ def row(name: str, result, teacher=None) -> dict:
         "accuracy": result.metrics["accuracy"],
         "of_teacher": result.metrics["accuracy"] / teacher.metrics["accuracy"] if teacher else None,
         "agreement": result.agreement,
-        "parameters": result.parameters,
+        "parameters": result.parameters.total,
         "megabytes": round(result.megabytes, 1),
         "speedup": round(teacher.milliseconds / result.milliseconds, 2) if teacher else None,
     }

@@ -6,13 +6,14 @@ import torch
 
 from tkd_hf import student_from_teacher
 from tkd_hf.data.features import tokenize
+from tkd_hf.evaluation.runners import PyTorchRunner
 from tkd_hf.inference import predict_logits
 
 from .conftest import TEXTS, build_tokenizer
 
 
 def test_row_i_is_example_i(teacher, tokenizer, examples):
-    logits = predict_logits(teacher, tokenizer, tokenize(examples, tokenizer), batch_size=3)
+    logits = predict_logits(PyTorchRunner(teacher, tokenizer), tokenize(examples, tokenizer), batch_size=3)
     for row, text in zip(logits, TEXTS, strict=True):
         with torch.no_grad():
             expected = teacher(**tokenizer(text, return_tensors="pt")).logits[0]
@@ -22,7 +23,9 @@ def test_row_i_is_example_i(teacher, tokenizer, examples):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_of_a_token_classifier_all_tokens_and_no_padding(tagger, tokenizer, tagged, side):
     tagger = student_from_teacher(tagger)  # a BERT counts positions from the padding
-    logits = predict_logits(tagger, build_tokenizer(padding_side=side), tokenize(tagged, tokenizer), batch_size=3)
+    logits = predict_logits(
+        PyTorchRunner(tagger, build_tokenizer(padding_side=side)), tokenize(tagged, tokenizer), batch_size=3
+    )
     for row, text in zip(logits, TEXTS, strict=True):
         with torch.no_grad():
             expected = tagger(**tokenizer(text, return_tensors="pt")).logits[0]

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from tkd_hf import InputError, SoftLabels
 from tkd_hf.data.features import teacher_features, tokenize
+from tkd_hf.evaluation.runners import PyTorchRunner
 from tkd_hf.inference import predict_logits
 from tkd_hf.soft_labels import attach_mean, content_keys, default_path, teacher_revision
 
@@ -178,8 +179,8 @@ def test_the_mean_of_several_teachers_each_with_its_own_tokenizer(examples, toke
         SoftLabels.compute(second, other_words, teacher_features(rows, 1)),
     ]
     mean = np.array(attach_mean(rows, caches, [3, 1], ("negative", "positive"))["teacher_logits"][:])
-    own = predict_logits(teacher, tokenizer, tokenize(examples, tokenizer))
-    others = predict_logits(second, other_words, tokenize(examples, other_words))[:, ::-1]
+    own = predict_logits(PyTorchRunner(teacher, tokenizer), tokenize(examples, tokenizer))
+    others = predict_logits(PyTorchRunner(second, other_words), tokenize(examples, other_words))[:, ::-1]
     np.testing.assert_allclose(mean, 0.75 * own + 0.25 * others, atol=1e-5)
     with pytest.raises(InputError, match=r"teacher_weights=\[1, 2, 3\] for 2 teachers"):
         attach_mean(rows, caches, [1, 2, 3])

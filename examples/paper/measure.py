@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments, student_from_teacher
 from tkd_hf.data.loading import DataArguments, load_split
-from tkd_hf.evaluation.cost import megabytes, parameters
+from tkd_hf.evaluation.cost import parameters
 from tkd_hf.stages.distill import distill
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.student import StudentArguments
@@ -107,8 +107,8 @@ def memory(m: Measurement) -> dict:
     return {
         "peak_megabytes": peak_megabytes(),
         "before_megabytes": before,
-        "parameters": parameters(model),
-        "weights_megabytes": megabytes(model),
+        "parameters": parameters(model.config).total,
+        "weights_megabytes": sum(weight.nbytes for weight in model.parameters()) / 1e6,
     }
 
 

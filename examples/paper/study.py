@@ -171,7 +171,7 @@ class Study:
             "metrics": student.metrics,
             "agreement": student.agreement,
             "teacher": {"revision": stages[0].inputs["teacher_revision"], "metrics": taught.metrics},
-            "parameters": {"student": student.parameters, "teacher": taught.parameters},
+            "parameters": {"student": student.parameters.total, "teacher": taught.parameters.total},
             "data": {name: stages[0].inputs[name] for name in ("train", "eval")},
             "arguments": [{k: v for k, v in stage.arguments.items() if k != "student"} for stage in stages],
             "seconds": None if resumed else round(sum(stage.seconds for stage in stages), 1),

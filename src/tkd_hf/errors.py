@@ -1,4 +1,4 @@
-"""The one exception that means: the input was wrong, and here is the way out."""
+"""The exceptions with a meaning of their own: the input was wrong, or a model lost too much."""
 
 
 class InputError(ValueError):
@@ -15,6 +15,10 @@ class InputError(ValueError):
 
     ```
     """
+
+
+class GateMissed(Exception):
+    """A model lost more than it was allowed to. The commands print the message and exit with code 1."""
 
 
 def first_line(error: BaseException) -> str:

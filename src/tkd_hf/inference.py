@@ -1,48 +1,56 @@
-"""Running a classifier over a data set: sorted by length, in mixed precision, answers in the data set's order."""
+"""Running a classifier over a data set: sorted by length, answers in the data set's order."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.features import DistillationCollator, token_places
-from .hardware import mixed_precision
-from .teacher import LiveTeacher
+from .errors import InputError
+
+
+if TYPE_CHECKING:
+    from .evaluation.runners import Runner
 
 
 def predict_logits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    features: Dataset,
-    batch_size: int = 128,
-    bf16: bool | None = None,
-    description: str = "predicting",
+    runner: "Runner", features: Dataset, batch_size: int = 128, description: str = "predicting"
 ) -> np.ndarray | list[np.ndarray]:
-    """The model's logits for tokenised examples, without gradients and without dropout.
+    """The model's logits for tokenised examples.
 
     Args:
-        model: a classifier on the device to run on; its weights and mode stay as they are.
-        tokenizer: pads the features.
+        runner: the model, ready to answer; its tokenizer pads the features.
         features: rows with `input_ids` and what else the model takes, not padded; other columns are left alone.
         batch_size: examples at a time; sorted by length, so little is spent on padding.
-        bf16: run in bfloat16; by default where the device computes in it natively.
         description: of the progress bar.
 
     Returns:
         (examples, labels) `float32`, row i for example i; of a token classifier, for each example in order, the logits
         of all its tokens, (length, labels).
+
+    Raises:
+        InputError: if an answer is not a number.
     """
-    columns = [name for name in tokenizer.model_input_names if name in features.column_names]
-    features, device = features.select_columns(columns), model.device
+    columns = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
+    features = features.select_columns(columns)
     order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
-    run, collate = LiveTeacher(model), DistillationCollator(tokenizer)
+    collate = DistillationCollator(runner.tokenizer)
     answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         places = order[start : start + batch_size].tolist()
         rows = [features[i] for i in places]
-        batch = {name: value.to(device) for name, value in collate(rows).items()}
-        with mixed_precision(device, bf16):
-            logits = run(batch).logits.float().cpu().numpy()
+        logits = runner(collate(rows)).float().cpu().numpy()
         for i, row, answer in zip(places, rows, logits, strict=True):
-            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), tokenizer)]
+            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), runner.tokenizer)]
+    _check_finite(answers, runner.name)
     return np.stack(answers) if answers[0].ndim == 1 else answers
+
+
+def _check_finite(answers: list[np.ndarray], name: str) -> None:
+    wrong = [place for place, answer in enumerate(answers) if not np.isfinite(answer).all()]
+    if wrong:
+        raise InputError(
+            f"{name} answers {len(wrong)} of {len(answers)} examples with NaN or infinity, the first one example "
+            f"{wrong[0]} (from 0): its weights are broken, or overflow in this precision"
+        )

@@ -1,8 +1,10 @@
 """Models and tokenizers by name: a folder, or a Hub id; and one clear line where there is none."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
@@ -68,15 +70,29 @@ def find_classifier(model: str, problem_type: str | None = None) -> PreTrainedMo
 
 def _classifier(model: str, problem_type: str | None) -> tuple[PreTrainedModel, list[str]]:
     """A classifier of the kind that the model's configuration names, and which of its weights are made up."""
+    return _with_missing(classifier_class(load_config(model), problem_type, model), model)
+
+
+def classifier_class(config: PretrainedConfig, problem_type: str | None = None, model: str = "the model") -> type:
+    """The Auto class of a classifier's configuration: of tokens where that says so, otherwise of texts.
+
+    Args:
+        config: the configuration.
+        problem_type: what it is to answer, as in `Task`; decides for what has no classifier yet.
+        model: what to call it in the message.
+
+    Raises:
+        InputError: if it answers something else.
+    """
     wanted = problem_type and _kind_for(problem_type)
-    architecture = next(iter(load_config(model).architectures or ()), "")
+    architecture = next(iter(config.architectures or ()), "")
     kind = next((kind for kind in _CLASSIFIERS if architecture.endswith(kind)), wanted or _OF_TEXTS)
     if wanted not in (None, kind):
         raise InputError(
             f"{model!r} is {architecture}, but the data asks for {problem_type}; name a model for that, or make one "
             "with `tkd-hf finetune`"
         )
-    return _with_missing(_CLASSIFIERS[kind], model)
+    return _CLASSIFIERS[kind]
 
 
 def _kind_for(problem_type: str) -> str:
@@ -119,6 +135,41 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
         return _CLASSIFIERS[kind].from_pretrained(
             name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **fields
         )
+
+
+def local_place(model: str) -> Path:
+    """The folder or file of a model or of an export, fetched where it lies within a repository of the Hub.
+
+    Args:
+        model: a folder or file; `org/model/place/within`; or `org/model`, of which only an OpenVINO export is fetched:
+            transformers fetches its weights by itself.
+    """
+    name, revision = at_revision(model)
+    if Path(name).exists():
+        return Path(name)
+    repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    patterns = ["*.json", "*.txt", f"{inside}*" if inside else "openvino_model.*"]
+    with _named(model, "model"):
+        if not inside and not _on_hub(repository, "openvino_model.xml", revision):
+            return Path(name)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns), inside)
+
+
+def _on_hub(repository: str, file: str, revision: str | None) -> bool:
+    try:
+        return file_exists(repository, file, revision=revision)
+    except (OSError, HfHubHTTPError):  # no network: what is in the cache has to do
+        return isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
+
+
+def weight_files(model: str) -> list[Path]:
+    """The files of a model's PyTorch weights, of a Hub id those in the cache; none for an export."""
+    name, revision = at_revision(model)
+    folder = Path(name)
+    if not folder.exists() and name.count("/") < 2:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        folder = Path(config).parent if isinstance(config, str) else folder
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What objectives read of a model: its logits, and what passes through its layers, recorded by hooks."""
 
+import inspect
 import re
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -107,6 +108,11 @@ class Recorder:
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model inside what PEFT wraps it in; its `forward` and its class say what it takes and gives."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def accepted_inputs(model: nn.Module) -> set[str]:
+    """The names of what a model's `forward` takes."""
+    return set(inspect.signature(without_adapters(model).forward).parameters)
 
 
 def attention_projections(model: nn.Module) -> dict[str, list[nn.Module]]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.features import TEACHER_LOGITS, teacher_prefix
 from .errors import InputError
+from .evaluation.runners import PyTorchRunner
 from .inference import predict_logits
 from .labels import label_names, label_order
 from .naming import at_revision
@@ -81,10 +82,13 @@ class SoftLabels:
             model, tokenizer: the teacher and its tokenizer.
             features: rows with the teacher's features.
             revision: of the teacher; by default a hash of the weights in memory.
-            batch_size, bf16: as in `tkd_hf.inference.predict_logits`.
+            batch_size: examples at a time.
+            bf16: run in bfloat16; by default where the device computes in it natively.
         """
         keys, first = np.unique(content_keys(features), axis=0, return_index=True)
-        answers = predict_logits(model, tokenizer, features.select(first), batch_size, bf16, "soft labels")
+        answers = predict_logits(
+            PyTorchRunner(model, tokenizer, bf16=bf16), features.select(first), batch_size, "soft labels"
+        )
         name = model.config.name_or_path or type(model).__name__
         return cls(name, revision or teacher_revision(model), label_names(model.config), keys, *_joined(answers))
 

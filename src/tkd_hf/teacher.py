@@ -1,6 +1,5 @@
 """Where the teacher's signals come from: a live model, or soft labels in the batch, behind one call."""
 
-import inspect
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -8,7 +7,7 @@ from transformers import PreTrainedModel
 
 from .data.features import TEACHER_LOGITS, is_teacher_feature, teacher_prefix
 from .errors import InputError
-from .signals import Recorder, Signals, without_adapters
+from .signals import Recorder, Signals, accepted_inputs
 
 
 class LiveTeacher:
@@ -35,7 +34,7 @@ class LiveTeacher:
         self.place = place
         self.label_order = label_order
         self._record = Recorder(model, features)
-        self._accepted = set(inspect.signature(without_adapters(model).forward).parameters)
+        self._accepted = accepted_inputs(model)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         prefix = teacher_prefix(self.place)

@@ -43,9 +43,9 @@ def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
     assert "agreement" in out
     rows = read_json(tmp_path / "e.json")["models"]
     assert [row["name"] for row in rows] == [str(teacher), str(student)]
-    assert rows[0]["parameters"] > rows[1]["parameters"]
+    assert rows[0]["parameters"]["encoder"] > rows[1]["parameters"]["encoder"]
     assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
-    assert 0 <= rows[1]["agreement"] <= 1
+    assert 0 <= rows[1]["fidelity"]["agreement"] <= 1
 
 
 def test_regression_and_pairs(run, tmp_path, tokenizer):

@@ -57,7 +57,7 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     assert code == 0
     rows = read_json(tmp_path / "e.json")["models"]
     assert rows[1]["metrics"]["entity_f1"] == read_json(tmp_path / "cached" / "tkd_run.json")["metrics"]["entity_f1"]
-    assert rows[1]["agreement"] > 0.9
+    assert rows[1]["fidelity"]["agreement"] > 0.9
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
 
 

@@ -1,25 +1,39 @@
 """What a model costs."""
 
-import torch
-from transformers import AutoModelForMaskedLM, BertConfig
+import pytest
+from transformers import AutoModelForSequenceClassification, BertConfig
 
-from tkd_hf.evaluation.cost import megabytes, milliseconds_per_sentence, parameters
+from tkd_hf import TKDConfig, TKDForSequenceClassification, student_from_teacher
+from tkd_hf.evaluation.cost import milliseconds_per_sentence, parameters
+from tkd_hf.evaluation.runners import PyTorchRunner
 
-
-def test_size_is_that_of_the_saved_weights(teacher, tmp_path):
-    teacher.save_pretrained(tmp_path)
-    size = (tmp_path / "model.safetensors").stat().st_size / 1e6
-    assert 0 <= size - megabytes(teacher) < 0.01  # the header
-    assert megabytes(teacher.to(torch.bfloat16)) < 0.51 * size
+from ..conftest import build_teacher
 
 
-def test_tied_weights_count_once():
-    model = AutoModelForMaskedLM.from_config(BertConfig(vocab_size=50, hidden_size=8, num_attention_heads=1))
-    assert parameters(model) == sum(tensor.numel() for tensor in set(model.parameters()))
-    assert parameters(model) == model.num_parameters()
+@pytest.mark.parametrize(
+    "model",
+    [
+        build_teacher(),
+        student_from_teacher(build_teacher(), num_hidden_layers=2),
+        TKDForSequenceClassification(
+            TKDConfig(num_hidden_layers=2, heads_per_layer=[8, 5], intermediate_sizes=[20, 7], vocab_size=50)
+        ),
+    ],
+    ids=["bert", "student", "uneven"],
+)
+def test_a_configuration_says_how_many_weights_there_are(model):
+    found = parameters(model.config)
+    assert found.total == model.num_parameters()
+    assert found.embeddings == sum(weight.numel() for weight in model.base_model.embeddings.parameters())
+
+
+def test_counting_costs_no_memory():
+    config = BertConfig(vocab_size=10**9, hidden_size=8, num_attention_heads=1, num_labels=2)
+    config.architectures = [AutoModelForSequenceClassification._model_mapping[BertConfig].__name__]
+    assert parameters(config).embeddings > 8 * 10**9  # 32 gigabytes
 
 
 def test_every_model_is_timed(teacher, tokenizer):
-    times = milliseconds_per_sentence([(teacher, tokenizer)] * 2, [("good film",), ("dull", "not good")])
+    times = milliseconds_per_sentence([PyTorchRunner(teacher, tokenizer)] * 2, [("good film",), ("dull", "not good")])
     assert len(times) == 2
     assert all(0 < time < 1e4 for time in times)

@@ -5,7 +5,9 @@ import pytest
 from transformers import EvalPrediction
 
 from tkd_hf import InputError
-from tkd_hf.evaluation.metrics import METRICS, agreement, answers, compute_metrics_for, decide, entities, score
+from tkd_hf.evaluation.fidelity import agreement
+from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
+from tkd_hf.evaluation.predictions import answers, decide
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ..errors import InputError
+from ..errors import GateMissed, InputError
 from . import augment, distill, evaluate, finetune, label, pretrain, run
 from .options import TrainingCommand
 
@@ -28,7 +28,7 @@ app.command("run")(run.run)
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 2 the input was wrong."""
+    """Runs a command. Exit codes: 0 done, 1 the gate was missed, 2 the input was wrong."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
@@ -37,3 +37,6 @@ def main() -> None:
     except InputError as error:
         print(f"tkd-hf: {error}", file=sys.stderr)
         sys.exit(2)
+    except GateMissed as missed:
+        print(f"tkd-hf: {missed}", file=sys.stderr)
+        sys.exit(1)

@@ -157,6 +157,10 @@ Unlabelled = Annotated[
     list[str] | None,
     typer.Option("--unlabelled", help="More texts to learn from, without labels: file or Hub id (org/name:split)."),
 ]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option("--max-drop", min=0, help="Fail (exit code 1) if the main metric falls by more; 0.005: half a point."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Examples at a time.")]
 
 

@@ -1,6 +1,7 @@
 """What a command says: its intention and its hints on standard error, its results on standard output."""
 
 import json
+from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..errors import InputError
 
 
 if TYPE_CHECKING:
-    from ..stages.evaluate import Evaluation
+    from ..stages.evaluate import Evaluation, ModelResult
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,55 @@ def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> No
     show(["", *shown, "seconds"], [[name, *map(figure, shown.values()), figure(seconds)]])
 
 
+_COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms a sentence")
+
+
 def show_evaluation(result: "Evaluation") -> None:
-    """The table people decide on."""
-    names = [name.replace("_", " ") for name in result.models[0].metrics]
-    rows = [
-        [
-            row.name,
-            *map(figure, row.metrics.values()),
-            "–" if row.agreement is None else figure(row.agreement),
-            f"{row.parameters / 1e6:.1f} M",
-            f"{row.megabytes:.1f}",
-            f"{row.milliseconds:.2f}",
-        ]
-        for row in result.models
+    """What the models are worth; then what the teacher and its student get right, class by class."""
+    show(
+        [f"{result.task} ({result.examples})", *_spaced(result.models[0].metrics), *_COLUMNS],
+        [_worth(model) for model in result.models],
+    )
+    fidelity = result.models[-1].fidelity
+    if fidelity is None or not fidelity.classes:
+        return
+    show(
+        ["recall", "examples", "teacher", "model", "change"],
+        [[row.name, *map(figure, (row.examples, row.teacher, row.model, row.change))] for row in fidelity.classes],
+    )
+    show(
+        ["right alone", "teacher", "model", "p (McNemar)"],
+        [["examples", str(fidelity.teacher_only), str(fidelity.model_only), f"{fidelity.p_value:.2g}"]],
+    )
+
+
+def _worth(model: "ModelResult") -> list[str]:
+    metrics = [f"{value:.4f} ({low:.3f}–{high:.3f})" for value, (low, high) in _with_intervals(model)]
+    near = model.fidelity
+    return [
+        model.name,
+        *metrics,
+        figure(near and (near.pearson if near.agreement is None else near.agreement)),
+        figure(near and near.kl),
+        figure(model.calibration and model.calibration.error),
+        f"{model.parameters.total / 1e6:.1f} M",
+        f"{model.megabytes:.1f}",
+        f"{model.milliseconds:.2f}",
     ]
-    show([f"{result.task} ({result.examples})", *names, "agreement", "parameters", "MB", "ms a sentence"], rows)
+
+
+def _with_intervals(model: "ModelResult") -> list[tuple[float, tuple[float, float]]]:
+    return [(value, model.intervals[name]) for name, value in model.metrics.items()]
+
+
+def _spaced(names: Iterable[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
 
 
 def figure(value: Any) -> str:
-    """A number with as many digits as are worth reading."""
+    """A number with as many digits as are worth reading; a dash for none."""
+    if value is None:
+        return "–"
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 

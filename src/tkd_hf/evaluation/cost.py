@@ -1,53 +1,65 @@
-"""What a model costs to run: parameters, megabytes, milliseconds a sentence."""
+"""What a model costs to run: parameters, and milliseconds a sentence."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
-from ..teacher import LiveTeacher
-
-
-def parameters(model: PreTrainedModel) -> int:
-    """Number of weights, embeddings included; tied ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+from ..model_loading import classifier_class
+from .runners import Runner
 
 
-def megabytes(model: PreTrainedModel) -> float:
-    """Size of the weights as they are saved, in 10⁶ bytes."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of weights; tied ones count once.
+
+    Args:
+        embeddings: of words, positions and segments.
+        encoder: all others: the layers and the head.
+    """
+
+    embeddings: int
+    encoder: int
+
+    @property
+    def total(self) -> int:
+        return self.embeddings + self.encoder
+
+
+def parameters(config: PretrainedConfig) -> Parameters:
+    """The weights of the model that a configuration describes, in whatever form they are saved."""
+    with torch.device("meta"):
+        model = classifier_class(config).from_config(config)
+    sizes = {"embeddings": 0, "encoder": 0}
+    for name, weight in model.named_parameters():
+        sizes["embeddings" if "embeddings." in name else "encoder"] += weight.numel()
+    return Parameters(**sizes)
 
 
 def milliseconds_per_sentence(
-    models: Sequence[tuple[PreTrainedModel, PreTrainedTokenizerBase]],
-    texts: Sequence[tuple[str, ...]],
-    max_length: int = 128,
+    runners: Sequence[Runner], texts: Sequence[tuple[str, ...]], max_length: int = 128
 ) -> list[float]:
     """Median time of a forward pass over one example at a time, for each model, without tokenisation.
 
     The models take turns on each example, so that a machine that slows down slows all of them.
 
     Args:
-        models: models with their tokenizers.
+        runners: the models.
         texts: examples, each a text or a pair.
         max_length: tokens at which examples are cut.
     """
-    times = [[] for _ in models]
+    times = [[] for _ in runners]
     for text in texts:
-        for (model, tokenizer), measured in zip(models, times, strict=True):
-            encoded = tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
-            run = LiveTeacher(model)
+        for run, measured in zip(runners, times, strict=True):
+            encoded = run.tokenizer(*text, truncation=True, max_length=max_length, return_tensors="pt")
+            encoded = encoded.to(run.device)
             run(encoded)  # warm-up for this shape
-            _synchronize(model)
+            run.synchronize()
             start = time.perf_counter()
             run(encoded)
-            _synchronize(model)
+            run.synchronize()
             measured.append((time.perf_counter() - start) * 1e3)
     return [median(measured) for measured in times]
-
-
-def _synchronize(model: PreTrainedModel):
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

@@ -1,7 +1,7 @@
 """Metrics of GLUE and of tagging as `evaluate.Metric`s that need no network, and what a Trainer takes of them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import datasets
 import evaluate
@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ..data.tags import IGNORED
 from ..errors import InputError
+from .predictions import Predictions
 
 
 class TextMetric(evaluate.Metric):
@@ -40,7 +40,9 @@ class TextMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        return {self.label: float(self.score(np.asarray(references), np.asarray(predictions)))}
+        if not isinstance(self.value, datasets.Sequence):
+            references, predictions = np.asarray(references), np.asarray(predictions)
+        return {self.label: float(self.score(references, predictions))}
 
 
 class Accuracy(TextMetric):
@@ -138,12 +140,13 @@ class EntityF1(TextMetric):
     label = "entity_f1"
     value = datasets.Sequence(datasets.Value("string"))
 
-    def _compute(self, predictions, references):
+    @staticmethod
+    def score(references, predictions):
         right = found = there = 0
         for predicted, reference in zip(predictions, references, strict=True):
             predicted, reference = entities(predicted), entities(reference)
             right, found, there = right + len(predicted & reference), found + len(predicted), there + len(reference)
-        return {self.label: 2 * right / (found + there) if right else 0.0}
+        return 2 * right / (found + there) if right else 0.0
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
@@ -173,52 +176,6 @@ _ALL = (Accuracy, F1, F1Macro, F1Micro, MatthewsCorrelation, Pearson, Spearman, 
 METRICS = {metric.label: metric for metric in _ALL}
 
 
-def decide(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """What a model answers: the class of the largest logit, every label above 0 (probability ½), or the score itself.
-
-    Args:
-        logits: (…, labels).
-        problem_type: as in `transformers`, or `"token_classification"`.
-    """
-    if problem_type == "regression":
-        return logits.squeeze(-1)
-    if problem_type == "multi_label_classification":
-        return (logits > 0).astype(np.int64)
-    return logits.argmax(-1)
-
-
-def counted(values: Iterable[Sequence], labels: Iterable[Sequence[int]]) -> list[np.ndarray]:
-    """For each example, the values of the tokens that count: those not labelled -100."""
-    pairs = zip(values, labels, strict=True)
-    return [np.asarray(value)[np.asarray(codes) != IGNORED] for value, codes in pairs]
-
-
-def answers(logits: np.ndarray | list, labels: np.ndarray | list, problem_type: str) -> np.ndarray | list[np.ndarray]:
-    """What a model answers wherever there is something to answer: `decide`, and of tokens only those that count."""
-    if problem_type != "token_classification":
-        return decide(logits, problem_type)
-    return counted((decide(answer, problem_type) for answer in logits), labels)
-
-
-def agreement(answers: np.ndarray | list[np.ndarray], others: np.ndarray | list[np.ndarray]) -> float | None:
-    """Share of examples on which two models answer alike; with several labels an example, in all of them.
-
-    Args:
-        answers, others: what the function `answers` gives for classes. Examples of which the two read different numbers
-            of words, since their tokenizers cut elsewhere, are left out.
-
-    Returns:
-        the share of examples, or of tokens; `None` if none can be compared.
-    """
-    if isinstance(answers, list):
-        alike = [pair for pair in zip(answers, others, strict=True) if len(pair[0]) == len(pair[1])]
-        if not alike:
-            return None
-        answers, others = map(np.concatenate, zip(*alike, strict=True))
-    same = answers == others
-    return float(same.reshape(len(same), -1).all(axis=1).mean())
-
-
 def score(
     logits: np.ndarray | list[np.ndarray],
     labels: np.ndarray | list[Sequence[int]],
@@ -238,38 +195,53 @@ def score(
     Raises:
         InputError: for a metric that is not among `METRICS`.
     """
+    config = "multilabel" if problem_type == "multi_label_classification" else None
+    found = Predictions(logits, labels, problem_type)
+    results = {}
+    for name, (references, answers) in _compared(found, names, label_names).items():
+        results |= METRICS[name](config_name=config).compute(predictions=answers, references=references)
+    return results
+
+
+def statistics(
+    predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...] = ()
+) -> list[Callable[[np.ndarray], float]]:
+    """For each named metric, the function that gives it for a choice of examples, by their indices."""
+
+    def metric_of(name: str, references: list | np.ndarray, answers: list | np.ndarray) -> Callable:
+        compute = METRICS[name].score
+        if not isinstance(answers, list):
+            return lambda chosen: float(compute(references[chosen], answers[chosen]))
+
+        def of_tokens(chosen: np.ndarray) -> float:
+            pair = [[side[i] for i in chosen] for side in (references, answers)]
+            return float(compute(*pair) if name == EntityF1.label else compute(*map(np.concatenate, pair)))
+
+        return of_tokens
+
+    compared = _compared(predictions, names, label_names, joined=False)
+    return [metric_of(name, *pair) for name, pair in compared.items()]
+
+
+def _compared(
+    predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...], joined: bool = True
+) -> dict[str, tuple]:
+    """For each metric its references and answers, as it takes them; of tokens, `joined` or by example."""
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {', '.join(unknown)}; the metrics are {', '.join(METRICS)}")
-    config = "multilabel" if problem_type == "multi_label_classification" else None
-    tagged = problem_type == "token_classification"
-    predictions = answers(logits, labels, problem_type)
-    references = counted(labels, labels) if tagged else labels
-    results = {}
+    pair = predictions.references, predictions.answers
+    found = {}
     for name in names:
-        pair = {"predictions": predictions, "references": references}
         if name == EntityF1.label:
-            pair = {side: [[label_names[code] for code in codes] for codes in lists] for side, lists in pair.items()}
-        elif tagged:
-            pair = {side: np.concatenate(lists) for side, lists in pair.items()}
-        results |= METRICS[name](config_name=config).compute(**pair)
-    return results
+            found[name] = tuple([[label_names[code] for code in codes] for codes in side] for side in pair)
+        elif joined and isinstance(predictions.answers, list):
+            found[name] = tuple(map(np.concatenate, pair))
+        else:
+            found[name] = pair
+    return found
 
 
 def compute_metrics_for(names: tuple[str, ...], problem_type: str, label_names: tuple[str, ...] = ()) -> Callable:
     """The function that `transformers.Trainer` takes as `compute_metrics`."""
     return lambda prediction: score(prediction.predictions, prediction.label_ids, names, problem_type, label_names)
-
-
-def compute_agreement_for(problem_type: str) -> Callable:
-    """As `compute_metrics_for`, where the references are a teacher's answers: agreement, or correlation of scores."""
-
-    def compute(prediction) -> dict[str, float]:
-        if problem_type == "regression":
-            found = score(prediction.predictions, prediction.label_ids, ("pearson", "spearman"), problem_type)
-            return {f"teacher_{name}": value for name, value in found.items()}
-        logits, labels = prediction.predictions, prediction.label_ids
-        references = counted(labels, labels) if problem_type == "token_classification" else labels
-        return {"agreement": agreement(answers(logits, labels, problem_type), references)}
-
-    return compute

@@ -17,7 +17,9 @@ from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
-from ..evaluation.metrics import compute_agreement_for, compute_metrics_for, decide
+from ..evaluation.fidelity import compute_agreement_for
+from ..evaluation.metrics import compute_metrics_for
+from ..evaluation.predictions import decide
 from ..model_loading import load_classifier, load_config, load_tokenizer
 from ..objectives.combined import CombinedObjective
 from ..soft_labels import attach_mean, default_path, teacher_revision

@@ -1,18 +1,30 @@
-"""`tkd-hf evaluate`: a model's metrics and cost, beside its teacher's."""
+"""`tkd-hf evaluate`: what a model is worth, and how near it is to its teacher."""
 
+import json
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from datasets import Dataset
 
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
+from ..data.tasks import Task
 from ..errors import InputError
-from ..evaluation.cost import megabytes, milliseconds_per_sentence, parameters
-from ..evaluation.metrics import agreement, answers, score
+from ..evaluation.calibration import Calibration, calibration
+from ..evaluation.cost import Parameters, milliseconds_per_sentence, parameters
+from ..evaluation.fidelity import Fidelity, disagreements, fidelity
+from ..evaluation.gate import check_drop
+from ..evaluation.intervals import bootstrap, interval
+from ..evaluation.metrics import score, statistics
+from ..evaluation.predictions import Predictions
+from ..evaluation.runners import Runner, load_runner, runner_config
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
-from ..model_loading import load_classifier, load_config, load_tokenizer
 
 
 TIMED_SENTENCES = 100
@@ -20,29 +32,45 @@ TIMED_SENTENCES = 100
 
 @dataclass
 class ModelResult:
-    """One row of the table.
+    """What one model is worth.
 
     Args:
         name: folder or Hub id.
+        backend: what runs it: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
         metrics: the task's, on the evaluation split.
-        parameters: number of weights.
-        megabytes: size of the weights.
+        intervals: of each metric the bootstrap's 95 % interval.
+        calibration: `None` for scores.
+        parameters: numbers of weights.
+        megabytes: size of the weights on disk, in 10⁶ bytes.
         milliseconds: median time of a sentence, one at a time.
-        agreement: share of examples, or of tokens, on which it answers as the teacher does; `None` for the teacher, and
-            for scores.
+        fidelity: to the teacher; `None` for the teacher itself.
+        changes: of each metric the model's less the teacher's, and its 95 % interval, from the same resamples.
     """
 
     name: str
+    backend: str
     metrics: dict[str, float]
-    parameters: int
+    intervals: dict[str, tuple[float, float]]
+    calibration: Calibration | None
+    parameters: Parameters
     megabytes: float
     milliseconds: float
-    agreement: float | None = None
+    fidelity: Fidelity | None = None
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of examples, or of tokens, on which it answers as the teacher does."""
+        return self.fidelity and self.fidelity.agreement
 
 
 @dataclass
 class Evaluation:
-    """What was measured, on how many examples of which task, on what machine."""
+    """What was measured, on how many examples of which task, on what machine.
+
+    Args:
+        models: the teacher first, if there is one.
+    """
 
     task: str
     split: str
@@ -55,43 +83,106 @@ class Evaluation:
         """For JSON."""
         return asdict(self)
 
+    def check_drop(self, max_drop: float) -> None:
+        """Passes a model that loses at most `max_drop` of the teacher's main metric; `GateMissed` otherwise."""
+        teacher, *others = self.models
+        metric = next(iter(teacher.metrics))
+        for model in others:
+            check_drop(teacher.metrics[metric], model.metrics[metric], max_drop, metric, "the teacher")
 
-def evaluate(model: str, data: DataArguments, teacher: str | None = None, batch_size: int = 128) -> Evaluation:
+
+def evaluate(
+    model: str,
+    data: DataArguments,
+    teacher: str | None = None,
+    batch_size: int = 128,
+    disagreements_file: str | Path | None = None,
+) -> Evaluation:
     """Measures a model, and its teacher beside it, on the evaluation split, in float32 or as the model was saved.
 
     Args:
-        model: folder or Hub id of a classifier of texts, or of tokens.
+        model: folder or Hub id of a classifier of texts, or of tokens, in PyTorch or exported; see
+            `tkd_hf.evaluation.runners`.
         data: the task, or the data set.
         teacher: folder or Hub id to compare with.
         batch_size: examples at a time for the metrics; times are of single sentences.
+        disagreements_file: where the examples that model and teacher answer differently are to be written, a line of
+            JSON each, those first of which the model is most confident.
 
     Returns:
         the teacher's result first, if there is one, then the model's.
 
     Raises:
-        InputError: for bad data, models that cannot be loaded, or labels that do not match.
+        InputError: for bad data, models that cannot be loaded, labels that do not match, answers that are no numbers.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = [teacher, model] if teacher else [model]
-    examples, task = load_split(data, "eval", known_labels=label_names(load_config(model)))
+    if disagreements_file and not teacher:
+        raise InputError(f"{disagreements_file} is to hold where the model and a teacher differ: name the teacher")
+    examples, task = load_split(data, "eval", known_labels=label_names(runner_config(model)))
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
-    loaded = [(load_classifier(name, task.problem_type).to(device), load_tokenizer(name)) for name in names]
-    timed = examples.remove_columns("label").select(range(min(TIMED_SENTENCES, len(examples))))
-    pairs = [tuple(" ".join(text) if isinstance(text, list) else text for text in row.values()) for row in timed]
-    times = milliseconds_per_sentence(loaded, pairs, data.max_length)
-
-    results, answered = [], []
-    for name, (classifier, tokenizer), time in zip(names, loaded, times, strict=True):
-        features = tokenize(examples, tokenizer, data.max_length)
-        logits = predict_logits(classifier, tokenizer, features, batch_size, bf16=False, description=name)
-        order = label_order(label_names(classifier.config), task.label_names, f"model {name}", "data")
-        if order:
-            logits = [answer[:, order] for answer in logits] if isinstance(logits, list) else logits[:, order]
-        labels = features["label"][:]
-        metrics = score(logits, labels, task.metrics, task.problem_type, task.label_names)
-        answered.append(answers(logits, labels, task.problem_type))
-        results.append(ModelResult(name, metrics, parameters(classifier), megabytes(classifier), time))
-    if teacher and task.problem_type != "regression":
-        results[-1].agreement = agreement(*answered)
+    runners = [load_runner(name, task.problem_type) for name in ([teacher, model] if teacher else [model])]
+    times = milliseconds_per_sentence(runners, texts_of(examples, TIMED_SENTENCES), data.max_length)
+    predicted = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
+    results = [
+        _result(runner, predictions, task, milliseconds)
+        for runner, predictions, milliseconds in zip(runners, predicted, times, strict=True)
+    ]
+    resampled = [bootstrap(statistics(found, task.metrics, task.label_names), len(examples)) for found in predicted]
+    for result, values in zip(results, resampled, strict=True):
+        result.intervals = dict(zip(result.metrics, map(interval, values.T), strict=True))
+    if teacher:
+        ours, theirs = results[-1], results[0]
+        ours.fidelity = fidelity(*predicted, task.label_names)
+        ours.changes = {
+            metric: {"change": ours.metrics[metric] - theirs.metrics[metric], "interval": interval(values)}
+            for metric, values in zip(ours.metrics, (resampled[1] - resampled[0]).T, strict=True)
+        }
+    if disagreements_file:
+        rows = examples.remove_columns("label").to_list()
+        write_lines(disagreements_file, disagreements(*predicted, rows, task.label_names))
     return Evaluation(task.name, task.eval_split, len(examples), results)
+
+
+def predict(runner: Runner, examples: Dataset, task: Task, max_length: int = 128, batch_size: int = 128) -> Predictions:
+    """A model's answers to examples, with its labels in the order of the task's."""
+    features = tokenize(examples, runner.tokenizer, max_length)
+    logits = predict_logits(runner, features, batch_size, runner.name)
+    order = label_order(label_names(runner.config), task.label_names, f"model {runner.name}", "data")
+    if order:
+        logits = [answer[:, order] for answer in logits] if isinstance(logits, list) else logits[:, order]
+    labels = features["label"][:]
+    return Predictions(logits, labels if isinstance(logits, list) else np.asarray(labels), task.problem_type)
+
+
+def texts_of(examples: Dataset, count: int) -> list[tuple[str, ...]]:
+    """The first texts or pairs; words in one line."""
+    rows = examples.select(range(min(count, len(examples))))
+    columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
+    return [
+        tuple(" ".join(text) if isinstance(text, list) else text for text in row) for row in zip(*columns, strict=True)
+    ]
+
+
+def write_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A line of JSON for each row; the file appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _result(runner: Runner, predictions: Predictions, task: Task, milliseconds: float) -> ModelResult:
+    return ModelResult(
+        name=runner.name,
+        backend=runner.backend,
+        metrics=score(predictions.logits, predictions.labels, task.metrics, task.problem_type, task.label_names),
+        intervals={},
+        calibration=calibration(predictions),
+        parameters=parameters(runner.config),
+        megabytes=runner.megabytes,
+        milliseconds=milliseconds,
+    )

@@ -1,0 +1,208 @@
+"""One way to run a classifier, whatever it was saved for: PyTorch, bitsandbytes and quanto, ONNX, OpenVINO.
+
+A model is named by its folder or Hub id. What stands beside PyTorch weights is named by its place within:
+`runs/x/openvino`, `runs/x/onnx/model_quantized.onnx`, `org/model/onnx/model.onnx`.
+"""
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import InputError, first_line
+from ..hardware import mixed_precision
+from ..model_loading import (
+    classifier_class,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    local_place,
+    weight_files,
+)
+from ..signals import accepted_inputs
+
+
+# where an export lies in a folder without PyTorch weights
+EXPORTS = ("openvino_model.xml", "openvino/openvino_model.xml", "model.onnx", "onnx/model.onnx")
+
+
+class Runner(ABC):
+    """A classifier that is ready to answer.
+
+    Args:
+        name: how people call it.
+        config: its configuration, with the label names.
+        tokenizer: its tokenizer.
+        files: its weights, for their size.
+    """
+
+    backend: str
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        name: str,
+        config: PretrainedConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        files: list[Path],
+    ):
+        self.name, self.config, self.tokenizer, self.files = name, config, tokenizer, files
+
+    @abstractmethod
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The logits of a padded batch, (batch, labels) or (batch, length, labels), on whatever device they are.
+
+        Inputs that the model does not take are left out.
+        """
+
+    def synchronize(self) -> None:
+        """Waits until all work is done, for the clock."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the weights on disk, in 10⁶ bytes."""
+        return sum(path.stat().st_size for path in self.files) / 1e6
+
+
+class PyTorchRunner(Runner):
+    """A model of transformers, quantized by bitsandbytes or quanto or not.
+
+    Args:
+        model: on the device to run on; its weights and mode stay as they are.
+        tokenizer: its tokenizer.
+        name: how people call it; by default what it was loaded from.
+        files: its weights, if it was loaded.
+        bf16: run in bfloat16; by default where the device computes in it natively.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str | None = None,
+        files: list[Path] | None = None,
+        bf16: bool | None = None,
+    ):
+        name = name or model.config.name_or_path or type(model).__name__
+        super().__init__(name, model.config, tokenizer, files or [])
+        self.model, self.device, self.bf16 = model, model.device, bf16
+        self.backend = "bitsandbytes" if getattr(model, "quantization_method", None) == "bitsandbytes" else "pytorch"
+        self._accepted = accepted_inputs(model)
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        features = {name: value.to(self.device) for name, value in batch.items() if name in self._accepted}
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            with torch.inference_mode(), mixed_precision(self.device, self.bf16):
+                return self.model(**features).logits
+        finally:
+            if training:
+                self.model.train()
+
+
+class ONNXRunner(Runner):
+    """A file for onnxruntime, on the CPU, with as many threads as torch has."""
+
+    backend = "onnx"
+
+    def __init__(self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path):
+        runtime = backend_module("onnxruntime", "onnx", name)
+        super().__init__(name, config, tokenizer, [file, *file.parent.glob(f"{file.name}*data")])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no class
+            raise InputError(f"onnxruntime cannot load {file}: {first_line(error)}") from error
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+        if "logits" not in self._outputs:
+            raise InputError(f"{file} gives {', '.join(self._outputs)}, not logits; export a classifier")
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        # a tokenizer without segments says the same as segments that are all 0
+        zeros = torch.zeros_like(batch["input_ids"])
+        inputs = {name: batch.get(name, zeros).numpy() for name in self._inputs}
+        return torch.from_numpy(self._session.run(["logits"], inputs)[0])
+
+
+class OpenVINORunner(Runner):
+    """A folder that optimum-intel loads, in float32 where it was not quantized, with as many threads as torch has."""
+
+    backend = "openvino"
+
+    def __init__(self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path):
+        intel = backend_module("optimum.intel", "openvino", name)
+        super().__init__(name, config, tokenizer, [file, file.with_suffix(".bin")])
+        # its own default on processors with bfloat16 would be that
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
+        kind = getattr(intel, classifier_class(config).__name__.replace("AutoModel", "OVModel"))
+        try:
+            self._model = kind.from_pretrained(file.parent, ov_config=options, config=config)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(f"OpenVINO cannot load {file}: {first_line(error)}") from error
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._model(**{name: value for name, value in batch.items() if name in self._model.input_names}).logits
+
+
+def load_runner(model: str, problem_type: str | None = None, bf16: bool | None = False) -> Runner:
+    """The runner for what a name means; PyTorch goes to the GPU if there is one.
+
+    Args:
+        model: folder, Hub id, or place within one of them; see the head of this file.
+        problem_type: what it is to answer, as in `Task`; by default whatever it does.
+        bf16: as in `PyTorchRunner`; by default in the precision that it was saved in.
+
+    Raises:
+        InputError: for what cannot be loaded, answers something else, or needs a package that is not installed.
+    """
+    place, export = _located(model)
+    config = runner_config(model)
+    classifier_class(config, problem_type, model)  # refuses another kind
+    if export is None:
+        classifier = load_classifier(model, problem_type)
+        if classifier.device.type == "cpu" and torch.cuda.is_available():
+            classifier.to("cuda")
+        return PyTorchRunner(classifier, load_tokenizer(model), model, weight_files(model), bf16)
+    tokenizer = load_tokenizer(_holder(place, "tokenizer_config.json"))
+    kind = ONNXRunner if export.suffix == ".onnx" else OpenVINORunner
+    return kind(model, config, tokenizer, export)
+
+
+def runner_config(model: str) -> PretrainedConfig:
+    """The configuration of what `load_runner` takes."""
+    place, export = _located(model)
+    return load_config(model if export is None else _holder(place, "config.json"))
+
+
+def _located(model: str) -> tuple[Path, Path | None]:
+    """Where a model lies, and the file of its export, if it is none of PyTorch."""
+    place = local_place(model)
+    if place.suffix == ".onnx":
+        return place, place
+    exports = [place / name for name in EXPORTS if (place / name).exists()]
+    return place, None if weight_files(model) or not exports else exports[0]
+
+
+def _holder(place: Path, name: str) -> str:
+    """The folder that holds an export's configuration or tokenizer: its own, or one of the two above."""
+    for folder in (place, *list(place.absolute().parents)[:2]):
+        if (folder / name).exists():
+            return str(folder)
+    raise InputError(f"no {name} in {place} or above it; keep an export within the folder of its model")
+
+
+def backend_module(module: str, extra: str, model: str):
+    """A module of an optional backend; `InputError` with the command that installs it, where it is not."""
+    package = module.partition(".")[0]
+    if not find_spec(package) or not find_spec(module):
+        raise InputError(f'{model} needs {module}, which is not installed: pip install "tkd-hf[{extra}]"')
+    return import_module(module)
