@@ -16,7 +16,7 @@ from tkd_hf.objectives.divergences import categorical_divergence
 from tkd_hf.sampling import EpochLengthGroupedSampler
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
-from .training import arguments, losses, student_of, weights
+from .training import answers, arguments, losses, student_of, weights
 
 
 def test_the_loss_is_the_weighted_sum_of_its_logged_components(build):
@@ -109,6 +109,21 @@ def test_evaluation_is_on_the_scale_of_training(build):
     with torch.no_grad():
         whole = trainer.compute_loss(trainer.model.eval(), batch)
     assert metrics["eval_loss"] == pytest.approx(whole.item(), abs=1e-5)
+
+
+def test_agreement_with_the_teacher_is_logged_and_measured(build, teacher, tokenizer):
+    trainer = build(eval_strategy="epoch", num_train_epochs=1, per_device_eval_batch_size=3)
+    trainer.train()
+    during = [entry["agreement"] for entry in trainer.state.log_history if "agreement" in entry]
+    assert len(during) == 2
+    assert all(share * 4 == round(share * 4) for share in during)  # of four examples each
+    expected = answers(trainer.model, tokenizer).argmax(-1) == answers(teacher, tokenizer).argmax(-1)
+    evaluated = [entry["eval_agreement"] for entry in trainer.state.log_history if "eval_agreement" in entry]
+    assert evaluated == [pytest.approx(expected.float().mean().item())]
+
+
+def test_without_logits_among_the_objectives_there_is_no_agreement(build):
+    assert not [name for name in build(objectives={"hard": 1.0}).evaluate() if "agreement" in name]
 
 
 def test_evaluation_counts_are_not_left_over_from_a_prediction(build, features):
@@ -321,7 +336,7 @@ def test_several_teachers_each_with_its_own_tokenizer_and_order_of_labels(tmp_pa
 def test_tokens_cached_or_live_padded_left_or_right(tmp_path, tagger, tagged):
     """One loss in four ways, gradients and metrics included."""
     names, found = label_names(tagger.config), {}
-    measured = ("loss", "loss_logits", "loss_hard", "entity_f1", "accuracy")
+    measured = ("loss", "loss_logits", "loss_hard", "agreement", "entity_f1", "accuracy")
     for side in ("right", "left"):
         tokenizer = build_tokenizer(padding_side=side)
         rows = tokenize(tagged, tokenizer)

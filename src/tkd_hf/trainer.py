@@ -29,6 +29,7 @@ from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
 from .objectives.combined import CombinedObjective
+from .objectives.nearness import nearness
 from .sampling import OrderedTrainer
 from .signals import Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
@@ -56,9 +57,10 @@ class DistillationTrainer(OrderedTrainer):
         data_collator: by default one that pads the features of both.
         kwargs: everything else that a `Trainer` takes.
 
-    Evaluation gives the loss on the scale of training, with `eval_loss_<objective>` beside it, and per-example outputs
-    in the order of the data set. Where a batch lacks what the loss needs (labels, or the teacher's signals), there is
-    no `eval_loss`, and metrics and predictions are what they would be.
+    Evaluation gives the loss on the scale of training, with `eval_loss_<objective>` and, where the student learns from
+    logits, `eval_agreement` with the teacher beside it, and per-example outputs in the order of the data set. Training
+    logs the same, to whatever `report_to` names. Where a batch lacks what the loss needs (labels, or the teacher's
+    signals), there is no `eval_loss`, and metrics and predictions are what they would be.
 
     Raises:
         TypeError: if `args` are not `DistillationTrainingArguments`.
@@ -123,7 +125,7 @@ class DistillationTrainer(OrderedTrainer):
         self.add_callback(self.objective)
         self._record = Recorder(self.model, self.objective.features)
         self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
-        self._components = {"train": _Means(), "eval": _Means()}
+        self._logged = {"train": _Means(), "eval": _Means()}
 
     def replace_model(self, model):
         """As in `OrderedTrainer`; what objectives read is read from the new model."""
@@ -135,9 +137,12 @@ class DistillationTrainer(OrderedTrainer):
         teacher = self._teacher_for(inputs)(inputs) if self.objective.needs("teacher") else None
         student, outputs = self._record(model, self._student_features(inputs))
         loss, components = self.objective(student, teacher, inputs, self._progress())
-        means, examples = self._components["train" if model.training else "eval"], find_batch_size(inputs)
-        for name, component in components.items():
-            means.add(name, component, examples)
+        logged = {f"loss_{name}": component for name, component in components.items()}
+        if "logits" in components:  # the two then answer in the same order of labels
+            logged |= nearness(student.logits, teacher.logits, inputs, self.problem_type)
+        means, examples = self._logged["train" if model.training else "eval"], find_batch_size(inputs)
+        for name, value in logged.items():
+            means.add(name, value, examples)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, *args, **kwargs):
@@ -147,16 +152,16 @@ class DistillationTrainer(OrderedTrainer):
         return optimizer
 
     def log(self, logs: dict[str, float], *args, **kwargs):
-        """Logs the mean of each objective since the last time beside their weighted sum."""
+        """Logs the mean of each objective since the last time beside their weighted sum, and the agreement."""
         if "loss" in logs:
-            logs |= self._components["train"].pop(self.accelerator, "loss_")
+            logs |= self._logged["train"].pop(self.accelerator)
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        """Adds the mean of each objective over the data set to the metrics."""
-        self._components["eval"] = _Means()
+        """Adds the mean of each objective over the data set to the metrics, and the agreement with the teacher."""
+        self._logged["eval"] = _Means()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self._components["eval"].pop(self.accelerator, f"{metric_key_prefix}_loss_"))
+        output.metrics.update(self._logged["eval"].pop(self.accelerator, f"{metric_key_prefix}_"))
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -303,7 +308,7 @@ class DistillationTrainer(OrderedTrainer):
 
 
 class _Means:
-    """Means of the objectives over the batches since the last `pop`, and over all processes."""
+    """Means over the batches since the last `pop`, and over all processes."""
 
     def __init__(self):
         self._sums = defaultdict(float)
@@ -313,7 +318,7 @@ class _Means:
         self._sums[name] = self._sums[name] + value.detach() * count
         self._counts[name] += count
 
-    def pop(self, accelerator, prefix: str) -> dict[str, float]:
+    def pop(self, accelerator, prefix: str = "") -> dict[str, float]:
         means = {}
         for name, total in self._sums.items():
             pair = torch.stack([total.float(), torch.tensor(float(self._counts[name]), device=total.device)])

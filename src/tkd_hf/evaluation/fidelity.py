@@ -1,6 +1,5 @@
 """How near a model is to its teacher: where the two answer alike, how far apart they are, and who is right."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +8,7 @@ from scipy.special import log_expit, log_softmax
 
 from .intervals import mcnemar
 from .metrics import score
-from .predictions import Predictions, answers, counted
+from .predictions import Predictions
 
 
 @dataclass
@@ -113,20 +112,6 @@ def agreement(answers: np.ndarray | list[np.ndarray], others: np.ndarray | list[
         answers, others = map(np.concatenate, zip(*alike, strict=True))
     same = answers == others
     return float(same.reshape(len(same), -1).all(axis=1).mean())
-
-
-def compute_agreement_for(problem_type: str) -> Callable:
-    """For `transformers.Trainer`, where the references are a teacher's answers: agreement, or correlation of scores."""
-
-    def compute(prediction) -> dict[str, float]:
-        if problem_type == "regression":
-            found = score(prediction.predictions, prediction.label_ids, ("pearson", "spearman"), problem_type)
-            return {f"teacher_{name}": value for name, value in found.items()}
-        logits, labels = prediction.predictions, prediction.label_ids
-        references = counted(labels, labels) if problem_type == "token_classification" else labels
-        return {"agreement": agreement(answers(logits, labels, problem_type), references)}
-
-    return compute
 
 
 def disagreements(

@@ -7,19 +7,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from datasets import Dataset
 from transformers import set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import TEACHER_LOGITS, as_tuple, tokenize
+from ..data.features import as_tuple, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import drop_known, join, read_unlabelled
 from ..errors import InputError
-from ..evaluation.fidelity import compute_agreement_for
 from ..evaluation.metrics import compute_metrics_for
-from ..evaluation.predictions import decide
 from ..model_loading import load_classifier, load_config, load_tokenizer
 from ..objectives.combined import CombinedObjective
 from ..soft_labels import attach_mean, default_path, teacher_revision
@@ -51,7 +47,7 @@ def distill(
     """Distils a student and leaves it in `args.output_dir`, ready to load.
 
     Training data without labels will do: the student then learns from the teacher's answers alone. Where the evaluation
-    split has none either, it is measured by its agreement with the teacher (with soft labels), and by the loss.
+    split has none either, it is measured by its agreement with the teacher, and by the loss.
 
     Args:
         teacher: folder or Hub id of a classifier; or several, whose logits are averaged. The student is cut out of the
@@ -124,9 +120,6 @@ def distill(
             for place, (path, name, revision) in enumerate(zip(paths, teachers, revisions, strict=True))
         ]
         rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
-        if "label" not in evaluation.column_names:
-            rows[1] = _answered_by_teacher(rows[1], task.problem_type)
-            metrics = compute_agreement_for(task.problem_type)
     trainer = DistillationTrainer(
         model=add_adapters(model, lora) if lora else model,
         args=args,
@@ -165,9 +158,3 @@ def _without_labels(args: DistillationTrainingArguments, task: Task) -> Distilla
         )
     logger.info("no column %r in the training data: learning from the teacher alone", task.label_column)
     return args
-
-
-def _answered_by_teacher(rows: Dataset, problem_type: str) -> Dataset:
-    """Rows whose labels are what the teacher answers, of tokens to each."""
-    answers = [decide(np.array(logits), problem_type).tolist() for logits in rows[TEACHER_LOGITS]]
-    return rows.add_column("label", answers)

@@ -54,6 +54,7 @@ def train_into(
         before_saving(trainer)
     trainer.save_model()
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    trainer.save_state()  # with the log, for the curves of a report
     metrics = {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_per_second"))}
     if checkpoint is None:  # the time of a resumed run is only that of its last part
         metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)

@@ -1,0 +1,30 @@
+"""What is logged beside the losses: how near the student's answers to a batch are to the teacher's."""
+
+import torch
+
+from .base import answers
+
+
+def nearness(
+    student: torch.Tensor, teacher: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
+) -> dict[str, torch.Tensor]:
+    """Agreement on the batch, or of scores the mean absolute difference; no gradient, and no part of the loss.
+
+    Args:
+        student, teacher: logits, as `tkd_hf.objectives.base.answers` takes them, with labels in the same order.
+        batch: the batch they come from.
+        problem_type: see `tkd_hf.objectives.base.Setting`.
+
+    Returns:
+        `agreement`, the share of examples answered alike, with several labels in all of them; of tokens the mean of
+        each example's share. Of scores `teacher_difference`.
+    """
+    ours, weights, mask = answers(student.detach(), batch, problem_type)
+    theirs = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
+    if problem_type == "regression":
+        return {"teacher_difference": (weights * (ours - theirs).abs().mean(dim=-1)).sum()}
+    if problem_type == "multi_label_classification":
+        alike = ((ours > 0) == (theirs > 0)).all(dim=-1)
+    else:
+        alike = ours.argmax(dim=-1) == theirs.argmax(dim=-1)
+    return {"agreement": (weights * alike).sum()}
