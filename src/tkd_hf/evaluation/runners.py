@@ -145,7 +145,7 @@ class OpenVINORunner(Runner):
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
         kind = getattr(intel, classifier_class(config).__name__.replace("AutoModel", "OVModel"))
         try:
-            self._model = kind.from_pretrained(file.parent, ov_config=options, config=config)
+            self._model = kind.from_pretrained(str(file.parent), export=False, ov_config=options, config=config)
         except (RuntimeError, OSError, ValueError) as error:
             raise InputError(f"OpenVINO cannot load {file}: {first_line(error)}") from error
 

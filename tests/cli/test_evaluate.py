@@ -1,0 +1,123 @@
+"""`tkd-hf evaluate`: what it writes, its gate, and bad input."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+
+from ..conftest import LABELS, TEXTS, build_teacher, read_json
+
+
+@pytest.fixture
+def student_folder(tmp_path, tokenizer):
+    """A model that gets three of the eight examples right; the teacher gets four."""
+    folder = tmp_path / "student"
+    build_teacher(seed=3).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def words(student_folder, teacher_folder, sst2_dir):
+    return ["evaluate", student_folder, "--teacher", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir]
+
+
+def test_what_it_finds_is_written_and_shown(run, words, tmp_path):
+    code, out, _ = run(*words, "--json", tmp_path / "e.json", "--disagreements", tmp_path / "d" / "d.jsonl")
+    assert code == 0
+    teacher, student = read_json(tmp_path / "e.json")["models"]
+    low, high = student["intervals"]["accuracy"]
+    assert low <= student["metrics"]["accuracy"] <= high
+    assert low < high
+    assert student["changes"]["accuracy"]["change"] == pytest.approx(
+        student["metrics"]["accuracy"] - teacher["metrics"]["accuracy"]
+    )
+    assert teacher["fidelity"] is None
+    found = student["fidelity"]
+    lines = [json.loads(line) for line in (tmp_path / "d" / "d.jsonl").read_text().splitlines()]
+    assert len(lines) == round((1 - found["agreement"]) * len(TEXTS)) > 0
+    assert all(line["teacher"] != line["model"] for line in lines)
+    assert {line["text"] for line in lines} <= set(TEXTS)
+    assert [line["model_confidence"] for line in lines] == sorted(
+        [li["model_confidence"] for li in lines], reverse=True
+    )
+    for shown in ("agreement", "calibration error", "McNemar", "negative", f"{low:.3f}–{high:.3f}"):
+        assert shown in out
+
+
+def test_the_gate(run, words, tmp_path):
+    assert run(*words, "--max-drop", 0.125)[0] == 0
+    code, out, err = run(*words, "--max-drop", 0.005, "--json", tmp_path / "e.json")
+    assert code == 1
+    assert "the gate was missed by 0.1200: accuracy 0.3750 is 0.1250 below the teacher (0.5000)" in err
+    assert "agreement" in out  # the results come all the same
+    assert read_json(tmp_path / "e.json")["models"][1]["metrics"]["accuracy"] == 0.375
+
+
+def test_the_gate_ends_a_recipe(run, words, tmp_path, sst2_dir):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"teacher: {words[3]}\nmodel: {words[1]}\ndata: {{task: sst2, data_dir: {sst2_dir}}}\n"
+        "stages:\n  - evaluate: {max_drop: 0.0}\n  - evaluate: {teacher: null}\n"
+    )
+    code, _, err = run("run", recipe)
+    assert code == 1
+    assert "missed by 0.1250" in err
+    assert "stage 2 of 2" not in err
+
+
+def test_regression(run, tmp_path, tokenizer):
+    for name, seed in (("teacher", 0), ("student", 5)):
+        build_teacher((), seed, problem_type="regression").save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = {"text": TEXTS, "label": [float(label) for label in LABELS]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "validation.parquet")
+    words = ["--dataset", tmp_path / "validation.parquet", "--eval-split", "train", "--json", tmp_path / "e.json"]
+    code, out, err = run("evaluate", tmp_path / "student", "--teacher", tmp_path / "teacher", *words)
+    assert code == 0, err
+    student = read_json(tmp_path / "e.json")["models"][1]
+    assert student["calibration"] is None
+    assert -1 <= student["fidelity"]["pearson"] <= 1
+    assert "McNemar" not in out
+
+
+def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
+    broken = build_teacher(seed=3)
+    with torch.no_grad():
+        broken.classifier.weight[0, 0] = float("nan")
+    broken.save_pretrained(student_folder)
+    code, _, err = run(*words)
+    assert code == 2
+    assert f"{student_folder} answers 8 of 8 examples with NaN or infinity, the first one example 0" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-drop", "0.1"], "--max-drop 0.1 is how far below its teacher the model may be: add --teacher"),
+        (["--disagreements", "d.jsonl"], "d.jsonl is to hold where the model and a teacher differ: name the teacher"),
+        (["--eval-split", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input(run, student_folder, sst2_dir, flags, message):
+    code, _, err = run("evaluate", student_folder, "--task", "sst2", "--data-dir", sst2_dir, *flags)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+
+
+def test_labels_of_another_task(run, tmp_path, tokenizer, sst2_dir):
+    build_teacher(("red", "green")).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    code, _, err = run("evaluate", tmp_path / "m", "--task", "sst2", "--data-dir", sst2_dir)
+    assert code == 2
+    assert "['red', 'green'], are not those of the data, ['negative', 'positive']" in err
+
+
+def test_an_empty_split(run, student_folder, sst2_dir):
+    empty = Dataset.from_dict({"sentence": TEXTS, "label": LABELS}).select([])
+    empty.to_parquet(sst2_dir / "sst2" / "validation.parquet")
+    code, _, err = run("evaluate", student_folder, "--task", "sst2", "--data-dir", sst2_dir)
+    assert code == 2
+    assert len(err.splitlines()[-1]) > 20
+    assert "Traceback" not in err
