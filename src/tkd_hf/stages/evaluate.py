@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.features import tokenize
+from ..data.features import as_tuple, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..errors import InputError
@@ -25,6 +25,7 @@ from ..evaluation.runners import Runner, load_runner, runner_config
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
+from ..naming import short_names
 
 
 TIMED_SENTENCES = 100
@@ -92,7 +93,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str,
+    model: str | Sequence[str],
     data: DataArguments,
     teacher: str | None = None,
     batch_size: int = 128,
@@ -101,45 +102,40 @@ def evaluate(
     """Measures a model, and its teacher beside it, on the evaluation split, in float32 or as the model was saved.
 
     Args:
-        model: folder or Hub id of a classifier of texts, or of tokens, in PyTorch or exported; see
-            `tkd_hf.evaluation.runners`.
+        model: folder or Hub id of a classifier of texts, or of tokens, in PyTorch or exported (see
+            `tkd_hf.evaluation.runners`); or several.
         data: the task, or the data set.
         teacher: folder or Hub id to compare with.
         batch_size: examples at a time for the metrics; times are of single sentences.
         disagreements_file: where the examples that model and teacher answer differently are to be written, a line of
-            JSON each, those first of which the model is most confident.
+            JSON each, those first of which the model is most confident; for several models, a name with `{model}`.
 
     Returns:
-        the teacher's result first, if there is one, then the model's.
+        the teacher's result first, if there is one, then the models'.
 
     Raises:
         InputError: for bad data, models that cannot be loaded, labels that do not match, answers that are no numbers.
     """
+    models = as_tuple(model)
     if disagreements_file and not teacher:
         raise InputError(f"{disagreements_file} is to hold where the model and a teacher differ: name the teacher")
-    examples, task = load_split(data, "eval", known_labels=label_names(runner_config(model)))
+    examples, task = load_split(data, "eval", known_labels=label_names(runner_config(models[0])))
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
-    runners = [load_runner(name, task.problem_type) for name in ([teacher, model] if teacher else [model])]
+    runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]
     times = milliseconds_per_sentence(runners, texts_of(examples, TIMED_SENTENCES), data.max_length)
     predicted = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
-    results = [
-        _result(runner, predictions, task, milliseconds)
-        for runner, predictions, milliseconds in zip(runners, predicted, times, strict=True)
-    ]
     resampled = [bootstrap(statistics(found, task.metrics, task.label_names), len(examples)) for found in predicted]
-    for result, values in zip(results, resampled, strict=True):
-        result.intervals = dict(zip(result.metrics, map(interval, values.T), strict=True))
+    results = [_result(*one, task) for one in zip(runners, predicted, resampled, times, strict=True)]
     if teacher:
-        ours, theirs = results[-1], results[0]
-        ours.fidelity = fidelity(*predicted, task.label_names)
-        ours.changes = {
-            metric: {"change": ours.metrics[metric] - theirs.metrics[metric], "interval": interval(values)}
-            for metric, values in zip(ours.metrics, (resampled[1] - resampled[0]).T, strict=True)
-        }
+        for result, found, values in zip(results[1:], predicted[1:], resampled[1:], strict=True):
+            result.fidelity = fidelity(predicted[0], found, task.label_names)
+            result.changes = _changes(results[0], result, values - resampled[0])
     if disagreements_file:
         rows = examples.remove_columns("label").to_list()
-        write_lines(disagreements_file, disagreements(*predicted, rows, task.label_names))
+        for name, found in zip(short_names(models), predicted[1:], strict=True):
+            path = str(disagreements_file).replace("{model}", name.replace("/", "-"))
+            write_lines(path, disagreements(predicted[0], found, rows, task.label_names))
     return Evaluation(task.name, task.eval_split, len(examples), results)
 
 
@@ -175,14 +171,23 @@ def write_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _result(runner: Runner, predictions: Predictions, task: Task, milliseconds: float) -> ModelResult:
+def _result(
+    runner: Runner, predictions: Predictions, resampled: np.ndarray, milliseconds: float, task: Task
+) -> ModelResult:
     return ModelResult(
         name=runner.name,
         backend=runner.backend,
         metrics=score(predictions.logits, predictions.labels, task.metrics, task.problem_type, task.label_names),
-        intervals={},
+        intervals=dict(zip(task.metrics, map(interval, resampled.T), strict=True)),
         calibration=calibration(predictions),
         parameters=parameters(runner.config),
         megabytes=runner.megabytes,
         milliseconds=milliseconds,
     )
+
+
+def _changes(teacher: ModelResult, model: ModelResult, differences: np.ndarray) -> dict[str, dict[str, Any]]:
+    return {
+        metric: {"change": value - teacher.metrics[metric], "interval": interval(resampled)}
+        for (metric, value), resampled in zip(model.metrics.items(), differences.T, strict=True)
+    }
