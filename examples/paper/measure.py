@@ -4,13 +4,11 @@ python examples/paper/measure.py SPECIFICATION     # JSON in, JSON out; the expe
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -20,6 +18,7 @@ import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments, student_from_teacher
 from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.evaluation.cost import parameters
+from tkd_hf.evaluation.memory import peak_megabytes
 from tkd_hf.stages.distill import distill
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.student import StudentArguments
@@ -167,17 +166,6 @@ def device() -> str:
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has held; on an accelerator, the most that tensors have held there."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():  # a child's ru_maxrss starts at its parent's on Linux, this one at nothing
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def tkd_config_from(config: PreTrainedConfig) -> TKDConfig:
     architecture = _architecture_of(config)
     theirs = {ours: architecture.config.get(ours, ours) for ours in SHARED_FIELDS}
     fields = {ours: copy.deepcopy(getattr(config, name)) for ours, name in theirs.items() if hasattr(config, name)}
-    fields["max_position_embeddings"] -= _unused_positions(config)
+    fields["max_position_embeddings"] -= unused_positions(config)
     return TKDConfig(**fields | architecture.constants, pooler_act=architecture.pooler_act)
 
 
@@ -178,7 +178,7 @@ def tkd_state_dict_from(model: PreTrainedModel) -> dict:
     if isinstance(model, TKDPreTrainedModel):
         return model.state_dict()
     weights = _rename(model.state_dict(), _names(_architecture_of(model.config), model.base_model_prefix, model))
-    unused = _unused_positions(model.config)
+    unused = unused_positions(model.config)
     return {
         name: weight[unused:] if name.endswith("position_embeddings.weight") else weight
         for name, weight in weights.items()
@@ -248,7 +248,7 @@ def _architecture_of(config: PreTrainedConfig) -> Architecture:
     return ARCHITECTURES[config.model_type]
 
 
-def _unused_positions(config: PreTrainedConfig) -> int:
+def unused_positions(config: PreTrainedConfig) -> int:
     """Rows at the top of the position table that no token uses: roberta counts from `pad_token_id + 1`."""
     return config.pad_token_id + 1 if config.model_type == "roberta" else 0
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -42,11 +42,14 @@ def describe_hardware() -> dict:
 
 
 def describe_software() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of what a result depends on; of the backends, those that are installed."""
     found = {"python": platform.python_version()}
     for name in ("tkd-hf", "torch", "transformers", "datasets", "accelerate"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # run from a source tree that was never installed
             found[name] = "not installed"
+    for name in ("bitsandbytes", "onnxruntime", "openvino", "optimum", "optimum-intel", "optimum-quanto"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import GateMissed, InputError
-from . import augment, distill, evaluate, finetune, label, pretrain, run
+from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, run
 from .options import TrainingCommand
 
 
@@ -24,6 +24,7 @@ app.command("augment")(augment.augment)
 app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("benchmark")(benchmark.benchmark)
 app.command("run")(run.run)
 
 

@@ -91,7 +91,7 @@ def as_defaults(command: TyperCommand, values: dict[str, Any]) -> tuple[dict[str
     defaults = {
         # what a flag takes as one word, a recipe may write as a list or as weights by name
         name: ([value] if isinstance(value, str) else value)
-        if getattr(flags[name], "multiple", False)
+        if getattr(flags[name], "multiple", False) or flags[name].nargs == -1
         else _spell(value)
         for name, value in values.items()
         if name in flags
@@ -183,10 +183,17 @@ DATA_OPTIONS = {
 }
 
 
-def with_data(command: Callable) -> Callable:
-    """Gives a command the options about data, and hands them to it as one argument, `data`."""
+def with_data(command: Callable, optional: bool = False) -> Callable:
+    """Gives a command the options about data, and hands them to it as one argument, `data`.
 
-    def arguments(given: dict[str, Any]) -> "DataArguments":
+    Args:
+        command: the command.
+        optional: `data` is `None` where no data is named.
+    """
+
+    def arguments(given: dict[str, Any]) -> "DataArguments | None":
+        if optional and not (given["task"] or given["dataset"]):
+            return None
         from ..data.loading import DataArguments
 
         given["config"] = given.pop("dataset_config")
@@ -195,6 +202,9 @@ def with_data(command: Callable) -> Callable:
         return DataArguments(**given)
 
     return _with_options(command, "data", DATA_OPTIONS, arguments)
+
+
+with_optional_data = functools.partial(with_data, optional=True)
 
 
 def _lora_option(annotation: type, flag: str, **kwargs) -> Any:

@@ -15,6 +15,7 @@ from ..errors import InputError
 
 
 if TYPE_CHECKING:
+    from ..stages.benchmark import Benchmark
     from ..stages.evaluate import Evaluation, ModelResult
 
 
@@ -106,6 +107,35 @@ def show_evaluation(result: "Evaluation") -> None:
         ["right alone", "teacher", "model", "p (McNemar)"],
         [["examples", str(fidelity.teacher_only), str(fidelity.model_only), f"{fidelity.p_value:.2g}"]],
     )
+
+
+def show_benchmark(result: "Benchmark") -> None:
+    """A row for each model, with times of real texts at the smallest and throughput at the largest batch."""
+    smallest, largest = min(result.batch_sizes), max(result.batch_sizes)
+    rows = []
+    for model in result.models:
+        one, many, memory = model.timing(smallest), model.timing(largest), model.footprint
+        low, high = one.interval
+        rows.append(
+            [
+                model.name,
+                model.backend,
+                model.dtype,
+                f"{model.parameters.embeddings / 1e6:.1f} + {model.parameters.encoder / 1e6:.1f} M",
+                f"{model.megabytes:.1f}",
+                f"{memory.peak_megabytes:.0f} (+{memory.peak_megabytes - memory.before_megabytes:.0f})",
+                f"{memory.load_seconds:.2f}",
+                f"{model.tokenization:.0f}",
+                f"{one.p50:.2f}",
+                f"{one.p95:.2f}",
+                "reference" if model.name == result.reference else f"{one.speedup:.2f}× ({low:.2f}–{high:.2f})",
+                f"{many.throughput:.1f}",
+            ]
+        )
+    names = ["backend", "weights", "embeddings + encoder", "MB", "peak MB (+ model)", "load s", "tokenize µs"]
+    times = [f"p50 ms ({smallest})", "p95 ms", "speed", f"texts/s ({largest})"]
+    threads = result.hardware["threads"]
+    show([f"{result.texts}, {threads} thread{'s' * (threads > 1)}", *names, *times], rows)
 
 
 def _worth(model: "ModelResult") -> list[str]:

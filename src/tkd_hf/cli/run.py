@@ -42,8 +42,9 @@ def run(
 
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
     pretrain, distill or finetune made last is what the next distill starts from (`student: null` cuts a new one out of
-    the teacher), and what finetune and evaluate work on. What augment made is learned from by what follows. The teacher
-    teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
+    the teacher), and what finetune and evaluate work on; benchmark compares the teacher with all that was made. What
+    augment made is learned from by what follows. The teacher teaches pretrain, too (`teacher: null`: it does not). What
+    a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -97,6 +98,7 @@ def _plan(
         raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
     stages, count = [], Counter()
     teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
+    versions = []  # the classifiers that stages made
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
@@ -107,6 +109,7 @@ def _plan(
         common = {
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
             "model": worked_on,
+            "models": list(filter(None, dict.fromkeys([teacher, *versions, model]))) or None,
             "student": student,
             "unlabelled": list(unlabelled) or None,
             "soft_labels": None if "teacher" in options else soft_labels,
@@ -121,6 +124,7 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
+        versions += [made] if made and name not in ("pretrain", "augment") else []
         if made and name == "finetune" and teacher is None:
             student = None if worked_on == student else student  # a base that became the teacher is no student
             teacher = model = made
@@ -143,7 +147,8 @@ def _rehearse(stages: list[_Stage]) -> None:
         stage.execute(rehearsal=True)
         if stage.values.get("task"):
             get_task(stage.values["task"])
-        for name in {str(stage.values[name]) for name in _MODELS if name in stage.values} - made - found:
+        named = {str(stage.values[name]) for name in _MODELS if name in stage.values}
+        for name in (named | set(stage.values.get("models", ()))) - made - found:
             load_tokenizer(name)
             found.add(name)
         made.add(stage.folder)

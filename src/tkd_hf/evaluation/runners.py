@@ -5,8 +5,11 @@ A model is named by its folder or Hub id. What stands beside PyTorch weights is 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 import torch
@@ -27,6 +30,8 @@ from ..signals import accepted_inputs
 
 # where an export lies in a folder without PyTorch weights
 EXPORTS = ("openvino_model.xml", "openvino/openvino_model.xml", "model.onnx", "onnx/model.onnx")
+_OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_OPENVINO_TYPES |= {"i8": "int8", "u8": "uint8", "i4": "int4", "u4": "uint4"}
 
 
 class Runner(ABC):
@@ -57,6 +62,18 @@ class Runner(ABC):
 
         Inputs that the model does not take are left out.
         """
+
+    @abstractmethod
+    def stored(self) -> Iterable[tuple[str, int]]:
+        """Type and number of elements of each tensor of weights, as it is held."""
+
+    @property
+    def dtype(self) -> str:
+        """The types that at least 1 % of the elements have, the commonest first: `float32`, `int8+float32`."""
+        sizes = Counter()
+        for kind, size in self.stored():
+            sizes[kind] += size
+        return "+".join(kind for kind, size in sizes.most_common() if size * 100 >= sizes.total())
 
     def synchronize(self) -> None:
         """Waits until all work is done, for the clock."""
@@ -106,6 +123,11 @@ class PyTorchRunner(Runner):
             if training:
                 self.model.train()
 
+    def stored(self) -> Iterable[tuple[str, int]]:
+        for weight in self.model.parameters():
+            # bitsandbytes packs two weights of 4 bits, such as nf4, into a byte
+            yield getattr(weight, "quant_type", None) or str(weight.dtype).removeprefix("torch."), weight.numel()
+
 
 class ONNXRunner(Runner):
     """A file for onnxruntime, on the CPU, with as many threads as torch has."""
@@ -132,6 +154,11 @@ class ONNXRunner(Runner):
         inputs = {name: batch.get(name, zeros).numpy() for name in self._inputs}
         return torch.from_numpy(self._session.run(["logits"], inputs)[0])
 
+    def stored(self) -> Iterable[tuple[str, int]]:
+        onnx = backend_module("onnx", "onnx", self.name)
+        for tensor in onnx.load(self.files[0], load_external_data=False).graph.initializer:
+            yield onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name, prod(tensor.dims)
+
 
 class OpenVINORunner(Runner):
     """A folder that optimum-intel loads, in float32 where it was not quantized, with as many threads as torch has."""
@@ -151,6 +178,12 @@ class OpenVINORunner(Runner):
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self._model(**{name: value for name, value in batch.items() if name in self._model.input_names}).logits
+
+    def stored(self) -> Iterable[tuple[str, int]]:
+        for operation in self._model.model.get_ops():
+            if operation.get_type_name() == "Constant":
+                kind = operation.get_element_type().get_type_name()
+                yield _OPENVINO_TYPES.get(kind, kind), prod(operation.shape)
 
 
 def load_runner(model: str, problem_type: str | None = None, bf16: bool | None = False) -> Runner:

@@ -14,8 +14,9 @@ from ..data.features import as_tuple, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..errors import InputError
+from ..evaluation.benchmark import milliseconds_per_sentence
 from ..evaluation.calibration import Calibration, calibration
-from ..evaluation.cost import Parameters, milliseconds_per_sentence, parameters
+from ..evaluation.cost import Parameters, parameters
 from ..evaluation.fidelity import Fidelity, disagreements, fidelity
 from ..evaluation.gate import check_drop
 from ..evaluation.intervals import bootstrap, interval
