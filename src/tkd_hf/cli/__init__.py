@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import GateMissed, InputError
-from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, run
+from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, report, run
 from .options import TrainingCommand
 
 
@@ -25,6 +25,7 @@ app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
+app.command("report")(report.report)
 app.command("run")(run.run)
 
 

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
 from . import options as o
 from .output import announce, show_benchmark, suggest, write_json
 
@@ -18,12 +17,10 @@ def benchmark(
     models: Annotated[list[str], typer.Argument(help="Models: folders or Hub ids, or exports within them.")],
     data: "DataArguments | None",
     reference: Annotated[str | None, typer.Option(help="Model to compare with; by default the first.")] = None,
-    batch_sizes: Annotated[str, typer.Option(help="Texts in a batch.")] = "1,8,32",
-    lengths: Annotated[str, typer.Option(help="Tokens in a text, beside those of real texts.")] = "16,64,128",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the processor, for all backends; by default as many as torch uses.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each model is timed with each shape.")] = 50,
+    batch_sizes: o.BatchSizes = "1,8,32",
+    lengths: o.Lengths = "16,64,128",
+    threads: o.Threads = None,
+    rounds: o.Rounds = 50,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds a model after which a shape gets no further round.")
     ] = 10.0,
@@ -37,7 +34,7 @@ def benchmark(
     """
     from ..stages.benchmark import benchmark as run
 
-    sizes = {"batch_sizes": _numbers("--batch-sizes", batch_sizes), "lengths": _numbers("--lengths", lengths)}
+    sizes = {"batch_sizes": o.numbers("--batch-sizes", batch_sizes), "lengths": o.numbers("--lengths", lengths)}
     texts = (data.task or data.dataset) if data else "sentences of our own"
     announce(f"benchmarking {', '.join(models)} on {texts}")
     result = run(models, data, reference=reference, threads=threads, rounds=rounds, patience=patience, **sizes)
@@ -46,14 +43,3 @@ def benchmark(
         f"tkd-hf evaluate {models[-1]} --teacher {reference or models[0]} {o.data_flags(data) if data else '--task …'}"
     )
     return write_json(json_file, result.to_dict())
-
-
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    """`1,8,32`."""
-    try:
-        numbers = tuple(int(number) for number in text.strip("[]").split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"{flag} {text!r} is no list of numbers from 1 up (1,8,32)")
-    return numbers

@@ -157,6 +157,13 @@ Unlabelled = Annotated[
     list[str] | None,
     typer.Option("--unlabelled", help="More texts to learn from, without labels: file or Hub id (org/name:split)."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Of the processor, for all backends; by default as many as torch uses."),
+]
+BatchSizes = Annotated[str, typer.Option("--batch-sizes", help="Texts in a batch that is timed.")]
+Lengths = Annotated[str, typer.Option("--lengths", help="Tokens in a text, beside those of real texts.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="How often each model is timed with each shape.")]
 MaxDrop = Annotated[
     float | None,
     typer.Option("--max-drop", min=0, help="Fail (exit code 1) if the main metric falls by more; 0.005: half a point."),
@@ -183,17 +190,20 @@ DATA_OPTIONS = {
 }
 
 
-def with_data(command: Callable, optional: bool = False) -> Callable:
+def with_data(command: Callable, otherwise: Callable[[dict[str, Any]], str | None] | None = None) -> Callable:
     """Gives a command the options about data, and hands them to it as one argument, `data`.
 
     Args:
         command: the command.
-        optional: `data` is `None` where no data is named.
+        otherwise: where no data is named, gives the task, of the command's other values, or `None`: `data` is then
+            `None`, too. By default data must be named.
     """
 
-    def arguments(given: dict[str, Any]) -> "DataArguments | None":
-        if optional and not (given["task"] or given["dataset"]):
-            return None
+    def arguments(given: dict[str, Any], values: dict[str, Any]) -> "DataArguments | None":
+        if otherwise and not (given["task"] or given["dataset"]):
+            given["task"] = otherwise(values)
+            if given["task"] is None:
+                return None
         from ..data.loading import DataArguments
 
         given["config"] = given.pop("dataset_config")
@@ -204,7 +214,7 @@ def with_data(command: Callable, optional: bool = False) -> Callable:
     return _with_options(command, "data", DATA_OPTIONS, arguments)
 
 
-with_optional_data = functools.partial(with_data, optional=True)
+with_optional_data = functools.partial(with_data, otherwise=lambda values: None)
 
 
 def _lora_option(annotation: type, flag: str, **kwargs) -> Any:
@@ -230,7 +240,7 @@ LORA_OPTIONS = {
 def with_lora(command: Callable) -> Callable:
     """Gives a command the options about LoRA, and hands them to it as one argument, `lora`; `None` without LoRA."""
 
-    def arguments(given: dict[str, Any]) -> "LoraArguments | None":
+    def arguments(given: dict[str, Any], values: dict[str, Any]) -> "LoraArguments | None":
         set_ = {name: value for name, value in given.items() if value is not None and value is not False}
         if not set_.pop("lora", False):
             if set_:
@@ -244,7 +254,7 @@ def with_lora(command: Callable) -> Callable:
 
 
 def _with_options(command: Callable, argument: str, options: dict[str, tuple], build: Callable) -> Callable:
-    """A command with more options, which `build` makes one argument of."""
+    """A command with more options, which `build` makes one argument of; it is also given the command's own values."""
     signature = inspect.signature(command)
     own = [parameter for name, parameter in signature.parameters.items() if name != argument]
     added = [
@@ -254,12 +264,24 @@ def _with_options(command: Callable, argument: str, options: dict[str, tuple], b
 
     @functools.wraps(command)
     def wrapped(**values):
-        return command(**{argument: build({name: values.pop(name) for name in options}), **values})
+        given = {name: values.pop(name) for name in options}
+        return command(**{argument: build(given, values), **values})
 
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
     wrapped.__signature__ = signature.replace(parameters=parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """`1,8,32`."""
+    try:
+        numbers = tuple(int(number) for number in text.strip("[]").split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"{flag} {text!r} is no list of numbers from 1 up (1,8,32)")
+    return numbers
 
 
 def data_flags(data: "DataArguments") -> str:

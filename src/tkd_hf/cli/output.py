@@ -17,6 +17,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..stages.benchmark import Benchmark
     from ..stages.evaluate import Evaluation, ModelResult
+    from ..stages.report import Report
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,25 @@ def show_benchmark(result: "Benchmark") -> None:
     times = [f"p50 ms ({smallest})", "p95 ms", "speed", f"texts/s ({largest})"]
     threads = result.hardware["threads"]
     show([f"{result.texts}, {threads} thread{'s' * (threads > 1)}", *names, *times], rows)
+
+
+def show_report(result: "Report") -> None:
+    """The first table of a report."""
+    first = result.evaluation.models[0]
+    rows = [
+        [
+            name,
+            *map(figure, model.metrics.values()),
+            figure(model.agreement),
+            f"{cost.timings[0].p50:.2f}",
+            f"{cost.timings[0].speedup:.2f}×",
+            f"{cost.megabytes:.1f}",
+            f"{cost.footprint.peak_megabytes:.0f}",
+        ]
+        for name, model, cost in zip(result.names, result.evaluation.models, result.benchmark.models, strict=True)
+    ]
+    columns = ["agreement", "p50 ms", "speed-up", "MB", "peak MB"]
+    show([f"{result.evaluation.task} ({result.evaluation.examples})", *_spaced(first.metrics), *columns], rows)
 
 
 def _worth(model: "ModelResult") -> list[str]:

@@ -1,0 +1,139 @@
+"""`tkd-hf report`: a teacher and what was made of it, side by side, for people."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..data.loading import DataArguments
+from ..data.tasks import GLUE_TASKS
+from ..errors import InputError
+from ..naming import short_names
+from .benchmark import Benchmark, benchmark
+from .evaluate import Evaluation, evaluate
+from .run_folder import RECORD_NAME
+
+
+logger = logging.getLogger(__name__)
+
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+
+@dataclass
+class Report:
+    """What was measured of each model.
+
+    Args:
+        names: what to call the models, the teacher first.
+        evaluation: quality and fidelity.
+        benchmark: speed and memory.
+        logs: by name, the Trainer's log of those that were trained into a folder.
+        disagreements: by name, the file of examples that model and teacher answer differently, within the report.
+        finished: UTC time, ISO 8601.
+    """
+
+    names: list[str]
+    evaluation: Evaluation
+    benchmark: Benchmark
+    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    disagreements: dict[str, str] = field(default_factory=dict)
+    finished: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+
+def report(
+    runs: Sequence[str],
+    output_dir: str | Path,
+    data: DataArguments,
+    teacher: str | None = None,
+    batch_size: int = 128,
+    **benchmark_arguments: Any,
+) -> Report:
+    """Measures models beside their teacher and writes `report.md`, `report.json` and pictures.
+
+    Args:
+        runs: folders or Hub ids of models, exports among them. Folders without a model are passed over, so that
+            `runs/*` will do.
+        output_dir: where the report goes; what an earlier report wrote there is replaced.
+        data: the task, or the data set; `task_of` tells which the runs were made with.
+        teacher: folder or Hub id; by default the one that the runs' records name.
+        batch_size: examples at a time for the metrics.
+        benchmark_arguments: of `tkd_hf.stages.benchmark.benchmark`.
+
+    Raises:
+        InputError: for what `evaluate` and `benchmark` refuse, for no models, and where records differ or are silent
+            about teacher or task.
+    """
+    from ..report import figures, tables  # names matplotlib if it is missing, before any work
+
+    found = [run for run in runs if _is_model(run)]
+    records = [record for run in found if (record := _record(run))]
+    teacher = teacher or _said(records, "teacher")
+    models = [run for run in found if Path(run).resolve() != Path(teacher).resolve()]
+    if not models:
+        raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
+    output_dir = Path(output_dir)
+    names = short_names(models)
+    evaluation = evaluate(
+        models, data, teacher, batch_size, disagreements_file=output_dir / "disagreements-{model}.jsonl"
+    )
+    found = Report(
+        names=["teacher", *names],
+        evaluation=evaluation,
+        benchmark=benchmark([teacher, *models], data=data, **benchmark_arguments),
+        logs={name: log for name, model in zip(names, models, strict=True) if (log := _log(model))},
+        disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names},
+    )
+    figures.draw(found, output_dir / "pictures")
+    (output_dir / REPORT_JSON).write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    (output_dir / REPORT_MARKDOWN).write_text(tables.markdown(found), encoding="utf-8")
+    return found
+
+
+def task_of(runs: Sequence[str]) -> str:
+    """The GLUE task that the records of runs name.
+
+    Raises:
+        InputError: if they name none, several, or data that is no GLUE task.
+    """
+    task = _said([record for run in runs if (record := _record(run))], "task")
+    if task not in GLUE_TASKS:
+        raise InputError(f"the runs were made with the data {task!r}; name it with --dataset and its columns")
+    return task
+
+
+def _is_model(run: str) -> bool:
+    """Whether a name may be a model: a folder without one is not."""
+    folder = Path(run)
+    there = not folder.is_dir() or any((folder / name).exists() for name in ("config.json", "openvino_model.xml"))
+    if not there:
+        logger.info("%s holds no model, and is passed over", run)
+    return there
+
+
+def _record(run: str) -> dict[str, Any] | None:
+    path = Path(run, RECORD_NAME)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _said(records: list[dict[str, Any]], name: str) -> str:
+    """What all records that name a teacher, or a task, agree on."""
+    said = {json.dumps(record["inputs"][name]) for record in records if name in record["inputs"]}
+    if len(said) != 1:
+        what = f"name several: {', '.join(sorted(said))}" if said else "name none"
+        raise InputError(f"the records of the runs ({RECORD_NAME}) {what}; say which {name}: --{name}")
+    found = json.loads(said.pop())
+    return found if isinstance(found, str) else found[0]
+
+
+def _log(run: str) -> list[dict[str, Any]]:
+    path = Path(run, TRAINER_STATE_NAME)
+    return json.loads(path.read_text(encoding="utf-8"))["log_history"] if path.exists() else []

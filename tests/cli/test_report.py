@@ -1,0 +1,100 @@
+"""`tkd-hf report`: what it joins, where it finds it, and bad input."""
+
+import json
+import re
+
+import pytest
+
+from ..conftest import FAST, build_teacher, read_json
+
+
+SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]
+
+
+@pytest.fixture
+def runs(run, tmp_path, teacher_folder, sst2_dir):
+    """Two students of one teacher, and a folder that holds none."""
+    for name, layers in (("two", 2), ("one", 1)):
+        words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", layers, "--logging-steps", 1, *FAST.split()]
+        assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "runs" / name)[0] == 0
+    (tmp_path / "runs" / "notes").mkdir()
+    return [tmp_path / "runs" / name for name in ("notes", "one", "two")]
+
+
+def test_teacher_and_task_are_those_of_the_runs(run, runs, tmp_path, sst2_dir):
+    words = ["--data-dir", sst2_dir, "--output-dir", tmp_path / "r", *SMALL, "--json", tmp_path / "r.json"]
+    code, out, err = run("report", *runs, *words)
+    assert code == 0, err
+    found = read_json(tmp_path / "r" / "report.json")
+    assert found == read_json(tmp_path / "r.json")
+    assert found["names"] == ["teacher", "one", "two"]
+    evaluated, timed = found["evaluation"]["models"], found["benchmark"]["models"]
+    assert [model["name"] for model in evaluated] == [model["name"] for model in timed]
+    assert evaluated[0]["fidelity"] is None
+    assert timed[0]["timings"][0]["speedup"] == 1
+    assert [entry["step"] for entry in found["logs"]["one"] if "loss_logits" in entry] == [1, 2]
+
+    page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(([^)]+)\)", page)
+    assert {"pictures/pareto.png", "pictures/reliability.png", "pictures/training.png"} < set(linked)
+    assert all((tmp_path / "r" / name).exists() for name in linked)
+    assert "{{" not in page
+    for model in evaluated:
+        low, high = model["intervals"]["accuracy"]
+        assert f"{model['metrics']['accuracy']:.4f} ({low:.3f}–{high:.3f})" in page
+    lines = (tmp_path / "r" / "disagreements-one.jsonl").read_text().splitlines()
+    assert len(lines) == round(8 * (1 - evaluated[1]["fidelity"]["agreement"]))
+    assert "notes holds no model, and is passed over" not in out
+    assert "speed-up" in out
+
+
+def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
+    """Without classes there is no calibration, and nothing to say of recall."""
+    for name, seed in (("teacher", 0), ("student", 3)):
+        build_teacher((), seed, problem_type="regression").save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [{"text": text, "score": place / 8} for place, text in enumerate(["good film", "dull", "fine", "not good"])]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--dataset", tmp_path / "d.jsonl", "--label-column", "score", "--eval-split", "train", *SMALL]
+    code, _, err = run(
+        "report", tmp_path / "student", "--teacher", tmp_path / "teacher", *words, "--output-dir", tmp_path / "r"
+    )
+    assert code == 0, err
+    page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "correlation with the teacher" in page
+    assert "reliability" not in page
+    assert "Recall" not in page
+
+
+def record(folder, **inputs):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "tkd_run.json").write_text(json.dumps({"stage": "distill", "inputs": inputs}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([("a", "sst2"), ("a", "cola")], 'name several: "cola", "sst2"; say which task'),
+        ([("a", "sst2"), ("b", "sst2")], 'name several: "a", "b"; say which teacher'),
+        ([()], "name none; say which task"),
+        ([("a", "reviews")], "the runs were made with the data 'reviews'; name it with --dataset"),
+    ],
+)
+def test_records_that_do_not_say(run, tmp_path, inputs, message):
+    folders = [
+        record(tmp_path / str(place), **dict(zip(("teacher", "task"), one, strict=False)))
+        for place, one in enumerate(inputs)
+    ]
+    code, _, err = run("report", *folders, "--output-dir", tmp_path / "r")
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_teacher_alone_is_nothing_to_report(run, tmp_path, teacher_folder, sst2_dir):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "r"]
+    code, _, err = run("report", teacher_folder, "--teacher", teacher_folder, *words)
+    assert code == 2
+    assert f"no model among {teacher_folder} but the teacher {teacher_folder}; name a student" in err
