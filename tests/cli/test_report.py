@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from ..conftest import FAST, build_teacher, read_json
 
@@ -64,6 +65,28 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
     assert "correlation with the teacher" in page
     assert "reliability" not in page
     assert "Recall" not in page
+
+
+def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder, sst2_dir):
+    fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    small = {"rounds": 1, "batch_sizes": "1", "lengths": "16"}
+    recipe = {
+        "teacher": str(teacher_folder),
+        "data": {"task": "sst2", "data_dir": str(sst2_dir)},
+        "stages": [
+            {"distill": {"layers": 2} | fast},
+            {"distill": fast},
+            {"report": small},
+            {"distill": fast},
+        ],
+        "output_dir": str(tmp_path / "all"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, err = run("run", tmp_path / "recipe.yaml")
+    assert code == 0, err
+    assert read_json(tmp_path / "all" / "report" / "report.json")["names"] == ["teacher", "distill", "distill-2"]
+    last = read_json(tmp_path / "all" / "distill-3" / "tkd_run.json")
+    assert last["arguments"]["student"] == str(tmp_path / "all" / "distill-2")  # and not the report
 
 
 def record(folder, **inputs):

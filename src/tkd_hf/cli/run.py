@@ -15,6 +15,7 @@ from .recipe import Recipe
 
 
 _MODELS = ("teacher", "model", "student")
+_MAKE_NO_MODEL = ("augment", "report")
 
 
 def run(
@@ -124,13 +125,13 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
-        versions += [made] if made and name not in ("pretrain", "augment") else []
+        versions += [made] if made and name not in ("pretrain", *_MAKE_NO_MODEL) else []
         if made and name == "finetune" and teacher is None:
             student = None if worked_on == student else student  # a base that became the teacher is no student
             teacher = model = made
         elif name == "augment":
             unlabelled.append(made)
-        elif made:
+        elif made and name not in _MAKE_NO_MODEL:
             student = made
             if teacher or model is None:  # else the teacher is yet to be made of the recipe's model
                 model = made
