@@ -2,6 +2,7 @@
 
 import torch
 
+from tkd_hf import hardware
 from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
 
 
@@ -21,3 +22,14 @@ def test_a_gpu_is_asked_whether_it_emulates(monkeypatch):
 def test_the_machine_and_the_versions_are_named():
     assert {"cpu", "cores", "threads", "accelerator", "bf16"} == set(describe_hardware())
     assert describe_software()["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_backends_are_named_where_they_are_installed(monkeypatch):
+    def version(name):
+        if name in ("tkd-hf", "openvino"):
+            raise hardware.PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(hardware, "version", version)
+    found = describe_software()
+    assert (found["tkd-hf"], found["onnxruntime"], "openvino" in found) == ("not installed", "1.0", False)

@@ -100,6 +100,7 @@ def test_exports_answer_as_they_should(exported, tokenizer, backend, write, file
     np.testing.assert_allclose(run(batch).numpy(), logits, atol=1e-5)
     np.testing.assert_allclose(run({n: v[:1] for n, v in batch.items()}).numpy(), logits[:1], atol=1e-5)
     assert run.megabytes >= TABLE.nbytes / 1e6
+    assert run.dtype.split("+")[0] == "float32"
 
 
 def test_pytorch_weights_win_over_exports_beside_them(exported, teacher):
@@ -133,6 +134,7 @@ def test_bitsandbytes(tmp_path, teacher_folder, tokenizer, teacher):
     run, full = load_runner(str(tmp_path / "8bit")), load_runner(str(teacher_folder))
     assert run.backend == "bitsandbytes"
     assert run.megabytes < full.megabytes
+    assert (run.dtype, full.dtype) == ("int8+float32", "float32")
     batch, _ = expected(tokenizer)
     assert 0 < (run(batch) - full(batch)).abs().max() < 0.5
 

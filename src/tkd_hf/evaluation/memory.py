@@ -46,8 +46,9 @@ def footprint(model: str, batch_size: int, length: int, threads: int | None = No
     command = [sys.executable, "-m", __name__, json.dumps(arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise InputError(f"{model} cannot be loaded and run in a process of its own: {said[-1]}")
+        # what the system kills, as for want of memory, says nothing
+        said = f"signal {-done.returncode} ended it" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+        raise InputError(f"{model} cannot be loaded and run in a process of its own: {said}")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
 
 

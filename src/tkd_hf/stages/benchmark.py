@@ -141,7 +141,7 @@ def benchmark(
     """
     models = list(models if reference is None or reference in models else (reference, *models))
     place = models.index(reference) if reference else 0
-    check_sizes(batch_sizes=batch_sizes, lengths=lengths, rounds=[rounds], threads=[threads or 1])
+    check_sizes(batch_sizes=batch_sizes, lengths=lengths, rounds=[rounds], threads=[1 if threads is None else threads])
     longest = _longest_input(models, max(lengths))
     texts, problem_type = _real_texts(data, models[0])
     max_length = min(data.max_length if data else DataArguments.max_length, longest)
