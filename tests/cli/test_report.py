@@ -57,6 +57,7 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
     rows = [{"text": text, "score": place / 8} for place, text in enumerate(["good film", "dull", "fine", "not good"])]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--dataset", tmp_path / "d.jsonl", "--label-column", "score", "--eval-split", "train", *SMALL]
+    words += ["--no-disagreements"]
     code, _, err = run(
         "report", tmp_path / "student", "--teacher", tmp_path / "teacher", *words, "--output-dir", tmp_path / "r"
     )
@@ -65,6 +66,8 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
     assert "correlation with the teacher" in page
     assert "reliability" not in page
     assert "Recall" not in page
+    assert "disagreements" not in page
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["pictures", "report.json", "report.md"]
 
 
 def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder, sst2_dir):

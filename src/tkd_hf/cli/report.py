@@ -33,6 +33,9 @@ def report(
     lengths: o.Lengths = "16,64,128",
     threads: o.Threads = None,
     rounds: o.Rounds = 50,
+    disagreements: Annotated[
+        bool, typer.Option(help="Write the examples that a model and the teacher answer differently.")
+    ] = True,
     config: o.Config = None,
     json_file: o.JsonFile = None,
 ):
@@ -44,6 +47,6 @@ def report(
 
     sizes = {"batch_sizes": o.numbers("--batch-sizes", batch_sizes), "lengths": o.numbers("--lengths", lengths)}
     announce(f"reporting on {', '.join(models)} into {output_dir}")
-    result = run(models, output_dir, data, teacher, batch_size, threads=threads, rounds=rounds, **sizes)
+    result = run(models, output_dir, data, teacher, batch_size, disagreements, threads=threads, rounds=rounds, **sizes)
     show_report(result)
     return write_json(json_file, result.to_dict())

@@ -55,6 +55,7 @@ def report(
     data: DataArguments,
     teacher: str | None = None,
     batch_size: int = 128,
+    disagreements: bool = True,
     **benchmark_arguments: Any,
 ) -> Report:
     """Measures models beside their teacher and writes `report.md`, `report.json` and pictures.
@@ -66,6 +67,8 @@ def report(
         data: the task, or the data set; `task_of` tells which the runs were made with.
         teacher: folder or Hub id; by default the one that the runs' records name.
         batch_size: examples at a time for the metrics.
+        disagreements: write the examples that model and teacher answer differently, one file a model; leave it out
+            where texts are to stay where they are.
         benchmark_arguments: of `tkd_hf.stages.benchmark.benchmark`.
 
     Raises:
@@ -82,15 +85,14 @@ def report(
         raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
     output_dir = Path(output_dir)
     names = short_names(models)
-    evaluation = evaluate(
-        models, data, teacher, batch_size, disagreements_file=output_dir / "disagreements-{model}.jsonl"
-    )
+    lines = output_dir / "disagreements-{model}.jsonl" if disagreements else None
+    evaluation = evaluate(models, data, teacher, batch_size, disagreements_file=lines)
     found = Report(
         names=["teacher", *names],
         evaluation=evaluation,
         benchmark=benchmark([teacher, *models], data=data, **benchmark_arguments),
         logs={name: log for name, model in zip(names, models, strict=True) if (log := _log(model))},
-        disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names},
+        disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if disagreements},
     )
     figures.draw(found, output_dir / "pictures")
     (output_dir / REPORT_JSON).write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
