@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .callbacks import CheckpointedCallback
 from .data.features import (
     TEACHER_LOGITS,
     DistillationCollator,
@@ -126,9 +127,16 @@ class DistillationTrainer(OrderedTrainer):
         self._record = Recorder(self.model, self.objective.features)
         self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": _Means(), "eval": _Means()}
+        self._objectives_fit = True
 
     def replace_model(self, model):
-        """As in `OrderedTrainer`; what objectives read is read from the new model."""
+        """As in `OrderedTrainer`; what objectives read is read from the new model.
+
+        Features of a model that was pruned have another shape than objectives were built for: there is then no loss.
+        """
+        fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "heads_per_layer")
+        before, now = ([getattr(one.config, name, None) for name in fields] for one in (self.model, model))
+        self._objectives_fit = before == now or not self.objective.features
         super().replace_model(model)
         self._record = Recorder(self.model, self.objective.features)
 
@@ -170,8 +178,10 @@ class DistillationTrainer(OrderedTrainer):
         ignore_keys = ["hidden_states", "attentions"] if ignore_keys is None else ignore_keys
         prediction_loss_only = prediction_loss_only or self.problem_type == ENCODER
         labelled = inputs.get("labels") is not None
-        complete = not (self.objective.needs("labels") and not labelled) and not (
-            self.objective.needs("teacher") and self._teacher_for(inputs) is None
+        complete = (
+            self._objectives_fit
+            and not (self.objective.needs("labels") and not labelled)
+            and not (self.objective.needs("teacher") and self._teacher_for(inputs) is None)
         )
         if complete and labelled:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
@@ -185,12 +195,18 @@ class DistillationTrainer(OrderedTrainer):
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            self.objective.save(output_dir)
+            for part in self._checkpointed():
+                part.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
-            self.objective.load(checkpoint)  # first: it says what is wrong where the optimizer's state does not fit
+            for part in self._checkpointed():
+                part.load(checkpoint)  # first: it says what is wrong where the optimizer's state does not fit
         super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _checkpointed(self) -> list[CheckpointedCallback]:
+        """The objectives, and what else was added that checkpoints have to hold."""
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, CheckpointedCallback)]
 
     def _progress(self) -> float:
         """The share of training that is done, 0 before it."""

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import GateMissed, InputError
-from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, report, run
+from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, prune, report, run
 from .options import TrainingCommand
 
 
@@ -23,6 +23,7 @@ app.command("finetune", cls=TrainingCommand)(finetune.finetune)
 app.command("augment")(augment.augment)
 app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
+app.command("prune", cls=TrainingCommand)(prune.prune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)

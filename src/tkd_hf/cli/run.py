@@ -42,10 +42,10 @@ def run(
     A stage is a command with its options, and has a folder of its own: runs/sst2/distill, runs/sst2/distill-2.
 
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
-    pretrain, distill or finetune made last is what the next distill starts from (`student: null` cuts a new one out of
-    the teacher), and what finetune and evaluate work on; benchmark compares the teacher with all that was made. What
-    augment made is learned from by what follows. The teacher teaches pretrain, too (`teacher: null`: it does not). What
-    a stage says itself wins.
+    pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
+    out of the teacher), and what prune, finetune and evaluate work on; without one, prune makes it of the teacher.
+    benchmark compares the teacher with all that was made. What augment made is learned from by what follows. The
+    teacher teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -105,7 +105,7 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
-        worked_on = options.get("model") or model
+        worked_on = options.get("model") or model or (teacher if name == "prune" else None)
         known = {parameter.name for parameter in commands[name].params}
         common = {
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
@@ -133,7 +133,7 @@ def _plan(
             unlabelled.append(made)
         elif made and name not in _MAKE_NO_MODEL:
             student = made
-            if teacher or model is None:  # else the teacher is yet to be made of the recipe's model
+            if teacher or model is None or name == "prune":  # else the teacher is yet to be made of the recipe's model
                 model = made
     return stages
 

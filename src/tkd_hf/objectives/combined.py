@@ -6,8 +6,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
 
+from ..callbacks import CheckpointedCallback
 from ..errors import InputError
 from ..signals import Signals
 from ..training_args import DistillationTrainingArguments
@@ -18,7 +18,7 @@ from .base import Setting
 PROJECTIONS_FILE = "projections.safetensors"
 
 
-class CombinedObjective(TrainerCallback):
+class CombinedObjective(CheckpointedCallback):
     """The sum of weight x objective, where weights may move linearly over training.
 
     Some objectives learn projections. The Trainer knows the parameters of the student alone, so what it does for them

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from transformers import set_seed
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
 from ..data.features import as_tuple, tokenize
@@ -78,10 +79,9 @@ def distill(
     _check(teachers, teacher_weights, soft_labels, student, lora)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
-        args = _without_labels(args, task)
+        args = without_labels(args, task)
     extra = drop_known(read_unlabelled(unlabelled, task), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teachers[0])
-    tokenizers = [load_tokenizer(name) for name in teachers]
     revisions = [teacher_revision(name) for name in teachers]
     several = {"teacher_weights": mean_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
     record = StageRecord(
@@ -110,18 +110,58 @@ def distill(
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
     model = make_student(teachers[0], student, task, lora)
-    splits = (join(train, extra) if extra else train, evaluation)
-    rows = [tokenize(split, tokenizer, data.max_length, tokenizers) for split in splits]
+    trainer = distillation_trainer(
+        add_adapters(model, lora) if lora else model,
+        tokenizer,
+        teachers,
+        (join(train, extra) if extra else train, evaluation),
+        task,
+        args,
+        max_length=data.max_length,
+        soft_labels=soft_labels,
+        live=live,
+        teacher_weights=teacher_weights,
+    )
+    return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
+
+
+def distillation_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    teachers: Sequence[str],
+    splits: tuple[Dataset, Dataset],
+    task: Task,
+    args: DistillationTrainingArguments,
+    *,
+    max_length: int,
+    soft_labels: str | Path | None = None,
+    live: bool = False,
+    teacher_weights: Sequence[float] | None = None,
+) -> DistillationTrainer:
+    """A trainer of a student on a task's data, the teachers' soft labels completed and attached, or the teachers live.
+
+    Args:
+        model, tokenizer: the student's.
+        teachers: folders or Hub ids.
+        splits: examples to train on and to evaluate on.
+        task: what they are.
+        args: what to learn from and how.
+        max_length: tokens at which examples are cut.
+        soft_labels, live, teacher_weights: as in `distill`.
+    """
+    tokenizers = [load_tokenizer(name) for name in teachers]
+    rows = [tokenize(split, tokenizer, max_length, tokenizers) for split in splits]
     metrics = compute_metrics_for(task.metrics, task.problem_type, task.label_names)
     if not live:
+        revisions = [teacher_revision(name) for name in teachers]
         paths = [Path(soft_labels or default_path(revision)) for revision in revisions]
         caches = [
             complete(path, name, revision, rows, problem_type=task.problem_type, place=place)[0]
             for place, (path, name, revision) in enumerate(zip(paths, teachers, revisions, strict=True))
         ]
         rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
-    trainer = DistillationTrainer(
-        model=add_adapters(model, lora) if lora else model,
+    return DistillationTrainer(
+        model=model,
         args=args,
         teacher_model=[load_classifier(name, task.problem_type) for name in teachers] if live else None,
         teacher_processing_class=tokenizers,
@@ -131,7 +171,6 @@ def distill(
         processing_class=tokenizer,
         compute_metrics=metrics,
     )
-    return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
 def _check(teachers, teacher_weights, soft_labels, student: StudentArguments, lora: LoraArguments | None) -> None:
@@ -146,7 +185,7 @@ def _check(teachers, teacher_weights, soft_labels, student: StudentArguments, lo
         raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
 
 
-def _without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
+def without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
     """Instead of the default objectives, those that need no labels; what else was chosen must need none."""
     if args.objectives == DEFAULT_OBJECTIVES:
         args = copy.copy(args)  # the user's own stays as it is

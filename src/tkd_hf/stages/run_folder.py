@@ -33,6 +33,7 @@ class StageRecord:
         inputs: models by revision and data by fingerprint: what decides the result, with `arguments`.
         arguments: settings of the stage.
         metrics: what was measured; empty until the stage has finished.
+        details: what else is to be known of the result, such as what was pruned.
         seconds: wall-clock time of the work; of a resumed stage, of its last part.
         finished: UTC time, ISO 8601; `None` while the stage runs.
     """
@@ -41,6 +42,7 @@ class StageRecord:
     inputs: dict[str, Any]
     arguments: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     finished: str | None = None
     software: dict[str, Any] = field(default_factory=describe_software)

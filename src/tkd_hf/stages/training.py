@@ -33,7 +33,7 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
 
 
 def train_into(
-    folder: RunFolder, trainer: Trainer, before_saving: Callable[[Trainer], None] | None = None
+    folder: RunFolder, trainer: Trainer, before_saving: Callable[[Trainer], dict[str, Any] | None] | None = None
 ) -> StageRecord:
     """Trains, from the folder's last checkpoint if it has one, and leaves there a model that loads as it is.
 
@@ -42,7 +42,8 @@ def train_into(
     Args:
         folder: where to train.
         trainer: is about to train.
-        before_saving: what is to be done to the trained model before it is saved and evaluated.
+        before_saving: what is to be done to the trained model before it is saved and evaluated; it may give metrics of
+            its own.
     """
     log_to_stderr(trainer)
     folder.start()
@@ -50,17 +51,23 @@ def train_into(
     if checkpoint:
         logger.info("%s goes on from %s", folder.path, Path(checkpoint).name)
     trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if before_saving is not None:
-        before_saving(trainer)
+    further = before_saving(trainer) if before_saving is not None else None
+    metrics = save_and_evaluate(trainer) | (further or {})
+    if checkpoint is None:  # the time of a resumed run is only that of its last part
+        metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
+    return folder.finish(metrics)
+
+
+def save_and_evaluate(trainer: Trainer) -> dict[str, Any]:
+    """Saves the model as it is to be loaded; its metrics on the evaluation split."""
     trainer.save_model()
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
     trainer.save_state()  # with the log, for the curves of a report
-    metrics = {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_per_second"))}
-    if checkpoint is None:  # the time of a resumed run is only that of its last part
-        metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
-    return folder.finish(
-        {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
-    )
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in metrics.items()
+        if not name.endswith(("runtime", "_per_second"))
+    }
 
 
 class StderrProgress(ProgressCallback):

@@ -1,0 +1,225 @@
+"""What is wanted of a pruned model: parameters, megabytes, or a speed that is measured on this machine.
+
+Every target has a price, what a shape costs, and a budget that the price of what is left has to keep. For parameters
+and megabytes the price is counted. For speed it is fitted to measured times, and the budget is found by timing the
+shapes that the ranking leaves, in turns with the unpruned one.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..configuration_tkd import TKDConfig
+from ..errors import InputError
+from ..evaluation.benchmark import milliseconds_per_sentence
+from ..evaluation.runners import PyTorchRunner
+from ..modeling_tkd import TKDPreTrainedModel
+from .ranking import Costs, Unit, removal_order, without
+from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, reshaped
+
+
+class ParameterTarget:
+    """So many parameters, embeddings included.
+
+    Args:
+        model: what is to be pruned.
+        share: of its parameters, between 0 and 1.
+        megabytes: or the size of its weights as they are saved, in 10⁶ bytes.
+        kinds: what may go: `"heads"`, `"neurons"`, `"layers"`, `"hidden"`.
+
+    Raises:
+        InputError: if the target cannot be met by removing these kinds of units; it says what can.
+    """
+
+    def __init__(
+        self,
+        model: TKDPreTrainedModel,
+        share: float | None = None,
+        megabytes: float | None = None,
+        kinds: Sequence[str] = DEFAULT_KINDS,
+    ):
+        if (share is None) == (megabytes is None):
+            raise InputError(f"share={share} and megabytes={megabytes}: give one of the two")
+        self.model, self.kinds = model, check_kinds(kinds, model)
+        self._whole, self._bytes = model.num_parameters(), model.dtype.itemsize
+        self._limit = share * self._whole if megabytes is None else megabytes * 1e6 / self._bytes
+        self._name = f"{share:g} of the parameters" if megabytes is None else f"{megabytes:g} MB"
+        self._check()
+
+    def budget(self, masks: Units, order: Sequence[Unit]) -> float:
+        """The most parameters that may be left."""
+        return self._limit
+
+    def price(self, config: TKDConfig) -> int:
+        """The parameters of this shape."""
+        with torch.device("meta"):
+            return type(self.model)(config).num_parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is none."""
+
+    def _check(self):
+        if self._limit >= self._whole:
+            raise InputError(f"the model has {self._say(self._whole)} already; the target {self} is not below that")
+        least = self.price(smallest(self.model.config, self.kinds))
+        if self._limit < least:
+            raise InputError(
+                f"the target {self} cannot be met by removing {', '.join(self.kinds)}: at least {self._say(least)} are "
+                f"left{_more(self.kinds, ', and so can the vocabulary')}"
+            )
+
+    def _say(self, count: int) -> str:
+        return f"{count / 1e6:.4g} M parameters ({count / self._whole:.3f}, {count * self._bytes / 1e6:.4g} MB)"
+
+    def __str__(self) -> str:
+        return self._name
+
+
+@dataclass
+class Times:
+    """Milliseconds a sentence as a function of the shape, linear in what a layer holds.
+
+    Args:
+        rest: outside the layers.
+        layers: of a layer, beside its heads and neurons.
+        heads, neurons: of one each.
+        hidden: the width that these are for; what a layer takes is proportional to it.
+    """
+
+    rest: float
+    layers: float
+    heads: float
+    neurons: float
+    hidden: int
+
+    def __call__(self, config: TKDConfig) -> float:
+        depth = range(config.num_hidden_layers)
+        heads = self.heads * sum(map(config.heads_of, depth))
+        neurons = self.neurons * sum(map(config.intermediate_size_of, depth))
+        return self.rest + (self.layers * len(depth) + heads + neurons) * config.hidden_size / self.hidden
+
+
+class SpeedTarget:
+    """So many times as fast as the unpruned model, one sentence at a time, measured here and now.
+
+    Args:
+        model: what is to be pruned, on the device where it is to be fast.
+        speedup: more than 1.
+        tokenizer: the model's.
+        texts: sentences to measure with, each a text or a pair.
+        max_length: tokens at which they are cut.
+        kinds: as in `ParameterTarget`.
+
+    Raises:
+        InputError: if the target cannot be met by removing these kinds of units; it says what can.
+    """
+
+    def __init__(
+        self,
+        model: TKDPreTrainedModel,
+        speedup: float,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[tuple[str, ...]],
+        max_length: int = 128,
+        kinds: Sequence[str] = DEFAULT_KINDS,
+    ):
+        if not speedup > 1:
+            raise InputError(f"a speedup of {speedup:g} is none; it must be more than 1")
+        self.model, self.kinds = model, check_kinds(kinds, model)
+        self._speedup, self._tokenizer, self._texts, self._max_length = speedup, tokenizer, texts, max_length
+        whole, least = self.milliseconds(model.config, smallest(model.config, self.kinds))
+        if whole / least < speedup:
+            raise InputError(
+                f"the target {self} cannot be met by removing {', '.join(self.kinds)}: what is left at least is "
+                f"{whole / least:.2f} times as fast{_more(self.kinds)}"
+            )
+        self.price = self._fit()
+
+    def budget(self, masks: Units, order: Sequence[Unit]) -> float:
+        """The estimated time of the first shape of the ranking that is measured to be fast enough."""
+        config = self.model.config
+
+        def fast_enough(count: int) -> bool:
+            whole, pruned = self.milliseconds(config, without(masks, order[:count]).shape(config))
+            return whole / pruned >= self._speedup
+
+        count = bisect_left(range(len(order)), True, key=fast_enough)
+        return self.price(without(masks, order[:count]).shape(config))
+
+    def milliseconds(self, *shapes: TKDConfig) -> list[float]:
+        """Median time of a sentence for models of these shapes, which take turns."""
+        return milliseconds_of(self.model, shapes, self._tokenizer, self._texts, self._max_length)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured: a resumed run is to go on with the same prices."""
+        return vars(self.price)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.price = Times(**state)
+
+    def _fit(self) -> Times:
+        """What heads, neurons and layers cost, by the time of models with half of them."""
+        config = self.model.config
+        width, depth = config.hidden_size, config.num_hidden_layers
+        heads, neurons = [*map(config.heads_of, range(depth))], [*map(config.intermediate_size_of, range(depth))]
+        few_heads, few_neurons, few = [(n + 1) // 2 for n in heads], [(n + 1) // 2 for n in neurons], (depth + 1) // 2
+        whole, without_heads, without_neurons, without_layers = self.milliseconds(
+            config,
+            reshaped(config, few_heads, neurons, width),
+            reshaped(config, heads, few_neurons, width),
+            reshaped(config, heads[:few], neurons[:few], width),
+        )
+
+        def each(saved: float, removed: int, of: int) -> float:
+            """Of one, by the time saved; where that drowns in noise, together a thousandth of all."""
+            return max(saved / max(removed, 1), whole / 1000 / of)
+
+        head = each(whole - without_heads, sum(heads) - sum(few_heads), sum(heads))
+        neuron = each(whole - without_neurons, sum(neurons) - sum(few_neurons), sum(neurons))
+        units = head * sum(heads[few:]) + neuron * sum(neurons[few:])
+        layer = each(whole - without_layers - units, depth - few, depth)
+        rest = whole - layer * depth - head * sum(heads) - neuron * sum(neurons)
+        return Times(rest, layer, head, neuron, width)
+
+    def __str__(self) -> str:
+        return f"{self._speedup:g} times as fast"
+
+
+def milliseconds_of(
+    model: TKDPreTrainedModel,
+    shapes: Sequence[TKDConfig],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, ...]],
+    max_length: int,
+) -> list[float]:
+    """Median time of a sentence for models like this one in these shapes, in float32; they take turns.
+
+    They are made for it: time does not depend on weights, and a model in training may be slowed down by hooks, or sped
+    up by mixed precision.
+    """
+    with torch.random.fork_rng(devices=[]):
+        models = [type(model)(shape).to(model.device) for shape in shapes]
+    runners = [PyTorchRunner(one.eval(), tokenizer, bf16=False) for one in models]
+    return milliseconds_per_sentence(runners, texts, max_length)
+
+
+Target = ParameterTarget | SpeedTarget
+
+
+def smallest(config: TKDConfig, kinds: Sequence[str]) -> TKDConfig:
+    """What is left of a shape when everything of these kinds goes that may."""
+    scores, masks = Units.full(config, 0.0), Units.full(config, True)
+    return without(masks, removal_order(scores, masks, Costs(1, 1, 1, 1), kinds)).shape(config)
+
+
+def _more(kinds: Sequence[str], further: str = "") -> str:
+    """What else may go, for messages."""
+    others = [kind for kind in KINDS if kind not in kinds]
+    return f"; {' and '.join(others)} can go, too (units){further}" if others else ""

@@ -1,0 +1,237 @@
+"""`tkd-hf prune`: from a teacher or a student to a smaller student that loads, and one clear line for what is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from tkd_hf import student_from_teacher
+
+from ..conftest import FAST, TEXTS, build_teacher, read_json
+from ..training import answers, student_of
+
+
+@pytest.fixture
+def prune(run, teacher_folder, sst2_dir, tmp_path):
+    """Runs `tkd-hf prune` on the teacher; gives the exit code, standard output and error."""
+
+    def call(*words, model=teacher_folder):
+        data = ["--task", "sst2", "--data-dir", sst2_dir]
+        return run("prune", model, *data, "--output-dir", tmp_path / "pruned", *words, *FAST.split())
+
+    return call
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude", "activation"])
+def test_a_teacher_becomes_a_pruned_student(prune, tmp_path, teacher_folder, importance):
+    code, out, err = prune("--target-params", 0.7, "--importance", importance, "--json", tmp_path / "p.json")
+    assert code == 0, err
+    assert f"pruning {teacher_folder} on sst2 into" in err
+    assert "speedup" in out
+    record = read_json(tmp_path / "p.json")
+    assert record == read_json(tmp_path / "pruned" / "tkd_run.json")
+    student, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert student.config.model_type == "tkd"
+    assert record["metrics"]["parameters"] == student.num_parameters() <= 0.7 * record["details"]["from"]["parameters"]
+    assert record["details"]["to"]["megabytes"] == pytest.approx(student.num_parameters() * 4e-6, abs=1e-3)
+    assert {"accuracy", "loss", "speedup"} <= set(record["metrics"])
+    removed = record["details"]["removed"]
+    assert set(removed) == {"heads", "neurons", "layers", "hidden"}
+    assert removed["neurons"] or removed["layers"]
+
+
+def test_pruned_without_training(prune, tmp_path, teacher):
+    """The weights that are left are the teacher's own."""
+    words = ["--target-params", 0.8, "--units", "neurons", "--no-train"]
+    code, _, err = prune(*words)
+    assert code == 0, err
+    record = read_json(tmp_path / "pruned" / "tkd_run.json")
+    assert record["arguments"]["train"] is False
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    assert student.config.num_hidden_layers == 4
+    parent = student_from_teacher(teacher)
+    for layer, (ours, theirs) in enumerate(zip(student.tkd.layers, parent.tkd.layers, strict=True)):
+        kept = [n for n in range(32) if n not in numbers(record["details"]["removed"]["neurons"].get(str(layer), ""))]
+        assert torch.equal(ours.feed_forward.intermediate.weight, theirs.feed_forward.intermediate.weight[kept])
+        assert torch.equal(ours.attention.query.weight, theirs.attention.query.weight)
+    assert prune(*words, "--resume")[0] == 0  # is finished already
+    code, _, err = prune("--target-params", 0.7, "--units", "neurons", "--no-train", "--resume")
+    assert (code, "target_params was 0.8, now 0.7" in err) == (2, True)
+
+
+def numbers(text: str) -> set[int]:
+    ends = [run.split("-") for run in text.split(",") if run]
+    return {number for run in ends for number in range(int(run[0]), int(run[-1]) + 1)}
+
+
+def test_a_student_learns_from_its_teacher_while_it_is_pruned(prune, run, tmp_path, teacher, teacher_folder, sst2_dir):
+    student_of(teacher).save_pretrained(tmp_path / "student")
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "student")
+    words = ["--teacher", teacher_folder, "--target-size", "0.015MB", "--units", "heads,neurons,hidden"]
+    code, _, err = prune(*words, "--schedule", "linear", model=tmp_path / "student")
+    assert code == 0, err
+    record = read_json(tmp_path / "pruned" / "tkd_run.json")
+    assert record["inputs"]["teacher"] == str(teacher_folder)
+    assert record["metrics"]["megabytes"] <= 0.015
+    assert record["metrics"]["loss_logits"] > 0
+    again = run("prune", tmp_path / "pruned", "--task", "sst2", "--data-dir", sst2_dir, "--target-params", 0.97,
+                "--units", "hidden,neurons", "--output-dir", tmp_path / "twice", *FAST.split())  # fmt: skip
+    assert again[0] == 0, again[2]
+    assert read_json(tmp_path / "twice" / "tkd_run.json")["details"]["from"] == record["details"]["to"]
+
+
+def test_a_speedup_is_measured(prune, tmp_path):
+    """Layers of this size cost about the same each: without half of them, it is faster by far more than noise."""
+    code, _, err = prune("--target-speedup", 1.5, "--schedule", "one-shot")
+    assert code == 0, err
+    record = read_json(tmp_path / "pruned" / "tkd_run.json")
+    assert record["metrics"]["speedup"] > 1.2
+    assert record["arguments"]["target_speedup"] == 1.5
+
+
+def test_classes_in_the_order_of_the_data(prune, run, tmp_path, tokenizer):
+    """The teacher names them the other way round."""
+    teacher = build_teacher(("positive", "negative"))
+    teacher.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    code, _, err = prune("--target-params", 0.95, "--no-train", "--units", "neurons", model=tmp_path / "other")
+    assert code == 0, err
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    assert student.config.id2label == {0: "negative", 1: "positive"}
+    agreed = answers(student, tokenizer).argmax(-1) == answers(teacher, tokenizer).flip(-1).argmax(-1)
+    assert agreed.float().mean() >= 0.75
+
+
+def test_a_tagger(run, tmp_path, tagger, tokenizer):
+    import json
+
+    tagger.save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    rows = [
+        {"text": text.split(), "label": [["B-X", "I-X", "O"][len(word) % 3] for word in text.split()]} for text in TEXTS
+    ]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["--target-params", 0.7, "--output-dir", tmp_path / "pruned", *FAST.split()]
+    code, _, err = run("prune", tmp_path / "tagger", "--dataset", tmp_path / "data", *words)
+    assert code == 0, err
+    student = AutoModelForTokenClassification.from_pretrained(tmp_path / "pruned")
+    assert student.num_parameters() <= 0.7 * student_from_teacher(tagger).num_parameters()
+
+
+def test_texts_without_labels(run, tmp_path, teacher_folder):
+    """A student that is its own teacher has nothing for Taylor to see, but its activations."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    data = ["--dataset", tmp_path / "texts.txt", "--train-split", "train", "--eval-split", "train"]
+    words = [*data, "--target-params", 0.7, "--output-dir", tmp_path / "pruned", *FAST.split()]
+    code, _, err = run("prune", teacher_folder, *words)
+    assert (code, "have no gradient where the student starts as its own teacher" in err) == (2, True)
+    assert not (tmp_path / "pruned").exists()
+    code, _, err = run("prune", teacher_folder, *words, "--importance", "activation")
+    assert code == 0, err
+    assert "agreement" in read_json(tmp_path / "pruned" / "tkd_run.json")["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no target given; give one of target_params, target_size, target_speedup"),
+        (["--target-params", 0.5, "--target-size", "1MB"], "target_params and target_size given; give one of"),
+        (["--target-size", "small"], "--target-size 'small' is no size; write it as 10MB"),
+        (
+            ["--target-params", 0.05],
+            "the target 0.05 of the parameters cannot be met by removing heads, neurons, layers",
+        ),
+        (["--target-speedup", 1000], "the target 1000 times as fast cannot be met"),
+        (["--target-speedup", 0.5], "a speedup of 0.5 is none"),
+        (["--target-params", 0.5, "--importance", "luck"], "unknown importance 'luck'"),
+        (["--target-params", 0.5, "--schedule", "quartic"], "unknown schedule 'quartic'"),
+        (["--target-params", 0.5, "--units", "words"], "units=words; choose among heads, neurons, layers, hidden"),
+        (["--target-params", 0.7, "--schedule", "cubic", "--no-train"], "--schedule cubic needs training to prune in"),
+        (
+            "--target-params 0.7 --load-best-model-at-end true --eval-strategy epoch --save-strategy epoch".split(),
+            "load_best_model_at_end=True would bring back weights",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_cost_nothing(run, teacher_folder, sst2_dir, tmp_path, words, message):
+    common = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "pruned"]
+    code, out, err = run("prune", teacher_folder, *common, *FAST.split()[:-2], *words)
+    assert (code, out) == (2, "")
+    assert message in err.strip().splitlines()[-1]
+    assert not (tmp_path / "pruned").exists()
+
+
+def recipe_of(folder, stages, **content):
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**content, "stages": stages}))
+    return path
+
+
+QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none"}
+
+
+def test_a_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
+    """What comes after works on the pruned student, also where the teacher itself is pruned."""
+    quick = {**QUICK, "save_strategy": "no"}
+    pruning = {"prune": {**quick, "target_params": 0.8, "units": ["neurons", "hidden"], "schedule": "one-shot"}}
+    stages = [pruning, {"distill": quick}, {"prune": {**quick, "target_params": 0.9}}, {"evaluate": {}}]
+    data = {"task": "sst2", "data_dir": str(sst2_dir)}
+    path = recipe_of(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(tmp_path / "out"))
+    code, _, err = run("run", path, "--json", tmp_path / "run.json")
+    assert code == 0, err
+    first, distilled, second, evaluated = read_json(tmp_path / "run.json")["stages"]
+    assert first["inputs"]["model"] == first["inputs"]["teacher"] == str(teacher_folder)
+    assert distilled["arguments"]["student"] == str(tmp_path / "out" / "prune")
+    assert second["inputs"]["model"] == str(tmp_path / "out" / "distill")
+    assert second["inputs"]["teacher"] == str(teacher_folder)
+    assert second["details"]["from"] == first["details"]["to"]
+    assert evaluated["models"][1]["parameters"] == second["metrics"]["parameters"]
+
+
+KILLED = """
+import os, signal
+from tkd_hf import DistillationTrainer
+from tkd_hf.cli import main
+
+save = DistillationTrainer._save_rng_state
+
+def kill(self, folder):
+    save(self, folder)
+    if folder.endswith("checkpoint-5"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+DistillationTrainer._save_rng_state = kill
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_recipe_goes_on_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir):
+    """Distilled and pruned from one recipe, killed between two prunings."""
+    pruning = {**QUICK, "num_train_epochs": 4, "target_params": 0.7, "save_strategy": "steps", "save_steps": 1}
+    stages = [{"distill": {**QUICK, "layers": 3, "save_strategy": "no"}}, {"prune": pruning}]
+    data = {"task": "sst2", "data_dir": str(sst2_dir)}
+    recipe = recipe_of(tmp_path, stages, teacher=str(teacher_folder), data=data)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run("run", recipe, "--output-dir", whole)[0] == 0
+    words = ["run", str(recipe), "--output-dir", str(parts)]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    code, _, err = run(*words)
+    assert code == 0, err
+    records = [read_json(folder / "prune" / "tkd_run.json") for folder in (whole, parts)]
+    assert records[0]["details"] == records[1]["details"]
+    one, other = (
+        AutoModelForSequenceClassification.from_pretrained(folder / "prune").state_dict() for folder in (whole, parts)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)

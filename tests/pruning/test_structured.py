@@ -1,0 +1,143 @@
+"""Masks and compaction: the same logits either way, and what is left saves, loads, trains on and exports."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+)
+
+from tkd_hf import TKDForSequenceClassification, student_from_teacher
+from tkd_hf.pruning import Gates, Units, compact
+
+from ..conftest import TEXTS, WORDS, build_teacher
+from ..training import answers
+
+
+def some_masks(config, *kinds) -> Units:
+    """Masks that leave an uneven rest of these kinds."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drop(mask):
+        dropped = torch.rand(len(mask), generator=generator) < 0.4
+        dropped[0] = False
+        return ~dropped
+
+    masks = Units.full(config, True)
+    if "heads" in kinds:
+        masks.heads[0][1] = masks.heads[2][0] = False
+    if "neurons" in kinds:
+        masks.neurons = [drop(mask) for mask in masks.neurons]
+    if "layers" in kinds:
+        masks.layers[1] = False
+    if "hidden" in kinds:
+        masks.hidden = drop(masks.hidden)
+    return masks
+
+
+@pytest.mark.parametrize("kinds", ["heads", "neurons", "layers", "hidden", "heads neurons layers hidden"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_masked_is_compacted(teacher, tokenizer, kinds, attention):
+    student = student_from_teacher(teacher)
+    student.set_attn_implementation(attention)
+    masks, whole = some_masks(student.config, *kinds.split()), answers(student, tokenizer)
+    gates = Gates(student)
+    torch.testing.assert_close(answers(student, tokenizer), whole, atol=0, rtol=0)
+    gates.set(masks)
+    masked, small = answers(student, tokenizer), compact(student, masks)
+    assert (masked - whole).abs().max() > 0.01
+    torch.testing.assert_close(masked, answers(small, tokenizer), atol=1e-5, rtol=1e-5)
+    assert small.num_parameters() < student.num_parameters()
+    assert small.config.to_dict() == masks.shape(student.config).to_dict()
+    gates.remove()
+    torch.testing.assert_close(answers(student, tokenizer), whole, atol=0, rtol=0)
+
+
+def electra():
+    torch.manual_seed(0)
+    fields = {"vocab_size": len(WORDS), "hidden_size": 16, "embedding_size": 8, "num_hidden_layers": 4}
+    fields |= {"num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.5}
+    return ElectraForSequenceClassification(ElectraConfig(**fields))
+
+
+def distilbert():
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=len(WORDS), dim=16, n_layers=4, n_heads=2, hidden_dim=32, initializer_range=0.5
+    )
+    return DistilBertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("build", [electra, distilbert, lambda: build_teacher(kind=BertForMaskedLM)])
+def test_every_kind_of_model(build, tokenizer):
+    """Factorised embeddings, no token types, other activations of the head, tied embeddings."""
+    student = student_from_teacher(build())
+    masks = some_masks(student.config, "heads", "neurons", "layers", "hidden")
+    gates = Gates(student)
+    gates.set(masks)
+    small = compact(student, masks)
+    torch.testing.assert_close(answers(student, tokenizer), answers(small, tokenizer), atol=1e-5, rtol=1e-5)
+    if hasattr(small, "decoder"):
+        assert small.decoder.weight is small.get_input_embeddings().weight
+
+
+def test_hidden_states_of_a_masked_model_are_those_its_layers_read(teacher, tokenizer):
+    """Also where they were recorded before it was masked, so that objectives see what the student does."""
+    student = student_from_teacher(teacher)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    student(**batch, output_hidden_states=True)
+    masks = some_masks(student.config, "layers")
+    Gates(student).set(masks)
+    with torch.no_grad():
+        states = student(**batch, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states[2], states[1])
+    assert (states[3] - states[2]).abs().max() > 0.01
+
+
+def test_what_is_masked_gets_no_gradient(teacher, tokenizer):
+    student = student_from_teacher(teacher)
+    masks = some_masks(student.config, "heads", "neurons", "layers", "hidden")
+    Gates(student).set(masks)
+    student(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.square().sum().backward()
+    layer, heads = student.tkd.layers[0], masks.heads[0].repeat_interleave(student.config.head_dim)
+    for module in (layer.attention.query, layer.attention.value):
+        assert not module.weight.grad[~heads].any()
+        assert module.weight.grad[heads].any()
+    assert not layer.feed_forward.output.weight.grad[:, ~masks.neurons[0]].any()
+    assert not student.tkd.embeddings.word_embeddings.weight.grad[:, ~masks.hidden].any()
+    assert not any(weight.grad.any() for weight in student.tkd.layers[1].parameters())
+
+
+def test_what_is_left_saves_loads_and_trains_on(teacher, tokenizer, tmp_path):
+    student = student_from_teacher(teacher)
+    small = compact(student, some_masks(student.config, "heads", "neurons", "layers", "hidden"))
+    small.save_pretrained(tmp_path)
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert type(loaded) is TKDForSequenceClassification
+    torch.testing.assert_close(answers(loaded, tokenizer), answers(small, tokenizer), atol=0, rtol=0)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    optimizer, labels = torch.optim.SGD(loaded.parameters(), lr=1e-2), torch.tensor([0, 1] * 4)
+    before = loaded(**batch, labels=labels).loss
+    before.backward()
+    optimizer.step()
+    assert loaded(**batch, labels=labels).loss < before
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, in its export
+def test_what_is_left_exports_to_onnx(teacher, tokenizer, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    student = student_from_teacher(teacher)
+    small = compact(student, some_masks(student.config, "heads", "neurons", "layers", "hidden"))
+    batch = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(small.eval(), (), path, kwargs=batch, dynamo=True, verbose=False)
+    (logits,) = runtime.InferenceSession(path).run(None, {name: value.numpy() for name, value in batch.items()})
+    torch.testing.assert_close(torch.from_numpy(logits), answers(small, tokenizer), atol=1e-4, rtol=1e-4)
