@@ -1,6 +1,9 @@
 """Pruning inside the trainer: on schedule, resumed to the same ending, compacted at the end."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from tkd_hf import InputError, student_from_teacher
 from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration
 
+from ..conftest import read_json
 from ..training import answers, losses, student_of, weights
 
 
@@ -167,3 +171,16 @@ def test_going_back_to_the_best_checkpoint_is_refused(pruned):
 def test_mistakes(pruned, fields, message):
     with pytest.raises(InputError, match=message):
         pruned(**fields)
+
+
+@pytest.mark.slow
+def test_two_processes_prune_the_same(tmp_path):
+    """Whatever each has seen to measure importance with."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [sys.executable, *launch, "--module", "tests.pruning.distributed_pruning", str(tmp_path)]
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (read_json(tmp_path / f"{rank}.json") for rank in range(2))
+    assert one["seen"] != other["seen"]
+    assert one["masks"] == other["masks"]
+    assert one["left"] == other["left"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
 from ..callbacks import CheckpointedCallback
@@ -95,6 +96,9 @@ class PruningCallback(CheckpointedCallback):
         if due > self.position:
             self.pruner.prune(self.schedule.share(due))
             self.position = due
+            if self.trainer.args.world_size > 1:  # each process has seen other calibration data
+                state = [self.pruner.state_dict()]
+                self.pruner.load_state_dict(broadcast_object_list(state)[0])
 
 
 def calibration(trainer: DistillationTrainer, examples: int = 256) -> tuple[list[Batch], Loss]:
