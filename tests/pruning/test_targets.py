@@ -99,6 +99,18 @@ def _random(masks: Units) -> Units:
     return masks.map(lambda mask: torch.rand(len(mask)))
 
 
+def test_one_lucky_measurement_is_not_believed(model, clock, monkeypatch):
+    """The clock is wrong once, the first time; the shape that is chosen is fast all the same."""
+    target, masks = SpeedTarget(model, 2.0, None, []), Units.full(CONFIG, True)
+    order = removal_order(_random(masks), masks, Costs(1, 1, 1, 1), ("neurons", "heads"))
+    honest, lies = target.milliseconds, iter([lambda times: [times[0] * 9, times[1]]])
+    monkeypatch.setattr(target, "milliseconds", lambda *shapes: next(lies, list)(honest(*shapes)))
+    budget = target.budget(masks, order)
+    left = cut_to(lambda masks: target.price(masks.shape(CONFIG)) <= budget, masks, order)
+    whole, pruned = honest(CONFIG, left.shape(CONFIG))
+    assert 2.0 <= whole / pruned < 2.3
+
+
 def test_a_speedup_out_of_reach(model, clock):
     with pytest.raises(InputError, match=r"50 times as fast cannot be met .* at least is 8.9\d times as fast"):
         SpeedTarget(model, 50.0, None, [])

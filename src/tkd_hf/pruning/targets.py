@@ -8,6 +8,7 @@ shapes that the ranking leaves, in turns with the unpruned one.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from ..evaluation.runners import PyTorchRunner
 from ..modeling_tkd import TKDPreTrainedModel
 from .ranking import Costs, Unit, removal_order, without
 from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, reshaped
+
+
+FEWEST_TIMES = 50  # of which a median is taken; texts are repeated where there are fewer
 
 
 class ParameterTarget:
@@ -152,6 +156,8 @@ class SpeedTarget:
 
         counts = range(0, len(order), max(1, len(order) // 256))  # finer than a clock can tell
         found = bisect_left(counts, True, key=fast_enough)
+        while found < len(counts) and not fast_enough(counts[found]):  # once may have been luck
+            found = bisect_left(counts, True, lo=found + 1, key=fast_enough)
         gone = order[: counts[found]] if found < len(counts) else order
         return self.price(without(masks, gone).shape(config))
 
@@ -209,7 +215,8 @@ def milliseconds_of(
     with torch.random.fork_rng(devices=[]):
         models = [type(model)(shape).to(model.device) for shape in shapes]
     runners = [PyTorchRunner(one.eval(), tokenizer, bf16=False) for one in models]
-    return milliseconds_per_sentence(runners, texts, max_length)
+    enough = [*islice(cycle(texts), max(len(texts), FEWEST_TIMES))]
+    return milliseconds_per_sentence(runners, enough, max_length)
 
 
 Target = ParameterTarget | SpeedTarget
