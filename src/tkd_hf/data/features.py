@@ -61,7 +61,7 @@ def tokenize(
         features = {}
         for prefix, encoder in tokenizers.items():
             limit = min(max_length, encoder.model_max_length)
-            columns = [_with_spaces(batch[column]) if of_words else batch[column] for column in texts]
+            columns = [with_spaces(batch[column]) if of_words else batch[column] for column in texts]
             encoded = encoder(*columns, truncation=True, max_length=limit, is_split_into_words=of_words)
             features |= {prefix + name: values for name, values in encoded.items()}
         if of_words and "label" in batch:
@@ -71,7 +71,7 @@ def tokenize(
     return examples.map(encode, batched=True, remove_columns=texts, desc="tokenising")
 
 
-def _with_spaces(texts: list[list[str]]) -> list[list[str]]:
+def with_spaces(texts: list[list[str]]) -> list[list[str]]:
     """Words as they stand in running text: byte-level tokenizers write the space before a word into its first token."""
     return [[words[0], *(f" {word}" for word in words[1:])] for words in texts]
 

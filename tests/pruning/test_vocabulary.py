@@ -1,0 +1,334 @@
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaTokenizer,
+)
+
+from tkd_hf import TKDForMaskedLM, student_from_teacher
+from tkd_hf.errors import InputError
+from tkd_hf.pruning.fast_tokenizer import cut_tokenizer, encode, needed_ids
+from tkd_hf.pruning.vocabulary import prune_vocabulary, texts_of
+
+from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer
+
+
+CORPUS = ["The unwatchable film", "a lovely film, watched", "love film ☃ xyzzy"]
+OTHER = ["watchable love", "a film"]
+BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+CHARACTERS = "abcdefhilmnortuvwy,"
+
+
+def wordpiece() -> BertTokenizer:
+    """[unused] pieces stand between the special tokens and the rest, as BERT's do."""
+    pieces = ["[PAD]", "[unused0]", *BERT_SPECIAL[1:], *CHARACTERS, *(f"##{c}" for c in CHARACTERS)]
+    pieces += "the film films un love lovely ##ly watch ##watch ##watchable ##able ##ed watched water".split()
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+
+
+def byte_bpe() -> RobertaTokenizer:
+    """Merges build words through pieces that no text shows; <mask> is last, as in roberta."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = "f i,l m,fi lm,Ġ film,l o,v e,lo ve,Ġ love,w a,wa t,c h,wat ch,Ġ watch,e d,Ġ a,l e,b le,a ble"
+    merges = [tuple(merge.split()) for merge in merges.split(",")]
+    tokens = [*ROBERTA_SPECIAL, *alphabet, *("".join(merge) for merge in merges), "<mask>"]
+    return RobertaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    scores = {"<s>": 0.0, "<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
+    scores |= {"▁": -3.0, "▁film": -4.0, "▁love": -5.0, "ly": -5.5, "watch": -5.0, "▁watch": -4.5, "able": -6.0}
+    scores |= {c: -8.0 - i / 10 for i, c in enumerate(CHARACTERS)} | {"lovely": -30.0, "<mask>": 0.0}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", **names)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def bert(kind=BertForSequenceClassification, tokenizer=None):
+    torch.manual_seed(0)
+    return kind(BertConfig(vocab_size=len(tokenizer or wordpiece()), initializer_range=0.5, **SMALL)).eval()
+
+
+def roberta(kind=RobertaForSequenceClassification, tokenizer=None):
+    torch.manual_seed(0)
+    tokenizer = tokenizer or byte_bpe()
+    # eight rows more than tokens, as where a vocabulary is padded to a round number
+    config = RobertaConfig(vocab_size=len(tokenizer) + 8, initializer_range=0.5, type_vocab_size=1, **SMALL)
+    return kind(config).eval()
+
+
+CASES = {
+    "wordpiece": (bert, wordpiece),
+    "wordpiece-mlm": (lambda: bert(BertForMaskedLM), wordpiece),
+    "bpe": (roberta, byte_bpe),
+    "bpe-mlm": (lambda: roberta(RobertaForMaskedLM), byte_bpe),
+    "unigram": (lambda: roberta(tokenizer=unigram()), unigram),
+    "tkd": (lambda: student_from_teacher(bert(), num_hidden_layers=1), wordpiece),
+    "tkd-mlm": (lambda: student_from_teacher(bert(BertForMaskedLM), num_hidden_layers=1), wordpiece),
+}
+
+
+def logits(model, tokenizer, texts=CORPUS):
+    with torch.no_grad():
+        return model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+
+
+def read(tokenizer, texts=CORPUS):
+    return [tokenizer.convert_ids_to_tokens(ids) for ids in encode(tokenizer, texts)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_tokens_and_logits_on_the_corpus_and_when_loaded_again(case, tmp_path):
+    build, build_tokenizer = CASES[case]
+    model, tokenizer = build(), build_tokenizer()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    smaller, cut, report = prune_vocabulary(model, tokenizer, CORPUS, OTHER)
+
+    assert report.tokens_after == len(cut) == smaller.config.vocab_size < report.tokens_before
+    assert smaller.get_input_embeddings().num_embeddings == len(cut)
+    assert read(cut) == read(tokenizer)
+    expected = logits(model, tokenizer)
+    if case.endswith("mlm"):
+        assert smaller.get_output_embeddings().weight is smaller.get_input_embeddings().weight
+        expected = expected[..., list(report.kept)]
+    torch.testing.assert_close(logits(smaller, cut), expected, rtol=0, atol=1e-6)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert cut("a", "film").keys() == tokenizer("a", "film").keys()
+    assert [report.kept[id_] for id_ in cut("a", "film").input_ids] == tokenizer("a", "film").input_ids
+    assert cut.decode(cut("a film").input_ids) == tokenizer.decode(tokenizer("a film").input_ids)
+    assert cut.pad_token_id == smaller.config.pad_token_id == smaller.get_input_embeddings().padding_idx
+
+    smaller.save_pretrained(tmp_path)
+    cut.save_pretrained(tmp_path)
+    auto = AutoModelForMaskedLM if case.endswith("mlm") else AutoModelForSequenceClassification
+    loaded, loaded_tokenizer = auto.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, loaded_tokenizer), logits(smaller, cut))
+    assert read(loaded_tokenizer, OTHER) == read(cut, OTHER)
+
+
+def test_wordpiece_keeps_what_is_used_and_single_characters():
+    _, cut, _ = prune_vocabulary(bert(), wordpiece(), CORPUS)
+    singles = {*CHARACTERS, *(f"##{c}" for c in CHARACTERS)}
+    # un ##watchable; lovely; watched; love; xyzzy and the snowman are unknown before any piece of theirs was taken
+    used = {"the", "un", "##watchable", "film", "lovely", "watched", "love"}
+    assert set(cut.get_vocab()) == {*BERT_SPECIAL, *singles, *used}
+
+
+def test_bpe_keeps_the_merges_that_lead_to_the_tokens_of_the_corpus():
+    _, cut, _ = prune_vocabulary(roberta(), byte_bpe(), ["a film"])
+    kept = {token for token in cut.get_vocab() if len(token) > 1 and not token.startswith("<")}
+    assert kept == {"fi", "lm", "film", "Ġfilm"}
+
+
+def test_a_word_that_was_given_up_on_stays_unknown():
+    # abc is taken of abcd and nothing fits what follows; without abc, ab and ##cd would
+    pieces = ["[UNK]", "a", "ab", "abc", "##cd", "##c"]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    texts = ["abcd", "ab", "acd"]
+    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    assert read(cut, texts) == read(tokenizer, texts) == [["[UNK]"], ["ab"], ["a", "##cd"]]
+    assert "abc" in cut.get_vocab()
+
+
+WORD = st.text("abc", min_size=1, max_size=7)
+PIECES = st.sets(st.text("abc", min_size=1, max_size=4), max_size=25)
+
+
+@given(st.tuples(PIECES, PIECES), st.lists(WORD, min_size=1, max_size=6), st.lists(WORD, max_size=6), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_wordpiece_of_any_pieces_reads_the_corpus_as_before(pieces, texts, others, singles):
+    first, inner = pieces
+    alphabet = {"a", "b", "c", "##a", "##b", "##c"} if singles else {"a"}
+    vocabulary = ["[UNK]", *sorted(alphabet | first | {f"##{piece}" for piece in inner})]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    assert read(cut, texts) == read(tokenizer, texts)
+    if singles:
+        assert all("[UNK]" not in tokens for tokens in read(cut, others))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=20),
+    st.lists(WORD, min_size=1, max_size=6),
+    st.lists(WORD, max_size=6),
+)
+@settings(max_examples=150, deadline=None)
+def test_bpe_of_any_merges_reads_the_corpus_as_before(pairs, texts, others):
+    tokens, merges = ["a", "b", "c"], []
+    for left, right in pairs:
+        merge = (tokens[left % len(tokens)], tokens[right % len(tokens)])
+        merges.append(merge)
+        tokens.append("".join(merge))
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges)))))
+    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    assert read(cut, texts) == read(tokenizer, texts)
+    assert ["".join(tokens) for tokens in read(cut, others)] == others
+
+
+@given(
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(-40, -1), max_size=20),
+    st.lists(st.text("abcd", min_size=1, max_size=7), min_size=1, max_size=6),
+)
+@settings(max_examples=150, deadline=None)
+def test_unigram_of_any_scores_reads_the_corpus_as_before(scores, texts):
+    scores = {"<unk>": 0.0, "a": -20.0, "b": -21.0} | {piece: score / 2 for piece, score in scores.items()}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    assert read(cut, texts) == read(tokenizer, texts)
+
+
+def test_held_out_texts_are_counted():
+    _, cut, report = prune_vocabulary(bert(), wordpiece(), CORPUS, OTHER)
+    # watchable was watch ##able, which the corpus does not use: w and eight more; "a film" is as it was
+    assert read(cut, OTHER)[0][1:-1] == ["w", *(f"##{c}" for c in "atchable"), "love"]
+    held_out = report.held_out
+    assert (held_out.texts, held_out.changed) == (2, 0.5)
+    assert (held_out.tokens_before, held_out.tokens_after) == (4.5, 8.0)
+    assert held_out.unknown_before == held_out.unknown_after == 0.0
+
+
+def test_megabytes_are_those_of_the_rows_that_went():
+    model = bert()
+    _, _, report = prune_vocabulary(model, wordpiece(), CORPUS)
+    gone = report.tokens_before - report.tokens_after
+    assert report.megabytes_saved == pytest.approx(gone * 16 * 4 / 1e6)
+    assert f"{report.tokens_before} -> {report.tokens_after} tokens" in str(report)
+
+
+def test_a_tied_decoder_counts_once_and_its_bias_is_cut():
+    model, _, report = prune_vocabulary(bert(BertForMaskedLM), wordpiece(), CORPUS)
+    gone = report.tokens_before - report.tokens_after
+    assert report.megabytes_saved == pytest.approx(gone * 17 * 4 / 1e6)
+    assert model.cls.predictions.bias.shape == (report.tokens_after,)
+
+
+def test_roberta_keeps_the_id_of_padding_that_positions_count_from():
+    tokens = ["<s>", "x", "<pad>", "</s>", "<unk>", *"ab"]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    config = RobertaConfig(vocab_size=7, bos_token_id=0, pad_token_id=2, eos_token_id=3, **SMALL)
+    model = RobertaForSequenceClassification(config).eval()
+    smaller, cut, _ = prune_vocabulary(model, tokenizer, ["a b", "a"])
+    assert (cut.pad_token_id, smaller.config.eos_token_id) == (2, 3)
+    torch.testing.assert_close(logits(smaller, cut, ["a b", "a"]), logits(model, tokenizer, ["a b", "a"]))
+
+
+def test_configured_ids_follow_their_tokens():
+    model = bert()
+    model.config.eos_token_id = [4, 5]  # [SEP] and [MASK], behind a token that goes
+    model.config.bos_token_id = 3
+    smaller, cut, _ = prune_vocabulary(model, wordpiece(), CORPUS)
+    assert smaller.config.eos_token_id == [3, 4] == cut.convert_tokens_to_ids(["[SEP]", "[MASK]"])
+    assert smaller.config.bos_token_id == 2
+    assert model.config.eos_token_id == [4, 5]
+
+
+def test_added_tokens_stay():
+    tokenizer = wordpiece()
+    tokenizer.add_tokens([AddedToken("<brand>", normalized=False)])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>"]})
+    model = bert(tokenizer=tokenizer)
+    smaller, cut, _ = prune_vocabulary(model, tokenizer, CORPUS)
+    texts = ["a <brand> film <user>"]
+    assert read(cut, texts) == read(tokenizer, texts)
+    torch.testing.assert_close(logits(smaller, cut, texts), logits(model, tokenizer, texts))
+
+
+def test_pairs_and_lists_of_words_are_read_as_in_training(tokenizer, teacher):
+    pairs = Dataset.from_dict({"text": ["good film", "bad"], "text_pair": ["a story", "film"], "label": [0, 1]})
+    assert list(texts_of(pairs)) == [("good film", "a story"), ("bad", "film")]
+    words = Dataset.from_dict({"text": [["good", "film"], ["bad"]]})
+    assert list(texts_of(words)) == [["good", " film"], ["bad"]]
+    assert list(texts_of(Dataset.from_dict({"text": TEXTS}))) == TEXTS
+
+    for examples, used in ((pairs, {"good", "film", "bad", "story"}), (words, {"good", "film", "bad"})):
+        _, cut, _ = prune_vocabulary(teacher, tokenizer, texts_of(examples))
+        assert set(cut.get_vocab()) == {*WORDS[:5], "a", "b", *used}
+
+
+def test_half_precision_and_mode_stay():
+    model = bert().to(torch.bfloat16).train()
+    smaller, _, report = prune_vocabulary(model, wordpiece(), CORPUS)
+    assert smaller.dtype == torch.bfloat16
+    assert smaller.training
+    rows = model.get_input_embeddings().weight[list(report.kept)]
+    assert torch.equal(smaller.get_input_embeddings().weight, rows)
+
+
+def test_random_numbers_are_left_alone(teacher, tokenizer):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    prune_vocabulary(teacher, tokenizer, TEXTS)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_bare_encoder(tokenizer):
+    model = student_from_teacher(build_teacher(), num_hidden_layers=1).tkd
+    smaller, _, _ = prune_vocabulary(model, tokenizer, ["good"])
+    assert smaller.config.vocab_size == 8  # five special tokens, a, b, good
+
+
+def test_tkd_masked_lm_goes_on_learning():
+    model = student_from_teacher(bert(BertForMaskedLM), num_hidden_layers=1)
+    smaller, cut, _ = prune_vocabulary(model, wordpiece(), CORPUS)
+    assert isinstance(smaller, TKDForMaskedLM)
+    batch = cut(CORPUS, padding=True, return_tensors="pt")
+    smaller(**batch, labels=batch["input_ids"]).loss.backward()
+    assert smaller.get_input_embeddings().weight.grad.shape == (len(cut), 16)
+
+
+def test_normalised_text_is_what_was_given_up_on():
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "ab": 1, "abc": 2, "##cd": 3, "##c": 4}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    texts = ["ABCD", "ab"]
+    assert read(cut_tokenizer(tokenizer, needed_ids(tokenizer, texts)), texts) == [["[UNK]"], ["ab"]]
+
+
+def test_what_cannot_be_cut_is_refused(teacher, tokenizer):
+    with pytest.raises(InputError, match="the corpus is empty"):
+        prune_vocabulary(teacher, tokenizer, [])
+    with pytest.raises(InputError, match="last token is number 15, but the model has 15 word embeddings"):
+        prune_vocabulary(teacher, build_tokenizer([*WORDS, "more"]), TEXTS)
+    teacher.config.eos_token_id = 50256
+    with pytest.raises(InputError, match="eos_token_id=50256 of the model's configuration is none of"):
+        prune_vocabulary(teacher, tokenizer, TEXTS)
+
+
+def test_a_tokenizer_that_reads_otherwise_is_refused():
+    torch.manual_seed(0)
+    tokenizer = byte_bpe()
+    tokenizer.backend_tokenizer.model.dropout = 0.5  # merges at random: no two readings agree
+    with pytest.raises(InputError, match="no longer as"):
+        prune_vocabulary(roberta(), tokenizer, ["a lovely film to watch"] * 50)
