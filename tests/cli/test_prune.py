@@ -107,6 +107,20 @@ def test_a_speedup(prune, tmp_path, monkeypatch):
     assert record["arguments"]["target_speedup"] == 1.5
 
 
+def test_the_gate(prune, tmp_path, tokenizer):
+    """What was lost is said, and the student is left."""
+    build_teacher(seed=4).save_pretrained(tmp_path / "m")  # right in 5 of 8
+    tokenizer.save_pretrained(tmp_path / "m")
+    words = ["--target-params", 0.6, "--importance", "magnitude", "--no-train"]
+    assert prune(*words, "--max-drop", 1, model=tmp_path / "m")[0] == 0
+    code, out, err = prune(*words, "--overwrite", "--max-drop", 0, model=tmp_path / "m")
+    student = read_json(tmp_path / "pruned" / "tkd_run.json")["metrics"]["accuracy"]
+    assert student < 0.625
+    assert code == 1
+    assert f"the gate was missed by {0.625 - student:.4f}" in err
+    assert "speedup" in out
+
+
 def test_classes_in_the_order_of_the_data(prune, run, tmp_path, tokenizer):
     """The teacher names them the other way round."""
     teacher = build_teacher(("positive", "negative"))

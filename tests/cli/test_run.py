@@ -66,7 +66,7 @@ def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
     assert [line.partition(":")[0] for line in said] == [f"stage {number} of 6" for number in range(1, 7)]
     assert said[2].startswith(f"stage 3 of 6: distilling {out}/finetune on sst2 into {out}/distill")
     assert "next:" not in err
-    assert len(printed.strip().splitlines()) == 5 * 2 + 3  # a table each
+    assert len(printed.strip().splitlines()) == 5 * 2 + 3 + 3 + 2  # a table each, of the evaluation three
 
     results = read_json(tmp_path / "run.json")["stages"]
     assert [result["stage"] for result in results] == [next(iter(stage)) for stage in stages]

@@ -75,6 +75,12 @@ def test_training_shows_each_component(tmp_path, monkeypatch):
     assert left.lines[1].get_xydata().tolist() == [[1, 2.5], [2, 1.5]]
 
 
+def test_a_log_without_agreement_has_one_panel(tmp_path, monkeypatch):
+    kept = drawn(monkeypatch)
+    figures.training(tmp_path / "t.png", {"run": [{"step": 1, "loss": 2.0}]})
+    assert [axis.get_visible() for axis in kept[0].axes] == [True, False]
+
+
 def test_without_matplotlib_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "tkd_hf.report.figures")

@@ -37,6 +37,7 @@ def prune(
     soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Run the teacher on each batch, without soft labels.")] = False,
     unlabelled: o.Unlabelled = None,
+    max_drop: o.MaxDrop = None,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
@@ -45,8 +46,11 @@ def prune(
 ):
     """Prune a model towards a target while it is distilled.
 
+    The gate (--max-drop) is how far below its teacher the pruned model may be.
+
     Any field of DistillationTrainingArguments can be set for the recovery, such as --num-train-epochs 2.
     """
+    from ..stages.evaluate import evaluate
     from ..stages.prune import PruningArguments
     from ..stages.prune import prune as run
     from ..training_args import DistillationTrainingArguments
@@ -87,7 +91,10 @@ def prune(
     )
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher or model} {o.data_flags(data)}")
-    return write_json(json_file, vars(record))
+    content = write_json(json_file, vars(record))
+    if max_drop is not None:
+        evaluate(str(output_dir), data, teacher or model).check_drop(max_drop)
+    return content
 
 
 def parse_size(text: str) -> float:

@@ -1,5 +1,6 @@
 """Pictures: on a white ground, so that they read on dark pages, too; by name and marker, not by colour alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,16 +147,18 @@ def training(path: Path, runs: dict[str, list[dict]]) -> None:
     _save(figure, path, "Training")
 
 
-def _curves(axis: Axes, log: list[dict], wanted) -> None:
+def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
     names = list(dict.fromkeys(key for entry in log for key in entry if wanted(key)))
+    if not names:
+        axis.set_visible(False)
+        return
     for (marker, style, color), name in zip(STYLES * 3, names, strict=False):
         points = [(entry["step"], entry[name]) for entry in log if name in entry]
         label = name.removeprefix("loss_").replace("eval_", "evaluated ")
         axis.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=4, label=label)
     axis.set_xlabel("step")
     axis.grid(color="#dddddd", linewidth=0.6)
-    if names:
-        axis.legend(fontsize=8, framealpha=1)
+    axis.legend(fontsize=8, framealpha=1)
 
 
 def _with_margin(values: list[float], below: float, above: float) -> tuple[float, float]:

@@ -110,7 +110,7 @@ def _measured(report: "Report") -> str:
         "models": ", ".join(
             f"{name}: `{model.name}`" for name, model in zip(report.names, report.evaluation.models, strict=True)
         ),
-        "processor": f"{hardware['cpu']}, {hardware['threads']} threads on {hardware['cores']} cores",
+        "processor": f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores in use",
         "accelerator": hardware["accelerator"] or "none",
         "software": ", ".join(f"{name} {version}" for name, version in software.items()),
         "timed texts": f"{report.benchmark.texts}, {report.benchmark.tokens:.1f} tokens on average",
