@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
+from tkd_hf.errors import InputError
+
 
 try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('the figures need matplotlib: pip install "tkd-hf[report]"') from None
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-
-
-BLUE, GREY, RED = "#1f5a99", "#666666", "#b3401f"
-STYLES = (("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", BLUE), ("v", "-", RED), ("P", "--", GREY))
+    from tkd_hf.report.figures import BLUE, GREY, RED, STYLES, plt, save
+except InputError as error:  # no matplotlib
+    raise SystemExit(str(error)) from None
 
 
 DOTS = "dashed: teacher, ± one standard error; dot and bar: mean ± standard deviation over seeds; ticks: seeds"
@@ -90,11 +84,3 @@ def bars(path: Path, title: str, panels: dict[str, dict[str, float]]) -> None:
 def short(value: float) -> str:
     """Three figures, or all those before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def save(figure, path: Path, title: str, legend: str = "") -> None:
-    figure.suptitle(title, fontsize=12)
-    figure.supxlabel(legend, fontsize=8, color=GREY)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130, facecolor="white")
-    plt.close(figure)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .data.features import TEACHER_LOGITS, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
+from .files import written_whole
 from .inference import predict_logits
 from .labels import label_names, label_order
 from .naming import at_revision
@@ -143,8 +143,6 @@ class SoftLabels:
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file; it appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "format": FORMAT,
             "teacher": self.teacher,
@@ -152,9 +150,8 @@ class SoftLabels:
             "label_names": json.dumps(self.label_names),
             "checksum": self._checksum(),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save(self._tensors(), metadata=about))
-        os.replace(temporary, path)
+        with written_whole(path) as file:
+            file.write_bytes(save(self._tensors(), metadata=about))
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None) -> "SoftLabels":

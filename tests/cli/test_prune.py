@@ -1,19 +1,14 @@
 """`tkd-hf prune`: from a teacher or a student to a smaller student that loads, and one clear line for what is wrong."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tkd_hf import student_from_teacher
 
 from ..conftest import FAST, TEXTS, build_teacher, read_json
 from ..training import answers, student_of
+from .recipes import run_until_killed, write_recipe
 
 
 @pytest.fixture
@@ -195,12 +190,6 @@ def test_mistakes_are_one_line_and_cost_nothing(run, teacher_folder, sst2_dir, t
     assert not (tmp_path / "pruned").exists()
 
 
-def recipe_of(folder, stages, **content):
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**content, "stages": stages}))
-    return path
-
-
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none"}
 
 
@@ -210,7 +199,7 @@ def test_a_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
     pruning = {"prune": {**quick, "target_params": 0.8, "units": ["neurons", "hidden"], "schedule": "one-shot"}}
     stages = [pruning, {"distill": quick}, {"prune": {**quick, "target_params": 0.9}}, {"evaluate": {}}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
-    path = recipe_of(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(tmp_path / "out"))
+    path = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(tmp_path / "out"))
     code, _, err = run("run", path, "--json", tmp_path / "run.json")
     assert code == 0, err
     first, distilled, second, evaluated = read_json(tmp_path / "run.json")["stages"]
@@ -222,36 +211,17 @@ def test_a_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
     assert sum(evaluated["models"][1]["parameters"].values()) == second["metrics"]["parameters"]
 
 
-KILLED = """
-import os, signal
-from tkd_hf import DistillationTrainer
-from tkd_hf.cli import main
-
-save = DistillationTrainer._save_rng_state
-
-def kill(self, folder):
-    save(self, folder)
-    if folder.endswith("checkpoint-5"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-DistillationTrainer._save_rng_state = kill
-main()
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_recipe_goes_on_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir):
     """Distilled and pruned from one recipe, killed between two prunings."""
     pruning = {**QUICK, "num_train_epochs": 4, "target_params": 0.7, "save_strategy": "steps", "save_steps": 1}
     stages = [{"distill": {**QUICK, "layers": 3, "save_strategy": "no"}}, {"prune": pruning}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
-    recipe = recipe_of(tmp_path, stages, teacher=str(teacher_folder), data=data)
+    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("run", recipe, "--output-dir", whole)[0] == 0
     words = ["run", str(recipe), "--output-dir", str(parts)]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(words, "checkpoint-5", home=tmp_path / "home")
     code, _, err = run(*words)
     assert code == 0, err
     records = [read_json(folder / "prune" / "tkd_run.json") for folder in (whole, parts)]

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-import yaml
 
 from ..conftest import FAST, build_teacher, read_json
+from .recipes import write_recipe
 
 
 SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]
@@ -73,19 +73,10 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
 def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder, sst2_dir):
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     small = {"rounds": 1, "batch_sizes": "1", "lengths": "16"}
-    recipe = {
-        "teacher": str(teacher_folder),
-        "data": {"task": "sst2", "data_dir": str(sst2_dir)},
-        "stages": [
-            {"distill": {"layers": 2} | fast},
-            {"distill": fast},
-            {"report": small},
-            {"distill": fast},
-        ],
-        "output_dir": str(tmp_path / "all"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    code, _, err = run("run", tmp_path / "recipe.yaml")
+    stages = [{"distill": {"layers": 2} | fast}, {"distill": fast}, {"report": small}, {"distill": fast}]
+    data = {"task": "sst2", "data_dir": str(sst2_dir)}
+    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(tmp_path / "all"))
+    code, _, err = run("run", recipe)
     assert code == 0, err
     assert read_json(tmp_path / "all" / "report" / "report.json")["names"] == ["teacher", "distill", "distill-2"]
     last = read_json(tmp_path / "all" / "distill-3" / "tkd_run.json")
@@ -95,7 +86,7 @@ def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder,
 def record(folder, **inputs):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "tkd_run.json").write_text(json.dumps({"stage": "distill", "inputs": inputs}))
+    (folder / "tkd_run.json").write_text(json.dumps({"stage": "distill", "inputs": inputs, "arguments": {}}))
     return folder
 
 
@@ -117,6 +108,14 @@ def test_records_that_do_not_say(run, tmp_path, inputs, message):
     assert code == 2
     assert message in err.splitlines()[-1]
     assert not (tmp_path / "r").exists()
+
+
+def test_damaged_records_are_named(run, tmp_path):
+    folder = record(tmp_path / "x", teacher="a", task="sst2")
+    (folder / "tkd_run.json").write_text("{")
+    code, _, err = run("report", folder, "--output-dir", tmp_path / "r")
+    assert code == 2
+    assert f"{folder / 'tkd_run.json'} is damaged" in err.splitlines()[-1]
 
 
 def test_a_teacher_alone_is_nothing_to_report(run, tmp_path, teacher_folder, sst2_dir):

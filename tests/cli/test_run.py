@@ -1,14 +1,8 @@
 """A recipe: stages take what was made before them, mistakes show before the work, and a killed run goes on."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import pytest
 import torch
 import typer
-import yaml
 from transformers import AutoModelForSequenceClassification
 
 from tkd_hf import InputError
@@ -17,6 +11,7 @@ from tkd_hf.cli.recipe import Recipe
 from tkd_hf.cli.run import _plan
 
 from ..conftest import TEXTS, read_json
+from .recipes import run_until_killed, write_recipe
 
 
 FAST = {
@@ -29,15 +24,9 @@ FAST = {
 }
 
 
-def write(folder, stages, **content):
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**content, "stages": stages}))
-    return path
-
-
 def plan(tmp_path, stages, **content):
     """What the stages of a recipe are given: by default those of a recipe with a task and an output folder."""
-    recipe = Recipe.read(write(tmp_path, stages, **{"data": {"task": "sst2"}, "output_dir": "runs", **content}))
+    recipe = Recipe.read(write_recipe(tmp_path, stages, **{"data": {"task": "sst2"}, "output_dir": "runs", **content}))
     commands = typer.main.get_command(app).commands
     return [stage.values for stage in _plan(recipe, commands, recipe.output_dir, {}, overwrite=False)]
 
@@ -57,7 +46,7 @@ def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
         {"finetune": {**FAST, "seed": 3}},
         {"evaluate": {}},
     ]
-    recipe = write(tmp_path, stages, model=str(teacher_folder), data={"task": "sst2"}, output_dir="elsewhere")
+    recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data={"task": "sst2"}, output_dir="elsewhere")
     out = tmp_path / "out"
     words = ["run", recipe, "--output-dir", out, "--data-dir", sst2_dir, "--json", tmp_path / "run.json"]
     code, printed, err = run(*words)
@@ -211,7 +200,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
 def test_a_mistake_in_the_last_stage_costs_nothing(run, tmp_path, teacher_folder, sst2_dir, last, message):
     stages = [{"label": {}}, {"distill": {**FAST, "layers": 2}}, last]
     data, out = {"task": "sst2", "data_dir": str(sst2_dir)}, tmp_path / "out"
-    recipe = write(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(out))
+    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(out))
     code, printed, err = run("run", recipe)
     assert code == 2
     assert message in err.strip().splitlines()[-1]
@@ -220,7 +209,7 @@ def test_a_mistake_in_the_last_stage_costs_nothing(run, tmp_path, teacher_folder
 
 
 def test_a_recipe_without_an_output_folder(run, tmp_path, teacher_folder):
-    recipe = write(tmp_path, [{"distill": {"layers": 2}}], teacher=str(teacher_folder), data={"task": "sst2"})
+    recipe = write_recipe(tmp_path, [{"distill": {"layers": 2}}], teacher=str(teacher_folder), data={"task": "sst2"})
     code, _, err = run("run", recipe)
     assert (code, "stage 1 of 1, distill: lacks output_dir" in err) == (2, True)
 
@@ -228,27 +217,10 @@ def test_a_recipe_without_an_output_folder(run, tmp_path, teacher_folder):
 def test_one_command_takes_its_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
     stages = [{"label": {}}, {"distill": {"layers": 2}}, {"distill": {}}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
-    recipe = write(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir="unused")
+    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir="unused")
     assert run("label", "--config", recipe)[0] == 0  # has no use for an output folder
     code, _, err = run("distill", "--config", recipe)
     assert (code, f"has 2 stages distill; `tkd-hf run {recipe}` executes them all" in err) == (2, True)
-
-
-KILLED = """
-import os, signal
-from tkd_hf import DistillationTrainer
-from tkd_hf.cli import main
-
-save = DistillationTrainer._save_rng_state
-
-def kill(self, folder):
-    save(self, folder)
-    if folder.endswith("checkpoint-6"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-DistillationTrainer._save_rng_state = kill
-main()
-"""
 
 
 @pytest.mark.slow
@@ -257,14 +229,12 @@ def test_a_killed_run_goes_on_to_the_same_student(run, tmp_path, teacher_folder,
     steps = {**FAST, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 2}
     stages = [{"finetune": FAST}, {"label": {}}, {"distill": {**steps, "layers": 2}}, {"finetune": FAST}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
-    recipe = write(tmp_path, stages, model=str(teacher_folder), data=data)
+    recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data=data)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("run", recipe, "--output-dir", whole)[0] == 0
 
     words = ["run", str(recipe), "--output-dir", str(parts)]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(words, "checkpoint-6", home=tmp_path / "home")
     assert read_json(parts / "finetune" / "tkd_run.json")["finished"]
     assert not read_json(parts / "distill" / "tkd_run.json")["finished"]
     assert not (parts / "distill" / "checkpoint-6" / "trainer_state.json").exists()
@@ -283,7 +253,7 @@ def test_a_pretrained_base_is_what_the_student_starts_from(run, tmp_path, teache
     corpus = {"dataset": str(tmp_path / "text.txt"), "max_length": 16, "layers": 2, "max_steps": 2}
     stages = [{"pretrain": {**FAST, **corpus}}, {"distill": FAST}, {"evaluate": None}]
     content = {"teacher": str(teacher_folder), "data": {"task": "sst2", "data_dir": str(sst2_dir)}}
-    recipe = write(tmp_path, stages, output_dir=str(tmp_path / "out"), **content)
+    recipe = write_recipe(tmp_path, stages, output_dir=str(tmp_path / "out"), **content)
     code, out, err = run("run", recipe)
     assert code == 0, err
     record = read_json(tmp_path / "out" / "distill" / "tkd_run.json")

@@ -146,7 +146,7 @@ def show_report(result: "Report") -> None:
         [
             name,
             *map(figure, model.metrics.values()),
-            figure(model.agreement),
+            figure(model.likeness),
             f"{cost.timings[0].p50:.2f}",
             f"{cost.timings[0].speedup:.2f}×",
             f"{cost.megabytes:.1f}",
@@ -164,7 +164,7 @@ def _worth(model: "ModelResult") -> list[str]:
     return [
         model.name,
         *metrics,
-        figure(near and (near.pearson if near.agreement is None else near.agreement)),
+        figure(model.likeness),
         figure(near and near.kl),
         figure(model.calibration and model.calibration.error),
         f"{model.parameters.total / 1e6:.1f} M",

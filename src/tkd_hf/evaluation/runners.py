@@ -198,13 +198,13 @@ def load_runner(model: str, problem_type: str | None = None, bf16: bool | None =
         InputError: for what cannot be loaded, answers something else, or needs a package that is not installed.
     """
     place, export = _located(model)
-    config = runner_config(model)
-    classifier_class(config, problem_type, model)  # refuses another kind
     if export is None:
         classifier = load_classifier(model, problem_type)
         if classifier.device.type == "cpu" and torch.cuda.is_available():
             classifier.to("cuda")
         return PyTorchRunner(classifier, load_tokenizer(model), model, weight_files(model), bf16)
+    config = load_config(_holder(place, "config.json"))
+    classifier_class(config, problem_type, model)  # refuses another kind
     tokenizer = load_tokenizer(_holder(place, "tokenizer_config.json"))
     kind = ONNXRunner if export.suffix == ".onnx" else OpenVINORunner
     return kind(model, config, tokenizer, export)

@@ -64,13 +64,7 @@ class PruningCallback(CheckpointedCallback):
         self._catch_up(state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.position < self.schedule.total:
-            logger.warning(
-                "training ended after %d of %d prunings, short of the target: %s",
-                self.position,
-                self.schedule.total,
-                describe(self.pruner.masks),
-            )
+        self._warn_if_short(f": {describe(self.pruner.masks)}")
         self.trainer.replace_model(self.pruner.compacted())
 
     def save(self, checkpoint: str) -> None:
@@ -90,6 +84,11 @@ class PruningCallback(CheckpointedCallback):
         state = json.loads(path.read_text(encoding="utf-8"))
         self.position = state.pop("position")
         self.pruner.load_state_dict(state)
+
+    def _warn_if_short(self, of_what: str) -> None:
+        done, total = self.position, self.schedule.total
+        if done < total:
+            logger.warning("training ended after %d of %d prunings, short of the target%s", done, total, of_what)
 
     def _catch_up(self, state) -> None:
         due = self.schedule.due(state.global_step, state.max_steps)

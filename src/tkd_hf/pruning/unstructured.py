@@ -6,7 +6,6 @@ knows the pattern, such as 2:4 on recent GPUs. To make a model smaller and faste
 """
 
 import base64
-import logging
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from transformers import PreTrainedModel
 from ..errors import InputError
 from .callback import PruningCallback
 
-
-logger = logging.getLogger(__name__)
 
 SCOPES = ("global", "layer")
 
@@ -250,13 +247,7 @@ class ElementPruningCallback(PruningCallback):
         super().on_step_end(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.position < self.schedule.total:
-            logger.warning(
-                "training ended after %d of %d prunings, short of the target of %.0f %% zeros",
-                self.position,
-                self.schedule.total,
-                100 * self.pruner.sparsity.target,
-            )
+        self._warn_if_short(f" of {100 * self.pruner.sparsity.target:.0f} % zeros")
 
 
 @dataclass(frozen=True)

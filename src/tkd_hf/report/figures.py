@@ -82,7 +82,7 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
         _name_points(axis, named)
     panels[0][0].set_ylabel(metric)
     legend = f"bars: 95 % interval of the {metric}; dotted: models that no other beats in both"
-    _save(figure, path, f"{metric} against cost", legend)
+    save(figure, path, f"{metric} against cost", legend)
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -128,7 +128,7 @@ def reliability(path: Path, models: "dict[str, Calibration]") -> None:
         axis.grid(color="#dddddd", linewidth=0.6)
     for axis in panels.flat[len(models) :]:
         axis.set_visible(False)
-    _save(figure, path, "Reliability", "dashed: confidence = accuracy; a dot's area: share of the decisions")
+    save(figure, path, "Reliability", "dashed: confidence = accuracy; a dot's area: share of the decisions")
 
 
 def training(path: Path, runs: dict[str, list[dict]]) -> None:
@@ -144,7 +144,7 @@ def training(path: Path, runs: dict[str, list[dict]]) -> None:
         _curves(right, log, lambda key: key in ("agreement", "eval_agreement", "eval_accuracy"))
         left.set(title=name, ylabel="loss")
         right.set(title=name, ylabel="share of examples")
-    _save(figure, path, "Training")
+    save(figure, path, "Training")
 
 
 def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
@@ -181,7 +181,8 @@ def _name_points(axis: Axes, points: list[tuple[float, float, str, str]]) -> Non
         axis.text(across, height, name, transform=axis.transAxes, ha="center", fontsize=9, color=color)
 
 
-def _save(figure: Figure, path: Path, title: str, legend: str = "") -> None:
+def save(figure: Figure, path: Path, title: str, legend: str = "") -> None:
+    """Writes a figure with its title, and a line beneath that says how to read it."""
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(legend, fontsize=8, color=GREY)
     figure.tight_layout()

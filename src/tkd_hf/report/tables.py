@@ -54,7 +54,7 @@ def _worth(report: "Report", models: dict[str, "ModelResult"]) -> str:
             name,
             *(_with_interval(value, model.intervals[metric]) for metric, value in model.metrics.items()),
             _change(model),
-            _figure(_agreement(model)),
+            _figure(model.likeness),
             *_speed(report.benchmark.models[place].timings[0]),
             f"{model.megabytes:.1f}",
             f"{model.parameters.total / 1e6:.1f} M",
@@ -149,12 +149,6 @@ def _classes(students: dict[str, "ModelResult"]) -> str:
         for row in zip(*lists, strict=True)
     ]
     return table(["class", "examples", "teacher", *students], rows)
-
-
-def _agreement(model: "ModelResult") -> float | None:
-    if model.fidelity is None:
-        return None
-    return model.fidelity.pearson if model.fidelity.agreement is None else model.fidelity.agreement
 
 
 def _change(model: "ModelResult") -> str:

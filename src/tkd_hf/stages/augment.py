@@ -1,17 +1,16 @@
 """`tkd-hf augment`: more texts like those of a task, without labels."""
 
-import os
 import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 
 from ..data.augmentation import replace_words, shuffle_pairs, words_of
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
+from ..files import written_whole
 from ..model_loading import find_masked_lm, load_tokenizer
 from ..soft_labels import teacher_revision
 from .run_folder import RunFolder, StageRecord, fingerprint
@@ -96,7 +95,8 @@ def augment(
     if len(new) == 0:
         raise InputError(f"no new text came of {len(examples)} examples; raise the copies or the probability")
     folder.start(since=started)
-    _write(new, folder.path / f"{Task.train_split}.parquet")
+    with written_whole(folder.path / f"{Task.train_split}.parquet") as file:
+        new.to_parquet(file)
     return folder.finish({"examples": len(examples), "new": len(new)})
 
 
@@ -105,10 +105,3 @@ def _load(mlm: str):
     if model is None:
         raise InputError(f"{mlm!r} is no trained masked language model; `tkd-hf pretrain` makes one")
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _write(rows: Dataset, path: Path) -> None:
-    """Writes the file so that it is complete or not there."""
-    temporary = path.with_suffix(".tmp")
-    rows.to_parquet(temporary)
-    os.replace(temporary, path)

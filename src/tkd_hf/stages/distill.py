@@ -24,7 +24,7 @@ from ..teacher import mean_weights
 from ..trainer import DistillationTrainer
 from ..training_args import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from .label import complete
-from .run_folder import RunFolder, StageRecord, fingerprint
+from .run_folder import RunFolder, StageRecord, data_inputs
 from .student import StudentArguments, make_student
 from .training import train_into, training_arguments
 
@@ -90,10 +90,7 @@ def distill(
             "teacher": list(teachers) if several else teachers[0],
             "teacher_revision": revisions if several else revisions[0],
             **({"student_revision": teacher_revision(student.student)} if student.student else {}),
-            "task": task.name,
-            "train": fingerprint(train),
-            "eval": fingerprint(evaluation),
-            **({"unlabelled": fingerprint(extra)} if extra else {}),
+            **data_inputs(train, evaluation, task.name, extra),
         },
         arguments={
             "max_length": data.max_length,
@@ -113,7 +110,7 @@ def distill(
     trainer = distillation_trainer(
         add_adapters(model, lora) if lora else model,
         tokenizer,
-        teachers,
+        list(zip(teachers, revisions, strict=True)),
         (join(train, extra) if extra else train, evaluation),
         task,
         args,
@@ -128,7 +125,7 @@ def distill(
 def distillation_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    teachers: Sequence[str],
+    teachers: Sequence[tuple[str, str]],
     splits: tuple[Dataset, Dataset],
     task: Task,
     args: DistillationTrainingArguments,
@@ -142,28 +139,33 @@ def distillation_trainer(
 
     Args:
         model, tokenizer: the student's.
-        teachers: folders or Hub ids.
+        teachers: folders or Hub ids, each with its revision.
         splits: examples to train on and to evaluate on.
         task: what they are.
         args: what to learn from and how.
         max_length: tokens at which examples are cut.
         soft_labels, live, teacher_weights: as in `distill`.
     """
-    tokenizers = [load_tokenizer(name) for name in teachers]
+    tokenizers = [load_tokenizer(name) for name, _ in teachers]
     rows = [tokenize(split, tokenizer, max_length, tokenizers) for split in splits]
     metrics = compute_metrics_for(task.metrics, task.problem_type, task.label_names)
     if not live:
-        revisions = [teacher_revision(name) for name in teachers]
-        paths = [Path(soft_labels or default_path(revision)) for revision in revisions]
         caches = [
-            complete(path, name, revision, rows, problem_type=task.problem_type, place=place)[0]
-            for place, (path, name, revision) in enumerate(zip(paths, teachers, revisions, strict=True))
+            complete(
+                Path(soft_labels or default_path(revision)),
+                name,
+                revision,
+                rows,
+                problem_type=task.problem_type,
+                place=place,
+            )[0]
+            for place, (name, revision) in enumerate(teachers)
         ]
         rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
     return DistillationTrainer(
         model=model,
         args=args,
-        teacher_model=[load_classifier(name, task.problem_type) for name in teachers] if live else None,
+        teacher_model=[load_classifier(name, task.problem_type) for name, _ in teachers] if live else None,
         teacher_processing_class=tokenizers,
         teacher_weights=teacher_weights,
         train_dataset=rows[0],

@@ -1,7 +1,6 @@
 """`tkd-hf evaluate`: what a model is worth, and how near it is to its teacher."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..evaluation.intervals import bootstrap, interval
 from ..evaluation.metrics import score, statistics
 from ..evaluation.predictions import Predictions
 from ..evaluation.runners import Runner, load_runner, runner_config
+from ..files import written_whole
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
@@ -64,6 +64,11 @@ class ModelResult:
     def agreement(self) -> float | None:
         """Share of examples, or of tokens, on which it answers as the teacher does."""
         return self.fidelity and self.fidelity.agreement
+
+    @property
+    def likeness(self) -> float | None:
+        """The agreement, or of scores the correlation with the teacher's."""
+        return self.fidelity and (self.fidelity.pearson if self.agreement is None else self.agreement)
 
 
 @dataclass
@@ -162,12 +167,9 @@ def texts_of(examples: Dataset, count: int) -> list[tuple[str, ...]]:
 
 def write_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """A line of JSON for each row; the file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, path)
+        with written_whole(path) as file:
+            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ from ..model_loading import load_for_training, load_tokenizer
 from ..sampling import OrderedTrainer
 from ..soft_labels import teacher_revision
 from ..training_args import FineTuningArguments
-from .run_folder import RunFolder, StageRecord, fingerprint
+from .run_folder import RunFolder, StageRecord, data_inputs
 from .training import train_into, training_arguments
 
 
@@ -48,9 +48,7 @@ def finetune(
         inputs={
             "model": model,
             "model_revision": teacher_revision(model),
-            "task": task.name,
-            "train": fingerprint(train),
-            "eval": fingerprint(evaluation),
+            **data_inputs(train, evaluation, task.name),
         },
         arguments={
             "max_length": data.max_length,

@@ -24,7 +24,7 @@ from ..student import student_from_teacher
 from ..training_args import DistillationTrainingArguments
 from .distill import distillation_trainer, without_labels
 from .evaluate import texts_of
-from .run_folder import RunFolder, StageRecord, fingerprint
+from .run_folder import RunFolder, StageRecord, data_inputs
 from .training import log_to_stderr, save_and_evaluate, train_into, training_arguments
 
 
@@ -107,17 +107,16 @@ def prune(
     _check(pruning, args, itself)
     extra = drop_known(read_unlabelled(unlabelled, task), examples, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(model)
+    revision = teacher_revision(model)
+    taught_by = revision if itself else teacher_revision(teacher)
     record = StageRecord(
         "prune",
         inputs={
             "model": model,
-            "model_revision": teacher_revision(model),
+            "model_revision": revision,
             "teacher": teacher,
-            "teacher_revision": teacher_revision(teacher),
-            "task": task.name,
-            "train": fingerprint(examples),
-            "eval": fingerprint(evaluation),
-            **({"unlabelled": fingerprint(extra)} if extra else {}),
+            "teacher_revision": taught_by,
+            **data_inputs(examples, evaluation, task.name, extra),
         },
         arguments={
             "max_length": data.max_length,
@@ -138,7 +137,7 @@ def prune(
     trainer = distillation_trainer(
         whole,
         tokenizer,
-        [teacher],
+        [(teacher, taught_by)],
         (join(examples, extra) if extra else examples, evaluation),
         task,
         args,

@@ -13,10 +13,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..data.loading import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..errors import InputError
+from ..files import read_json, written_whole
 from ..naming import short_names
 from .benchmark import Benchmark, benchmark
 from .evaluate import Evaluation, evaluate
-from .run_folder import RECORD_NAME
+from .run_folder import RECORD_NAME, read_record
 
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,7 @@ def report(
     from ..report import figures, tables  # names matplotlib if it is missing, before any work
 
     found = [run for run in runs if _is_model(run)]
-    records = [record for run in found if (record := _record(run))]
-    teacher = teacher or _said(records, "teacher")
+    teacher = teacher or _said(found, "teacher")
     models = [run for run in found if Path(run).resolve() != Path(teacher).resolve()]
     if not models:
         raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
@@ -95,8 +95,10 @@ def report(
         disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if disagreements},
     )
     figures.draw(found, output_dir / "pictures")
-    (output_dir / REPORT_JSON).write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-    (output_dir / REPORT_MARKDOWN).write_text(tables.markdown(found), encoding="utf-8")
+    with written_whole(output_dir / REPORT_JSON) as file:
+        file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    with written_whole(output_dir / REPORT_MARKDOWN) as file:
+        file.write_text(tables.markdown(found), encoding="utf-8")
     return found
 
 
@@ -106,7 +108,7 @@ def task_of(runs: Sequence[str]) -> str:
     Raises:
         InputError: if they name none, several, or data that is no GLUE task.
     """
-    task = _said([record for run in runs if (record := _record(run))], "task")
+    task = _said(runs, "task")
     if task not in GLUE_TASKS:
         raise InputError(f"the runs were made with the data {task!r}; name it with --dataset and its columns")
     return task
@@ -121,14 +123,10 @@ def _is_model(run: str) -> bool:
     return there
 
 
-def _record(run: str) -> dict[str, Any] | None:
-    path = Path(run, RECORD_NAME)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _said(records: list[dict[str, Any]], name: str) -> str:
-    """What all records that name a teacher, or a task, agree on."""
-    said = {json.dumps(record["inputs"][name]) for record in records if name in record["inputs"]}
+def _said(runs: Sequence[str], name: str) -> str:
+    """What the records of all runs that name a teacher, or a task, agree on."""
+    inputs = [record.inputs for run in runs if (record := read_record(run))]
+    said = {json.dumps(one[name]) for one in inputs if name in one}
     if len(said) != 1:
         what = f"name several: {', '.join(sorted(said))}" if said else "name none"
         raise InputError(f"the records of the runs ({RECORD_NAME}) {what}; say which {name}: --{name}")
@@ -138,4 +136,4 @@ def _said(records: list[dict[str, Any]], name: str) -> str:
 
 def _log(run: str) -> list[dict[str, Any]]:
     path = Path(run, TRAINER_STATE_NAME)
-    return json.loads(path.read_text(encoding="utf-8"))["log_history"] if path.exists() else []
+    return read_json(path, way_out="delete it, and there is no curve")["log_history"] if path.exists() else []

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import InputError
+from ..files import read_json, written_whole
 from ..hardware import describe_hardware, describe_software
 
 
@@ -47,6 +47,28 @@ class StageRecord:
     finished: str | None = None
     software: dict[str, Any] = field(default_factory=describe_software)
     hardware: dict[str, Any] = field(default_factory=describe_hardware)
+
+
+def read_record(folder: str | Path) -> StageRecord | None:
+    """The record of the run in a folder, finished or not; `None` if it holds none.
+
+    Raises:
+        InputError: if the record is damaged.
+    """
+    path = Path(folder, RECORD_NAME)
+    if not path.exists():
+        return None
+    content = read_json(path, way_out="--overwrite starts anew")
+    try:
+        return StageRecord(**content)
+    except TypeError as error:
+        raise InputError(f"{path} is damaged ({error}); --overwrite starts anew") from None
+
+
+def data_inputs(train: Dataset, evaluation: Dataset, task: str, unlabelled: Dataset | None = None) -> dict[str, str]:
+    """What a record says of the data of a training stage: the task's name, and fingerprints of its parts."""
+    found = {"task": task, "train": fingerprint(train), "eval": fingerprint(evaluation)}
+    return found | ({"unlabelled": fingerprint(unlabelled)} if unlabelled else {})
 
 
 class RunFolder:
@@ -122,12 +144,9 @@ class RunFolder:
             raise InputError(f"{self.path} holds files but no {RECORD_NAME}, so it is no run; choose another folder")
 
     def _resumable(self, record: StageRecord) -> StageRecord:
-        try:
-            found = StageRecord(**json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} holds no {RECORD_NAME}, so there is no run to resume") from None
-        except (json.JSONDecodeError, TypeError) as error:
-            raise InputError(f"{self.path / RECORD_NAME} is damaged ({error}); --overwrite starts anew") from None
+        found = read_record(self.path)
+        if found is None:
+            raise InputError(f"{self.path} holds no {RECORD_NAME}, so there is no run to resume")
         wanted = json.loads(json.dumps({"stage": record.stage, **record.inputs, **record.arguments}))
         there = {"stage": found.stage, **found.inputs, **found.arguments}
         changed = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
@@ -139,10 +158,8 @@ class RunFolder:
         return found if found.finished else record
 
     def _write(self):
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f"{RECORD_NAME}.tmp"
-        temporary.write_text(json.dumps(vars(self.record), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / RECORD_NAME)
+        with written_whole(self.path / RECORD_NAME) as file:
+            file.write_text(json.dumps(vars(self.record), indent=2) + "\n", encoding="utf-8")
 
 
 def fingerprint(examples: Dataset) -> str:
