@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tkd_hf import student_from_teacher
+from tkd_hf.pruning import sparsity_report
 
 from ..conftest import FAST, TEXTS, build_teacher, read_json
 from ..training import answers, student_of
@@ -102,6 +104,65 @@ def test_a_speedup(prune, tmp_path, monkeypatch):
     assert record["arguments"]["target_speedup"] == 1.5
 
 
+@pytest.fixture
+def few_words(sst2_dir):
+    """Training texts that leave out some of the vocabulary, and one at evaluation that does not."""
+    for split, rows in {"train": 3, "validation": 4}.items():
+        texts = {"sentence": TEXTS[:rows], "label": [1, 0, 1, 0][:rows]}
+        Dataset.from_dict(texts).to_parquet(sst2_dir / "sst2" / f"{split}.parquet")
+
+
+@pytest.mark.usefixtures("few_words")
+def test_the_vocabulary_alone_needs_no_training(prune, tmp_path, teacher, tokenizer):
+    code, _, err = prune("--vocabulary")
+    assert code == 0, err
+    record = read_json(tmp_path / "pruned" / "tkd_run.json")
+    assert record["arguments"]["train"] is False
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    smaller = AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    cut = record["details"]["vocabulary"]
+    assert student.config.vocab_size == len(smaller) == cut["tokens_after"] < cut["tokens_before"]
+    assert (cut["held_out"]["texts"], cut["held_out"]["changed"]) == (4, 0.25)
+    removed = (tmp_path / "pruned" / "removed_tokens.txt").read_text().split("\n")[:-1]
+    assert sorted([*removed, *smaller.get_vocab()]) == sorted(tokenizer.get_vocab())
+    torch.testing.assert_close(answers(student, smaller)[:3], answers(teacher, tokenizer)[:3])
+
+
+@pytest.mark.usefixtures("few_words")
+def test_a_target_after_the_vocabulary_is_of_the_whole_model(prune, tmp_path, teacher):
+    code, _, err = prune("--vocabulary", "--target-params", 0.7)
+    assert code == 0, err
+    record = read_json(tmp_path / "pruned" / "tkd_run.json")
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    whole = student_from_teacher(teacher).num_parameters()
+    assert record["details"]["from"]["parameters"] == whole
+    assert 0.6 * whole < student.num_parameters() <= 0.7 * whole
+    assert record["details"]["removed"]["neurons"] or record["details"]["removed"]["layers"]
+    assert student.config.vocab_size == record["details"]["vocabulary"]["tokens_after"]
+
+
+@pytest.mark.parametrize(
+    ("words", "share"), [(["--sparsity", 0.75, "--scope", "layer"], 0.75), (["--pattern", "2:4", "--no-train"], 0.5)]
+)
+def test_single_weights_become_zero(prune, tmp_path, words, share):
+    code, _, err = prune(*words)
+    assert code == 0, err
+    details = read_json(tmp_path / "pruned" / "tkd_run.json")["details"]
+    assert details["from"] == details["to"]
+    assert details["sparsity"]["megabytes_compressed"] < details["sparsity"]["megabytes"]
+    assert set(details["sparsity"]["layers"].values()) == {share}
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    assert sparsity_report(student).share == share
+
+
+def test_nncf_chooses_the_weights(prune, tmp_path):
+    pytest.importorskip("nncf")
+    code, _, err = prune("--sparsity", 0.5, "--nncf", "--no-train")
+    assert code == 0, err
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+    assert sparsity_report(student).share == pytest.approx(0.5, abs=0.02)
+
+
 def test_the_gate(prune, tmp_path, tokenizer):
     """What was lost is said, and the student is left."""
     build_teacher(seed=4).save_pretrained(tmp_path / "m")  # right in 5 of 8
@@ -165,6 +226,14 @@ def test_texts_without_labels(run, tmp_path, teacher_folder):
     [
         ([], "no target given; give one of target_params, target_size, target_speedup"),
         (["--target-params", 0.5, "--target-size", "1MB"], "target_params and target_size given; give one of"),
+        (["--target-params", 0.5, "--sparsity", 0.5], "target_params and sparsity given; give one of"),
+        (["--vocabulary", "--scope", "layer"], "nncf=False and scope='layer' are about single weights"),
+        (["--sparsity", 1.5], "share=1.5 of the weights cannot be zero"),
+        (["--pattern", "two of four"], "pattern='two of four' is not of the form N:M"),
+        (
+            ["--vocabulary", "--sparsity", 0.5, "--objectives", '{"hidden": 1}'],
+            "hidden compare tokens with the teacher's, and a student with a vocabulary of its own has others",
+        ),
         (["--target-size", "small"], "--target-size 'small' is no size; write it as 10MB"),
         (
             ["--target-params", 0.05],

@@ -55,6 +55,15 @@ def test_targets_that_cannot_be_met(model, target, message):
         ParameterTarget(model, **target)
 
 
+def test_a_share_of_more_than_is_there(model):
+    """As where the vocabulary went before."""
+    there = model.num_parameters()
+    target = ParameterTarget(model, 0.4, of=2 * there)
+    assert target.budget(None, None) == pytest.approx(0.8 * there)
+    with pytest.raises(InputError, match=r"\(0.500, .* already; the target 0.6 of the parameters is not below"):
+        ParameterTarget(model, 0.6, of=2 * there)
+
+
 def test_the_nearest_possible_target_is_possible(model):
     with pytest.raises(InputError, match="left") as error:
         ParameterTarget(model, 0.01)

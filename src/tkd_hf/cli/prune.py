@@ -1,4 +1,4 @@
-"""`tkd-hf prune`: a smaller student, without the heads, neurons and layers that matter least."""
+"""`tkd-hf prune`: a smaller student, without the heads, neurons, layers and tokens that matter least."""
 
 import re
 from pathlib import Path
@@ -31,6 +31,15 @@ def prune(
     ] = None,
     units: Annotated[str, typer.Option(help="What may go; hidden (width) can, too.")] = "heads,neurons,layers",
     calibration: Annotated[int, typer.Option(min=1, help="Examples to measure importance on.")] = 256,
+    vocabulary: Annotated[
+        bool, typer.Option("--vocabulary", help="Keep only the tokens of the training texts; alone or with a target.")
+    ] = False,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of single weights to set to zero: 0.8. Makes nothing faster.")
+    ] = None,
+    pattern: Annotated[str | None, typer.Option(help="Of M neighbouring weights keep N: 2:4.")] = None,
+    scope: Annotated[str, typer.Option(help="Of --sparsity: global or layer.")] = "global",
+    nncf: Annotated[bool, typer.Option("--nncf", help="Let NNCF choose the weights of --sparsity.")] = False,
     no_train: Annotated[bool, typer.Option("--no-train", help="Prune at once, without recovery.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Softens both distributions. Default 2.")] = None,
     objectives: Annotated[str | None, typer.Option(help='Weights: \'{"logits": 0.9, "hard": 0.1}\'.')] = None,
@@ -44,7 +53,7 @@ def prune(
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Prune a model towards a target while it is distilled.
+    """Prune a model towards a target while it is distilled; or its vocabulary; or single weights, to zero.
 
     The gate (--max-drop) is how far below its teacher the pruned model may be.
 
@@ -57,15 +66,19 @@ def prune(
 
     if no_train and schedule not in (None, "one-shot"):
         raise InputError(f"--schedule {schedule} needs training to prune in, and there is --no-train; drop one of them")
-    size = None if target_size is None else parse_size(target_size)
     pruning = PruningArguments(
-        target_params,
-        size,
-        target_speedup,
-        importance,
-        schedule or ("one-shot" if no_train else "cubic"),
-        tuple(re.findall(r"\w+", units)),
-        calibration,
+        target_params=target_params,
+        target_size=None if target_size is None else parse_size(target_size),
+        target_speedup=target_speedup,
+        importance=importance,
+        schedule=schedule or ("one-shot" if no_train else "cubic"),
+        units=tuple(re.findall(r"\w+", units)),
+        calibration=calibration,
+        vocabulary=vocabulary,
+        sparsity=sparsity,
+        pattern=pattern,
+        scope=scope,
+        nncf=nncf,
     )
     args = o.training_arguments(
         DistillationTrainingArguments,

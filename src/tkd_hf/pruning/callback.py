@@ -67,6 +67,12 @@ class PruningCallback(CheckpointedCallback):
         self._warn_if_short(f": {describe(self.pruner.masks)}")
         self.trainer.replace_model(self.pruner.compacted())
 
+    def prune_at_once(self) -> None:
+        """Prunes all the way without training, and leaves the trainer what a training would."""
+        self.pruner.prune()
+        self.position = self.schedule.total
+        self.on_train_end(self.trainer.args, self.trainer.state, self.trainer.control)
+
     def save(self, checkpoint: str) -> None:
         """Writes masks and position into a checkpoint."""
         state = {"position": self.position, **self.pruner.state_dict()}

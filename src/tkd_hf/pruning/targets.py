@@ -34,6 +34,7 @@ class ParameterTarget:
         share: of its parameters, between 0 and 1.
         megabytes: or the size of its weights as they are saved, in 10⁶ bytes.
         kinds: what may go: `"heads"`, `"neurons"`, `"layers"`, `"hidden"`.
+        of: what `share` is of, where parameters are gone already, such as those of tokens; by default the model's.
 
     Raises:
         InputError: if the target cannot be met by removing these kinds of units; it says what can.
@@ -45,11 +46,12 @@ class ParameterTarget:
         share: float | None = None,
         megabytes: float | None = None,
         kinds: Sequence[str] = DEFAULT_KINDS,
+        of: int | None = None,
     ):
         if (share is None) == (megabytes is None):
             raise InputError(f"share={share} and megabytes={megabytes}: give one of the two")
         self.model, self.kinds = model, check_kinds(kinds, model)
-        self._whole, self._bytes = model.num_parameters(), model.dtype.itemsize
+        self._whole, self._bytes = of or model.num_parameters(), model.dtype.itemsize
         self._limit = share * self._whole if megabytes is None else megabytes * 1e6 / self._bytes
         self._name = f"{share:g} of the parameters" if megabytes is None else f"{megabytes:g} MB"
         self._check()
@@ -70,8 +72,9 @@ class ParameterTarget:
         """There is none."""
 
     def _check(self):
-        if self._limit >= self._whole:
-            raise InputError(f"the model has {self._say(self._whole)} already; the target {self} is not below that")
+        there = self.model.num_parameters()
+        if self._limit >= there:
+            raise InputError(f"the model has {self._say(there)} already; the target {self} is not below that")
         least = self.price(smallest(self.model.config, self.kinds))
         if self._limit < least:
             raise InputError(

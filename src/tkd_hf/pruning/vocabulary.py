@@ -67,6 +67,10 @@ class VocabularyReport:
     def megabytes_saved(self) -> float:
         return self.megabytes_before - self.megabytes_after
 
+    def removed_from(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The tokens of the former tokenizer that went, in the order of their ids."""
+        return tokenizer.convert_ids_to_tokens(sorted(set(tokenizer.get_vocab().values()) - set(self.kept)))
+
     def __str__(self) -> str:
         line = (
             f"vocabulary {self.tokens_before} -> {self.tokens_after} tokens: {self.megabytes_saved:.1f} MB saved "
