@@ -15,10 +15,15 @@ OURS = {
     "temperature": 2.0,
 }
 
-# Variants of ours to choose from; `tune` runs them all on held-out training data. A name must start with "ours-".
+# Variants of ours to choose from, by their stages; `tuning` runs them all on held-out training data. A name must start
+# with "ours-".
+ANSWERED = {"objectives": {"logits": 0.9, "hard": 0.1}, "temperature": 2.0}
+FEATURES = {"embeddings": 1.0, "hidden": 3.0, "relations": 3.0}
 CANDIDATES = {
-    "ours-logits-only": OURS | {"objectives": {"logits": 0.9, "hard": 0.1}},
-    "ours-relations": OURS | {"objectives": {"logits": 0.9, "hard": 0.1, "relations": 1.0}},
+    "ours-logits-only": (ANSWERED,),
+    "ours-features-first": ({"objectives": FEATURES}, ANSWERED),
+    "ours-attention-first": ({"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention": 3.0}}, ANSWERED),
+    "ours-fading": (ANSWERED | {"objectives": FEATURES, "final_objectives": ANSWERED["objectives"]},),
 }
 
 COMPARED = ("plain", "distilbert", "tinybert", "ours")
@@ -51,7 +56,7 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "tinybert": tinybert(layers),
         "ours": Recipe("ours", (OURS,)),
     }
-    candidates = {name: Recipe(name, (stage,)) for name, stage in CANDIDATES.items()}
+    candidates = {name: Recipe(name, stages) for name, stages in CANDIDATES.items()}
     tuned = {
         f"{name}-lr{rate:g}": tune(recipe, rate)
         for name, recipe in (compared | candidates).items()
