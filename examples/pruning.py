@@ -1,0 +1,245 @@
+"""Pruning against leaving layers out: what is kept of the teacher, at what measured speed and size.
+
+    python examples/pruning.py --teachers TEACHERS --data-dir DATA --output-dir runs/pruning
+
+TEACHERS holds `sst2-teacher` and `mrpc-teacher` (`tkd-hf finetune MINILM --task TASK`), DATA `<task>/train.parquet`
+and `validation.parquet` with the Hub's columns; without it they come from the Hub. Every student learns from the same
+cached answers for the same number of steps: pruned ones start as the whole teacher and are pruned on the way, the
+others start as some of its layers. Writes examples/results/pruning.{json,md,png} of what is there; a finished run is
+taken as it is, one that was interrupted goes on, and `--seeds`, `--tasks` and `--students` choose some.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from tkd_hf import DistillationTrainingArguments
+from tkd_hf.cli.output import announce
+from tkd_hf.data.loading import DataArguments, load_split
+from tkd_hf.evaluation.benchmark import milliseconds_per_sentence
+from tkd_hf.evaluation.runners import load_runner
+from tkd_hf.hardware import describe_hardware, describe_software
+from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
+from tkd_hf.stages.distill import distill
+from tkd_hf.stages.evaluate import evaluate, texts_of
+from tkd_hf.stages.prune import PruningArguments, prune
+from tkd_hf.stages.run_folder import StageRecord
+from tkd_hf.stages.student import StudentArguments
+
+
+STEPS = {"sst2": 1500, "mrpc": 290}  # of 64: 1.4 and 5 passes
+TEXTS = 200  # timed one at a time
+COMMON = {"report_to": "none", "save_strategy": "steps", "save_steps": 250, "save_total_limit": 1, "logging_steps": 50}
+
+
+@dataclass(frozen=True)
+class Student:
+    """One way to a smaller model: pruned towards a target, or of so many layers."""
+
+    name: str
+    pruning: PruningArguments | None = None
+    layers: int | None = None
+
+    def make(self, teacher: str, data: DataArguments, folder: Path, steps: int, seed: int) -> StageRecord:
+        args = DistillationTrainingArguments(str(folder), max_steps=steps, seed=seed, **COMMON)
+        if self.pruning:
+            record = prune(teacher, data, args, self.pruning, resume=True)
+        else:
+            record = distill(teacher, data, args, StudentArguments(layers=self.layers), resume=True)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        return record
+
+
+STUDENTS = (  # in the order in which they tell most
+    Student("pruned to 2× the speed", PruningArguments(target_speedup=2)),
+    Student("3 layers", layers=3),
+    Student("half the parameters, vocabulary too", PruningArguments(target_params=0.5, vocabulary=True)),
+    Student("vocabulary alone, untrained", PruningArguments(vocabulary=True)),
+    Student("pruned to 3× the speed", PruningArguments(target_speedup=3)),
+    Student("2 layers", layers=2),
+    Student("pruned to 1.5× the speed", PruningArguments(target_speedup=1.5)),
+    Student("4 layers", layers=4),
+)
+BY_SPEED = {"pruned by structure": ("pruned to", "o", "-", BLUE), "fewer layers": ("layers", "s", "--", RED)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teachers", required=True, type=Path)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--output-dir", type=Path, default="runs/pruning")
+    parser.add_argument("--results-dir", type=Path, default="examples/results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", nargs="+", default=list(STEPS))
+    parser.add_argument("--students", nargs="+", default=[student.name for student in STUDENTS])
+    parser.add_argument("--report", action="store_true", help="run nothing; measure and write down what is there")
+    options = parser.parse_args()
+
+    chosen = [student for student in STUDENTS if student.name in options.students]
+    runs = [(seed, task, student) for seed in options.seeds for task in options.tasks for student in chosen]
+    for seed, task, student in [] if options.report else runs:
+        announce(f"{task}, seed {seed}: {student.name}")
+        data, teacher = DataArguments(task=task, data_dir=options.data_dir), options.teachers / f"{task}-teacher"
+        student.make(str(teacher), data, folder_of(options, task, student, seed), STEPS[task], seed)
+    write(options.results_dir, {task: measured(task, options) for task in STEPS})
+
+
+def folder_of(options: argparse.Namespace, task: str, student: Student, seed: int) -> Path:
+    name = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in student.name)
+    return options.output_dir / task / f"{name}-s{seed}"
+
+
+def measured(task: str, options: argparse.Namespace) -> dict:
+    """The task's finished students, each beside the teacher; their speeds are taken in turns, in one run."""
+    data = DataArguments(task=task, data_dir=options.data_dir)
+    teacher = str(options.teachers / f"{task}-teacher")
+    finished = [(student, seed) for student in STUDENTS for seed in (0, 1, 2)]
+    folders = {one: folder_of(options, task, *one) for one in finished}
+    folders = {one: folder for one, folder in folders.items() if is_finished(folder)}
+    texts = texts_of(load_split(data, "eval")[0], TEXTS)
+    runners = [load_runner(str(place)) for place in (teacher, *folders.values())]
+    whole, *milliseconds = milliseconds_per_sentence(runners, texts)
+    rows = []
+    for ((student, seed), folder), time in zip(folders.items(), milliseconds, strict=True):
+        taught, one = evaluate(str(folder), data, teacher).models
+        rows.append(
+            {
+                "student": student.name,
+                "seed": seed,
+                "metrics": one.metrics,
+                "agreement": one.agreement,
+                "speedup": whole / time,
+                "megabytes": one.megabytes,
+                "parameters": one.parameters.total,
+                "record": read_details(folder),
+            }
+        )
+    if not folders:
+        taught = evaluate(teacher, data).models[0]
+    return {
+        "metric": next(iter(taught.metrics)),
+        "teacher": {"metrics": taught.metrics, "megabytes": taught.megabytes, "parameters": taught.parameters.total},
+        "steps": STEPS[task],
+        "students": rows,
+    }
+
+
+def is_finished(folder: Path) -> bool:
+    path = folder / "tkd_run.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["finished"] is not None
+
+
+def read_details(folder: Path) -> dict:
+    """What the run's record says of what was removed, and how long it took."""
+    record = json.loads((folder / "tkd_run.json").read_text(encoding="utf-8"))
+    return {name: record[name] for name in ("details", "seconds", "finished")}
+
+
+def write(folder: Path, tasks: dict[str, dict]) -> None:
+    content = {
+        "command": "python examples/pruning.py --teachers TEACHERS --data-dir DATA --output-dir runs/pruning",
+        "tasks": tasks,
+        "software": describe_software(),
+        "hardware": describe_hardware(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pruning.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "pruning.md").write_text(markdown(content), encoding="utf-8")
+    draw(folder / "pruning.png", tasks)
+
+
+def summaries(task: dict) -> Iterator[dict]:
+    """Each student over its seeds: mean and standard deviation of the metric, and means of the rest."""
+    for student in STUDENTS:
+        rows = [row for row in task["students"] if row["student"] == student.name]
+        if rows:
+            values = [row["metrics"][task["metric"]] for row in rows]
+            yield {
+                "name": student.name,
+                "value": mean(values),
+                "spread": stdev(values) if len(values) > 1 else None,
+                "seeds": len(rows),
+                **{
+                    name: mean(row[name] for row in rows)
+                    for name in ("agreement", "speedup", "megabytes", "parameters")
+                },
+            }
+
+
+def markdown(content: dict) -> str:
+    hardware, software = content["hardware"], content["software"]
+    parts = ["# Pruning against leaving layers out", "", f"`{content['command']}`", ""]
+    for name, task in content["tasks"].items():
+        taught = task["teacher"]
+        value = taught["metrics"][task["metric"]]
+        parts += [
+            f"## {name}: {task['steps']} steps of 64",
+            "",
+            f"| student | {task['metric']} | of the teacher | agreement | speed | MB | parameters | seeds |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            f"| teacher | {value:.4f} | 100 % | – | 1× | {taught['megabytes']:.1f} "
+            f"| {taught['parameters'] / 1e6:.1f} M | – |",
+            *(
+                f"| {s['name']} | {s['value']:.4f}{plus_minus(s['spread'])} | {s['value'] / value:.1%} "
+                f"| {s['agreement']:.4f} | {s['speedup']:.2f}× | {s['megabytes']:.1f} | {s['parameters'] / 1e6:.1f} M "
+                f"| {s['seeds']} |"
+                for s in summaries(task)
+            ),
+            "",
+        ]
+    return "\n".join(
+        [
+            *parts,
+            "![the same as a figure](pruning.png)",
+            "",
+            "Mean ± standard deviation over seeds; one seed alone has no spread. Speed is that of a forward pass over "
+            f"one of {TEXTS} validation texts at a time, teacher and students in turns in one run, medians, in float32 "
+            f"on {hardware['threads']} thread(s) of {hardware['cpu']}; torch {software['torch']}, transformers "
+            f"{software['transformers']}.",
+            "",
+        ]
+    )
+
+
+def plus_minus(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.4f}"
+
+
+def draw(path: Path, tasks: dict[str, dict]) -> None:
+    """The metric against speed, and against megabytes, a row of panels a task."""
+    figure, axes = plt.subplots(len(tasks), 2, figsize=(10, 4.2 * len(tasks)), squeeze=False)
+    for row, (name, task) in zip(axes, tasks.items(), strict=True):
+        found = list(summaries(task))
+        taught = task["teacher"]["metrics"][task["metric"]]
+        for axis, cost, label in zip(
+            row, ("speedup", "megabytes"), ("times as fast as the teacher", "MB"), strict=True
+        ):
+            axis.axhline(taught, color=GREY, linewidth=1)
+            axis.axhline(0.99 * taught, color=GREY, linewidth=1, linestyle=":")
+            panel(axis, found, lambda one, cost=cost: one[cost])
+            axis.set(title=name, xlabel=label, ylabel=task["metric"])
+            axis.grid(color="#dddddd", linewidth=0.6)
+        row[0].legend(fontsize=8, framealpha=1)
+    legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
+    save(figure, path, "Pruning against leaving layers out", legend)
+
+
+def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
+    for curve, (part, marker, line, color) in BY_SPEED.items():
+        points = sorted((one for one in found if part in one["name"]), key=cost)
+        x, y = [cost(one) for one in points], [one["value"] for one in points]
+        spreads = [one["spread"] or 0.0 for one in points]
+        axis.errorbar(x, y, yerr=spreads, marker=marker, linestyle=line, color=color, capsize=3, label=curve)
+    for one in found:
+        if not any(part in one["name"] for part, *_ in BY_SPEED.values()):
+            axis.plot(cost(one), one["value"], "D", color=GREY)
+            axis.annotate(one["name"], (cost(one), one["value"]), (6, 4), textcoords="offset points", fontsize=8)
+
+
+if __name__ == "__main__":
+    main()
