@@ -1,4 +1,6 @@
-"""The exceptions with a meaning of their own: the input was wrong, or a model lost too much."""
+"""The exceptions with a meaning of their own: the input was wrong, a model lost too much, or a run was stopped."""
+
+import errno
 
 
 class InputError(ValueError):
@@ -16,9 +18,50 @@ class InputError(ValueError):
     ```
     """
 
+    exit_code = 2
+
 
 class GateMissed(Exception):
     """A model lost more than it was allowed to. The commands print the message and exit with code 1."""
+
+    exit_code = 1
+
+
+class Stopped(Exception):
+    """Training was asked to stop and wrote a checkpoint. The commands print the message and exit with code 143."""
+
+    exit_code = 143
+
+
+# what a full, read-only or forbidden place says, by error number or, from Rust and C++, in words alone
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_STORAGE_WORDS = ("No space left", "quota exceeded", "File too large", "Read-only file system", "Permission denied",
+                  "PytorchStreamWriter failed", "unexpected pos")  # fmt: skip
+
+
+def storage_trouble(error: BaseException) -> str | None:
+    """One line for an error of the disk, at whatever depth it was raised; `None` for any other.
+
+    Example:
+
+    ```python
+    >>> import errno, os
+    >>> from tkd_hf.errors import storage_trouble
+    >>> storage_trouble(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.safetensors")).partition(";")[0]
+    "cannot write or read 'runs/x/model.safetensors': No space left on device"
+
+    ```
+    """
+    while error is not None:
+        if getattr(error, "errno", None) in _STORAGE or any(words in str(error) for words in _STORAGE_WORDS):
+            place = f" {error.filename!r}" if getattr(error, "filename", None) else ""
+            reason = getattr(error, "strerror", None) or first_line(error)
+            return (
+                f"cannot write or read{place}: {reason}; make room or see to the permissions and repeat the command, "
+                "a training with --resume"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def first_line(error: BaseException) -> str:

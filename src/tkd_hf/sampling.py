@@ -5,6 +5,8 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from .callbacks import FiniteSteps
+
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """Groups by length in an order that depends on seed and epoch alone.
@@ -29,7 +31,24 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
 
 class OrderedTrainer(Trainer):
-    """A Trainer that may group by length and still resumes exactly and predicts in the data set's order."""
+    """A Trainer that may group by length and still resumes exactly and predicts in the data set's order.
+
+    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.FiniteSteps`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(FiniteSteps(self))
+
+    def compute_loss(self, *args, **kwargs):
+        """As in `Trainer`; keeps the loss for `last_losses`."""
+        found = super().compute_loss(*args, **kwargs)
+        self._last_losses = {"loss": (found[0] if isinstance(found, tuple) else found).detach()}
+        return found
+
+    def last_losses(self) -> dict[str, float]:
+        """What the last loss was made of, by name."""
+        return {name: value.item() for name, value in self._last_losses.items()}
 
     def _get_train_sampler(self, *args):
         sampler = super()._get_train_sampler(*args)

@@ -146,6 +146,7 @@ class DistillationTrainer(OrderedTrainer):
         student, outputs = self._record(model, self._student_features(inputs))
         loss, components = self.objective(student, teacher, inputs, self._progress())
         logged = {f"loss_{name}": component for name, component in components.items()}
+        self._last_losses = {name: component.detach() for name, component in components.items()}
         if "logits" in components:  # the two then answer in the same order of labels
             logged |= nearness(student.logits, teacher.logits, inputs, self.problem_type)
         means, examples = self._logged["train" if model.training else "eval"], find_batch_size(inputs)

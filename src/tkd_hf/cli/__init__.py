@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ..errors import GateMissed, InputError
+from ..errors import GateMissed, InputError, Stopped, storage_trouble
 from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, prune, report, run
 from .options import TrainingCommand
 
@@ -31,15 +31,23 @@ app.command("run")(run.run)
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 1 the gate was missed, 2 the input was wrong."""
+    """Runs a command.
+
+    Exit codes: 0 done, 1 the gate was missed, 2 the input was wrong or the disk failed, 143 stopped by SIGTERM.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
     try:
         app()
-    except InputError as error:
-        print(f"tkd-hf: {error}", file=sys.stderr)
-        sys.exit(2)
-    except GateMissed as missed:
-        print(f"tkd-hf: {missed}", file=sys.stderr)
-        sys.exit(1)
+    except (InputError, GateMissed, Stopped) as error:
+        _end(str(error), error.exit_code)
+    except Exception as error:
+        if (trouble := storage_trouble(error)) is None:
+            raise
+        _end(trouble, 2)
+
+
+def _end(message: str, code: int) -> None:
+    print(f"tkd-hf: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -22,6 +24,7 @@ from ..hardware import describe_hardware, describe_software
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "tkd_run.json"
+LOCK_NAME = ".tkd_run.lock"
 
 
 @dataclass
@@ -89,12 +92,12 @@ class RunFolder:
     def __init__(self, path: str | Path, record: StageRecord, overwrite: bool = False, resume: bool = False):
         self.path = Path(path)
         self.record = record
-        self._overwrite = overwrite
+        self._overwrite, self._lock = overwrite, None
         if overwrite and resume:
             raise InputError("overwrite and resume exclude each other; choose one")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; name a folder as output")
-        if not any(self.path.glob("*")):
+        if not any(path.name != LOCK_NAME for path in self.path.glob("*")):
             return
         if overwrite:
             self._check_is_run()
@@ -124,9 +127,17 @@ class RunFolder:
 
         Args:
             since: `time.perf_counter()` when the work began, if that was before.
+
+        Raises:
+            InputError: if another run is at work in the folder.
         """
-        if self._overwrite and self.path.exists():
-            shutil.rmtree(self.path)
+        self._take()
+        if self._overwrite:
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != LOCK_NAME:
+                    path.unlink()
         self._started = time.perf_counter() if since is None else since
         self._write()
 
@@ -136,7 +147,23 @@ class RunFolder:
         self.record.seconds = round(time.perf_counter() - self._started, 1)
         self.record.finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._write()
+        if self._lock:
+            self._lock.release(force=True)
         return self.record
+
+    def _take(self):
+        """Keeps other processes out, by a lock that the system frees when this one ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if os.environ.get("RANK", "0") != "0":
+            return  # the processes of one run are one
+        # one lock a folder and process: what failed here before does not stand in the way
+        self._lock = FileLock(self.path / LOCK_NAME, is_singleton=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"another run is at work in {self.path}; wait until it has ended, or choose another folder"
+            ) from None
 
     def _check_is_run(self):
         """Only a folder that holds a run is deleted: a mistyped path must not cost anyone their files."""

@@ -2,15 +2,19 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..callbacks import StopOnTermination
+from ..errors import InputError, Stopped, first_line
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
 
@@ -44,18 +48,46 @@ def train_into(
         trainer: is about to train.
         before_saving: what is to be done to the trained model before it is saved and evaluated; it may give metrics of
             its own.
+
+    Raises:
+        Stopped: after SIGTERM, when a checkpoint has been written.
+        InputError: if memory does not suffice, or the gradient is not finite.
     """
     log_to_stderr(trainer)
     folder.start()
     checkpoint = folder.checkpoint
     if checkpoint:
         logger.info("%s goes on from %s", folder.path, Path(checkpoint).name)
-    trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    termination = StopOnTermination()
+    trainer.add_callback(termination)
+    with enough_memory(trainer):
+        trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if termination.stopped_at is not None:
+        raise Stopped(f"stopped after step {termination.stopped_at} with a checkpoint; --resume goes on from there")
     further = before_saving(trainer) if before_saving is not None else None
     metrics = save_and_evaluate(trainer) | (further or {})
     if checkpoint is None:  # the time of a resumed run is only that of its last part
         metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
     return folder.finish(metrics)
+
+
+@contextmanager
+def enough_memory(trainer: Trainer) -> Iterator[None]:
+    """Turns an error of memory into one line that says what takes less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            raise
+        args = trainer.args
+        size, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        smaller = (
+            f"--per-device-train-batch-size {size // 2} --gradient-accumulation-steps {2 * steps} learns the same, "
+        )
+        raise InputError(
+            f"out of memory with batches of {size}: {smaller if size > 1 else ''}--gradient-checkpointing true takes "
+            f"less memory and more time; start again with --overwrite ({first_line(error)})"
+        ) from error
 
 
 def save_and_evaluate(trainer: Trainer) -> dict[str, Any]:

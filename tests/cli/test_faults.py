@@ -1,0 +1,155 @@
+"""Faults on the way, really made: each ends in one line, costs nothing that was finished, and can be gone on from."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tkd_hf import DistillationTrainer
+
+from ..conftest import FAST, read_json
+
+
+WORDS = FAST.replace("--num-train-epochs 1", "--num-train-epochs 2").removesuffix(" --save-strategy no").split()
+EVERY_STEP = ["--save-strategy", "steps", "--save-steps", 1]
+
+
+@pytest.fixture
+def distill(run, teacher_folder, sst2_dir, tmp_path):
+    """Runs `tkd-hf distill` with a checkpoint after each of its four steps."""
+
+    def call(*words, output="student"):
+        data = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 2]
+        return run("distill", teacher_folder, *data, "--output-dir", tmp_path / output, *WORDS, *EVERY_STEP, *words)
+
+    return call
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Has something done at the start of a step of training, once."""
+
+    def install(number: int, what):
+        steps = iter(range(1, 100))
+        training_step = DistillationTrainer.training_step
+
+        def step(trainer, *args, **kwargs):
+            if next(steps) == number:
+                what(trainer)
+            return training_step(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(DistillationTrainer, "training_step", step)
+
+    return install
+
+
+def same_weights(one, other) -> bool:
+    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def last_line(err: str) -> str:
+    return err.strip().splitlines()[-1]
+
+
+def test_sigterm_writes_a_checkpoint_and_the_resumed_run_ends_the_same(distill, at_step, tmp_path):
+    at_step(2, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    code, out, err = distill("--save-steps", 100)
+    assert (code, out) == (143, "")
+    assert last_line(err) == "tkd-hf: stopped after step 2 with a checkpoint; --resume goes on from there"
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert read_json(tmp_path / "student" / "tkd_run.json")["finished"] is None
+    assert (tmp_path / "student" / "checkpoint-2" / "trainer_state.json").exists()
+
+    assert distill("--save-steps", 100, "--resume")[0] == 0
+    assert distill("--save-steps", 100, output="whole")[0] == 0
+    assert same_weights(tmp_path / "student", tmp_path / "whole")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(distill, at_step, tmp_path):
+    def spoil(trainer):
+        with torch.no_grad():
+            trainer.model.classifier.weight[0, 0] = float("nan")
+
+    at_step(3, spoil)
+    code, out, err = distill()
+    assert (code, out) == (2, "")
+    assert "the gradient of step 3 is not finite (logits nan, hard nan); training stopped before it" in last_line(err)
+    weights = load_file(tmp_path / "student" / "checkpoint-2" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert not (tmp_path / "student" / "checkpoint-3").exists()
+    assert distill("--resume")[0] == 0
+
+
+def test_a_learning_rate_beyond_all_bounds(run, sst2_dir, teacher_folder, tmp_path):
+    data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "tuned"]
+    code, _, err = run("finetune", teacher_folder, *data, *WORDS, "--learning-rate", "1e38", "--warmup-steps", 0)
+    assert code == 2
+    assert "is not finite (loss nan)" in last_line(err)
+
+
+def test_out_of_memory(distill, at_step):
+    at_step(2, lambda trainer: torch.empty(10**15))
+    code, out, err = distill()
+    assert (code, out) == (2, "")
+    assert (
+        "out of memory with batches of 4: --per-device-train-batch-size 2 --gradient-accumulation-steps 2 learns the "
+        "same" in last_line(err)
+    )
+
+
+def test_a_full_disk_costs_nothing_that_was_there(distill, at_step, tmp_path):
+    """No file may become longer than some bytes, which a disk that runs full looks like to who writes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    at_step(3, lambda trainer: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])))
+    try:
+        code, _, err = distill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2, err
+    assert "cannot write or read" in last_line(err)
+    assert "File too large" in last_line(err)
+    assert distill("--resume")[0] == 0
+    assert distill(output="whole")[0] == 0
+    assert same_weights(tmp_path / "student", tmp_path / "whole")
+
+
+def test_no_folder_can_be_made(distill, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, out, err = distill(output="file/student")
+    assert (code, out) == (2, "")
+    assert "Not a directory" in last_line(err)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_where_another_run_is_at_work(distill, tmp_path):
+    assert distill()[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "student").rglob("*")}
+    held = [sys.executable, "-c", HOLD, str(tmp_path / "student" / ".tkd_run.lock")]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        code, out, err = distill("--overwrite")
+        assert (code, out) == (2, "")
+        assert "another run is at work in" in last_line(err)
+        after = {path: path.stat().st_mtime_ns for path in (tmp_path / "student").rglob("*")}
+        assert {path: time for path, time in after.items() if path.name != ".tkd_run.lock"} == {
+            path: time for path, time in before.items() if path.name != ".tkd_run.lock"
+        }
+        other.kill()
+    assert distill("--overwrite")[0] == 0
