@@ -6,7 +6,13 @@ from tkd_hf.errors import InputError, first_line
 
 
 @pytest.mark.parametrize(
-    ("error", "line"), [(ValueError("one\ntwo"), "one"), (ImportError("\n two \n"), "two"), (OSError(), "OSError")]
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ImportError("\n two \n"), "two"),
+        (OSError(), "OSError"),
+        (TypeError("Validation error:\n  no number"), "Validation error: no number"),
+    ],
 )
 def test_the_first_line_that_says_something(error, line):
     assert first_line(error) == line

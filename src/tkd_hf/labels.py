@@ -21,6 +21,19 @@ def classifier_problem_type(config: PretrainedConfig) -> str:
     return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
+def check_label_codes(config: PretrainedConfig, model: str) -> None:
+    """Raises `InputError` where `id2label` and `label2id` give the same names other codes.
+
+    Other names in `label2id` are no contradiction: transformers fills it with LABEL_0, LABEL_1 and so on where a
+    configuration has none.
+    """
+    names, codes = config.id2label or {}, config.label2id or {}
+    if set(names.values()) == set(codes) and any(codes[name] != code for code, name in names.items()):
+        raise InputError(
+            f"id2label={names} and label2id={codes} of {model!r} contradict each other; correct one of them"
+        )
+
+
 def label_order(source: Sequence[str], target: Sequence[str], source_is: str, target_is: str) -> list[int]:
     """Where each target label stands in the source: `source_logits[:, order]` are in the target's order.
 

@@ -1,5 +1,6 @@
 """Models and tokenizers by name: a folder, or a Hub id; and one clear line where there is none."""
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,25 +22,46 @@ from transformers import (
 from .adapters import refuse_adapter
 from .data.tasks import Task
 from .errors import InputError, first_line
+from .labels import check_label_codes, classifier_problem_type
 from .naming import at_revision
 
 
 _OF_TEXTS, _OF_TOKENS = "ForSequenceClassification", "ForTokenClassification"
 _CLASSIFIERS = {_OF_TEXTS: AutoModelForSequenceClassification, _OF_TOKENS: AutoModelForTokenClassification}
+_OF_LAYERS = re.compile(r"\blayers?\.\d+\.")
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
     name, revision = at_revision(model)
     with _named(model, "tokenizer"):
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        found = AutoTokenizer.from_pretrained(name, revision=revision)
+        if len(found) <= len(found.all_special_ids):  # what transformers makes up where there are no files
+            raise InputError(f"the tokenizer of {model!r} knows no words; save the model's own beside it")
+        last, rows = max(found.get_vocab().values()), _embeddings(name, revision)
+        if rows is not None and last >= rows:
+            raise InputError(
+                f"the tokenizer of {model!r} has a token number {last}, the model only {rows} word embeddings; save "
+                "the model's own tokenizer beside it, or resize_token_embeddings"
+            )
+        return found
+
+
+def _embeddings(name: str, revision: str | None) -> int | None:
+    """Rows of a model's word embeddings, as far as its configuration says; `None` for a tokenizer by itself."""
+    try:
+        return getattr(AutoConfig.from_pretrained(name, revision=revision), "vocab_size", None)
+    except (OSError, ValueError):
+        return None
 
 
 def load_config(model: str) -> PretrainedConfig:
     """The configuration of a folder or Hub id; `InputError` where there is none."""
     name, revision = at_revision(model)
     with _named(model, "configuration"):
-        return AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        check_label_codes(config, model)
+        return config
 
 
 def load_classifier(model: str, problem_type: str | None = None) -> PreTrainedModel:
@@ -55,9 +77,9 @@ def load_classifier(model: str, problem_type: str | None = None) -> PreTrainedMo
     """
     found, missing = _classifier(model, problem_type)
     if missing:
+        some = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
         raise InputError(
-            f"{model!r} is no trained classifier ({', '.join(missing)} are missing); "
-            "make one of it with `tkd-hf finetune`"
+            f"{model!r} is no trained classifier ({some} are missing); make one of it with `tkd-hf finetune`"
         )
     return found
 
@@ -70,7 +92,16 @@ def find_classifier(model: str, problem_type: str | None = None) -> PreTrainedMo
 
 def _classifier(model: str, problem_type: str | None) -> tuple[PreTrainedModel, list[str]]:
     """A classifier of the kind that the model's configuration names, and which of its weights are made up."""
-    return _with_missing(classifier_class(load_config(model), problem_type, model), model)
+    found, missing = _with_missing(classifier_class(load_config(model), problem_type, model), model)
+    scores = classifier_problem_type(found.config) == "regression"
+    if not missing and problem_type and scores != (problem_type == "regression"):
+        gives = "a score" if scores else f"one of {found.config.num_labels} classes"
+        wants = "scores" if problem_type == "regression" else "classes"
+        raise InputError(
+            f"{model!r} answers with {gives}, but the labels of the data are {wants}; name a model for them, or "
+            "write the labels as names"
+        )
+    return found, missing
 
 
 def classifier_class(config: PretrainedConfig, problem_type: str | None = None, model: str = "the model") -> type:
@@ -119,6 +150,12 @@ def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[s
     name, revision = at_revision(model)
     with _named(model, "model"):
         found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True)
+        # heads that are not asked for may be left over, but not parts of the encoder
+        if left := sorted(key for key in loading["unexpected_keys"] if _OF_LAYERS.search(key)):
+            raise InputError(
+                f"{model!r} holds weights of layers that its configuration does not have ({left[0]} and "
+                f"{len(left) - 1} more); correct num_hidden_layers in its config.json"
+            )
     return found, sorted(loading["missing_keys"])
 
 
@@ -179,7 +216,11 @@ def _named(model: str, what: str):
         yield
     except InputError:
         raise
-    except (OSError, HFValidationError, ConnectionError, ValueError, ImportError) as error:
+    except Exception as error:  # files of strangers fail at every depth, each library in its own way
+        if not isinstance(error, (OSError, HFValidationError)) and Path(at_revision(model)[0], "config.json").exists():
+            shapes = "its weights have other shapes than its config.json says"
+            reason = shapes if "ignore_mismatched_sizes" in str(error) else first_line(error)
+            raise InputError(f"the {what} in {model!r} cannot be loaded: {reason}") from error
         raise InputError(
             f"{model!r} is neither a folder with a loadable {what} nor the Hub id of one that can be fetched: "
             f"check the name and the network ({first_line(error)})"

@@ -97,8 +97,11 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
         InputError: as `load_split`; if the splits have different labels, or none where they are needed.
     """
     train, task = load_split(data, "train")
+    taught = label_names(teacher) if teacher else ()
+    if set(task.label_names) < set(taught):  # a class may be absent from what there is to learn from
+        train, task = load_split(data, "train", known_labels=taught)
     unlabelled = teacher is not None and "label" not in train.column_names
-    known = label_names(teacher) if unlabelled and not task.label_names else task.label_names
+    known = taught if unlabelled and not task.label_names else task.label_names
     evaluation, other = load_split(data, "eval", known_labels=known)
     if unlabelled:
         return train, evaluation, other if "label" in evaluation.column_names else _labelled_by(teacher, task)
@@ -224,6 +227,8 @@ def _label_type(rows: Dataset, column: str) -> tuple[str, tuple[str, ...], tuple
         return "single_label_classification", tuple(feature.names), ()
     if isinstance(feature, List):
         return "multi_label_classification", *_multi_label_names(rows, column)
+    if not isinstance(feature, Value):
+        raise InputError(f"label column {column!r} holds {feature}, neither classes nor numbers nor lists of classes")
     if feature.dtype.startswith("float"):
         return "regression", (), ()
     values = rows.unique(column)

@@ -1,0 +1,216 @@
+"""Damaged and foreign input, through the commands: an answer or one clear line, never a traceback or a wrong result."""
+
+import json
+import math
+import shutil
+
+import pytest
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+
+from ..conftest import FAST, LABELS, TEXTS, read_json
+
+
+@pytest.fixture
+def model(teacher_folder, tmp_path):
+    """A copy of the teacher to be damaged."""
+    return shutil.copytree(teacher_folder, tmp_path / "damaged")
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_header(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5])
+
+
+def huge_header(folder):
+    (folder / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+
+
+def text_weights(folder):
+    (folder / "model.safetensors").write_text("these are no weights")
+
+
+def nan_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def missing_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {n: w for n, w in weights.items() if "classifier" not in n}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+def config(**fields):
+    def damage(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return damage
+
+
+def no_json(folder):
+    (folder / "config.json").write_text('{"model_type": "bert"')
+
+
+def empty_config(folder):
+    (folder / "config.json").write_text("{}")
+
+
+def list_config(folder):
+    (folder / "config.json").write_text("[1, 2]")
+
+
+def no_tokenizer(folder):
+    for path in folder.glob("token*"):
+        path.unlink()
+
+
+def broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+
+
+def larger_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] |= {"film": 500}
+    path.write_text(json.dumps(content))
+
+
+SHAPES = "its weights have other shapes than its config.json says"
+DAMAGES = {
+    "truncated weights": (truncate, "cannot be loaded: Error while deserializing header"),
+    "cut header": (cut_header, "cannot be loaded: Error while deserializing header: header too small"),
+    "huge header": (huge_header, "cannot be loaded: Error while deserializing header: header too large"),
+    "text weights": (text_weights, "cannot be loaded: Error while deserializing header"),
+    "nan weights": (nan_weights, "answers 8 of 8 examples with NaN or infinity"),
+    "missing weights": (missing_weights, "is no trained classifier (classifier.bias, classifier.weight are missing)"),
+    "no json": (no_json, "config.json"),
+    "empty config": (empty_config, "Should have a `model_type` key in its config.json"),
+    "list config": (list_config, "the configuration in"),
+    "no tokenizer": (no_tokenizer, "knows no words; save the model's own beside it"),
+    "broken tokenizer": (broken_tokenizer, "the tokenizer in"),
+    "larger tokenizer": (larger_tokenizer, "has a token number 500, the model only 15 word embeddings"),
+    "negative width": (config(hidden_size=-4), "negative dimension -4"),
+    "enormous width": (config(hidden_size=10**9), SHAPES),
+    "enormous vocabulary": (config(vocab_size=10**12), SHAPES),
+    "width as text": (config(hidden_size="wide"), "Field 'hidden_size' expected int, got str (value: 'wide')"),
+    "heads do not divide": (
+        config(num_attention_heads=3),
+        "(16) is not a multiple of the number of attention heads (3)",
+    ),
+    "no layers": (config(num_hidden_layers=0), "holds weights of layers that its configuration does not have"),
+    "fewer layers": (config(num_hidden_layers=3), "holds weights of layers that its configuration does not have"),
+    "more layers": (config(num_hidden_layers=9), "more are missing); make one of it with"),
+    "unknown type": (config(model_type="tardigrade"), "tardigrade"),
+    "labels contradict": (
+        config(id2label={"0": "negative", "1": "positive"}, label2id={"negative": 1, "positive": 0}),
+        "contradict each other",
+    ),
+    "labels doubled": (config(id2label={"0": "same", "1": "same"}), "['same', 'same'], are not those of the data"),
+    "three labels": (config(id2label={"0": "a", "1": "b", "2": "c"}), SHAPES),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model(run, model, sst2_dir, damage):
+    harm, message = DAMAGES[damage]
+    harm(model)
+    code, out, err = run("evaluate", model, "--task", "sst2", "--data-dir", sst2_dir)
+    assert (code, out) == (2, "")
+    assert message in last_line(err)
+
+
+def rows(texts, labels=None):
+    names = [("negative", "positive")[code] for code in (LABELS * len(texts))[: len(texts)]]
+    return {"text": texts, "label": labels or names}
+
+
+STRANGE = [
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "🙂" * 50,
+    "שלום עולם",
+    "‮gniht",
+    "film " * 20_000,
+    "\x1b[31m",
+    "é́́́́",
+    "\ufeff",
+    "\ud7ff",
+    "a\nb\tc\r\n",
+]
+
+# what the command answers; of what it takes, nothing
+DATA = {
+    "strange texts": (rows(STRANGE), None),
+    "one example": (rows(["good film"]), None),
+    "a class absent": (rows(TEXTS, ["positive"] * len(TEXTS)), None),
+    "hidden labels": (rows(TEXTS, [-1] * len(TEXTS)), None),  # as in GLUE's test splits
+    "labels as floats": (
+        rows(TEXTS, [0.5] * len(TEXTS)),
+        "answers with one of 2 classes, but the labels of the data are",
+    ),
+    "labels out of range": (rows(TEXTS, [7] * len(TEXTS)), "['negative', 'positive'], are not those of the student"),
+    "numbers as texts": (rows([1, 2, 3]), "column 'text' of rows holds Value('int64'), not texts"),
+    "missing texts": (rows(["good", None, "bad"]), "column 'text' of rows has empty texts; fill or drop them"),
+    "missing labels": (rows(TEXTS, [None, *["positive"] * 7]), "label column 'label' has empty entries"),
+    "lists of lists": (rows([[["a"]], [["b"]]]), "neither texts nor lists of words"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_strange_data(run, teacher_folder, tmp_path, name):
+    content, message = DATA[name]
+    (tmp_path / "rows").mkdir()
+    for split in ("train", "validation"):
+        Dataset.from_dict(content).to_parquet(tmp_path / "rows" / f"{split}.parquet")
+    words = ["--dataset", tmp_path / "rows", "--layers", 2, "--output-dir", tmp_path / "student", *FAST.split()]
+    code, _, err = run("distill", teacher_folder, *words)
+    if message:
+        assert (code, message in last_line(err)) == (2, True), err
+    else:
+        assert code == 0, err
+        assert math.isfinite(read_json(tmp_path / "student" / "tkd_run.json")["metrics"]["loss"])
+
+
+FILES = {
+    "empty.csv": (b"", "No columns to parse"),
+    "header.csv": (b"text,label\n", "cannot be read"),
+    "ragged.csv": (b"text,label\ngood,1,3,4\nbad\n", "not texts"),
+    "quotes.csv": (b'text,label\n"good,1\nbad,0\n', "EOF inside string"),
+    "latin.csv": ("text,label\nbonté,1\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
+    "nul.csv": (b"text,label\ngo\0od,positive\n", None),
+    "utf16.csv": ("text,label\ngood,1\n".encode("utf-16"), "'utf-8' codec can't decode byte 0xff"),
+    "broken.jsonl": (b'{"text": "good", "label": 1}\n{"text": \n', "JSON parse error"),
+    "mixed.jsonl": (b'{"text": "good", "label": 1}\n{"text": 3, "label": "x"}\n', "label column 'label'"),
+    "nested.json": (b"[" * 5000 + b"]" * 5000, "cannot be read"),
+    "image.parquet": (b"\x89PNG\r\n\x1a\n" * 10, "Parquet magic bytes not found"),
+    "pickle.pkl": (b"\x80\x04\x95", "has the ending '.pkl'; the readable ones are"),
+    "latin.txt": ("bonté\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_strange_files(run, teacher_folder, tmp_path, name):
+    content, message = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    data = ["--dataset", tmp_path / name, "--train-split", "train", "--eval-split", "train"]
+    code, out, err = run("evaluate", teacher_folder, *data)
+    if message:
+        assert (code, out) == (2, "")
+        assert message in last_line(err)
+    else:
+        assert code == 0, err
+
+
+def last_line(err: str) -> str:
+    return err.strip().splitlines()[-1]
