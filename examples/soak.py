@@ -1,0 +1,165 @@
+"""Kills a recipe at random moments until it is done, again and again, and compares what it ends with.
+
+    python examples/soak.py --kills 30
+
+The recipe labels, distils with learned projections, prunes and evaluates, on models and data made in code. The process
+that works through it gets a SIGKILL at a random moment, as the same command is started again and again until it ends by
+itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit. Writes
+examples/results/soak.{json,md}.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+
+sys.path.insert(0, str(Path(__file__).parent / "paper"))
+
+import tiny
+from tkd_hf.cli.output import announce
+from tkd_hf.hardware import describe_software
+
+
+TRAINING = {
+    "max_steps": 60,
+    "per_device_train_batch_size": 4,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "save_total_limit": 2,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+}
+STAGES = [
+    {"finetune": TRAINING},
+    {"label": {}},
+    {"distill": {**TRAINING, "layers": 1, "heads": 1, "objectives": {"logits": 0.9, "hard": 0.1, "hidden": 1.0}}},
+    {"distill": TRAINING},
+    {"prune": {**TRAINING, "target_params": 0.9}},
+    {"evaluate": {}},
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results-dir", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+
+    draw = random.Random(options.seed)
+    with TemporaryDirectory() as work:
+        recipe = prepare(Path(work))
+        started = time.monotonic()
+        run(recipe, Path(work) / "whole")
+        seconds = time.monotonic() - started
+        runs = []
+        while sum(len(one["kills"]) for one in runs) < options.kills:
+            left = options.kills - sum(len(one["kills"]) for one in runs)
+            runs.append(killed_run(recipe, Path(work) / f"killed-{len(runs)}", draw, seconds, left))
+            runs[-1]["different"] = different(Path(work) / "whole", Path(work) / f"killed-{len(runs) - 1}")
+            announce(
+                f"run {len(runs)}: {len(runs[-1]['kills'])} kills, differs in {runs[-1]['different'] or 'nothing'}"
+            )
+    write(options, runs)
+    sys.exit(1 if any(one["different"] for one in runs) else 0)
+
+
+def prepare(work: Path) -> Path:
+    encoder, data = tiny.make_encoder(work / "encoder"), tiny.make_data(work / "data")
+    recipe = {"model": encoder, "data": {"task": "sst2", "data_dir": data}, "stages": STAGES}
+    (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return work / "recipe.yaml"
+
+
+def run(recipe: Path, folder: Path, until: float | None = None) -> bool:
+    """The command, in a process of its own and with a cache of its own; whether it came to its end in time."""
+    command = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run", str(recipe)]
+    environment = {**os.environ, "HF_HOME": str(folder) + "-home", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        [*command, "--output-dir", str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=until)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return False
+    if process.returncode:
+        raise SystemExit(f"the run failed: {errors.decode()[-2000:]}")
+    return True
+
+
+def killed_run(recipe: Path, folder: Path, draw: random.Random, seconds: float, most: int) -> dict:
+    """Runs the recipe, killed after random times, until it is done; and where each kill met it."""
+    kills = []
+    while len(kills) < most:
+        if run(recipe, folder, until=draw.uniform(0.3, 1.0) * seconds / 2):
+            return {"kills": kills}
+        kills.append(state(folder))
+    run(recipe, folder)
+    return {"kills": kills}
+
+
+def state(folder: Path) -> str:
+    """What was under way: the last stage begun, and its last checkpoint."""
+    begun = sorted(folder.glob("*/tkd_run.json"), key=lambda path: path.stat().st_mtime)
+    if not begun:
+        return "before the first stage"
+    checkpoints = [int(path.name.rpartition("-")[2]) for path in begun[-1].parent.glob("checkpoint-*")]
+    done = json.loads(begun[-1].read_text(encoding="utf-8"))["finished"] is not None
+    return f"{'after' if done else 'in'} {begun[-1].parent.name}, checkpoint {max(checkpoints, default=0)}"
+
+
+def different(whole: Path, killed: Path) -> list[str]:
+    """The stages whose models are not the same, bit for bit."""
+    found = []
+    for path in sorted(whole.glob("*/model.safetensors")):
+        one, other = load_file(path), load_file(killed / path.parent.name / path.name)
+        if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
+            found.append(path.parent.name)
+    return found
+
+
+def write(options: argparse.Namespace, runs: list[dict]) -> None:
+    kills = [kill for one in runs for kill in one["kills"]]
+    content = {
+        "command": f"python examples/soak.py --kills {options.kills} --seed {options.seed}",
+        "kills": len(kills),
+        "runs": len(runs),
+        "mismatches": sum(bool(one["different"]) for one in runs),
+        "killed": kills,
+        "software": describe_software(),
+    }
+    options.results_dir.mkdir(parents=True, exist_ok=True)
+    (options.results_dir / "soak.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    lines = [
+        "# Killed at random moments",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"A recipe of {len(STAGES)} stages (fine-tune, label, distil twice, prune, evaluate) was killed (SIGKILL) "
+        f"{len(kills)} times in {len(runs)} runs, each repeated by the same command until it was done. "
+        f"Runs that ended with other weights than one that nobody killed: **{content['mismatches']}**.",
+        "",
+        "Where the kills met it:",
+        "",
+        *(f"- {kill}" for kill in kills),
+        "",
+    ]
+    (options.results_dir / "soak.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
