@@ -1,0 +1,80 @@
+"""Records and reports as they may be published: without places on the machine, and without tokens."""
+
+import re
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from ..stages.run_folder import StageRecord
+
+
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\b(?:api_org|hf_oauth)_[A-Za-z0-9]{8,}")
+# an absolute path, or one from home or from where the command was run; not what follows a host in an address
+_PATH = re.compile(
+    r"(?<![\w:/.~])(?:file://)?(?:[A-Za-z]:[\\/]|~?/|\.{1,2}/)(?:[^\s:'\",;()\\/]+[\\/]+)*([^\s:'\",;()\\/]*)"
+)
+_WHOLE = re.compile(r"(?:file://)?(?:[A-Za-z]:[\\/]|~?/|\.{1,2}/)[^\n]*")
+# what a record says of models: the name, and beside it in `inputs` the revision
+_MODELS = ("teacher", "model", "student", "tokenizer")
+
+
+def hub_id(name: str | None, revision: str | None) -> str | None:
+    """A model's name where it is one on the Hub: its revision is then a commit; `None` for a folder of any name."""
+    return name if name and str(revision).startswith("commit-") else None
+
+
+def without_places(record: StageRecord) -> StageRecord:
+    """The record with folders by their last component, so that nobody's machine is described; Hub ids stay whole.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.hub.places import without_places
+    >>> from tkd_hf.stages.run_folder import StageRecord
+    >>> record = StageRecord("distill", {"teacher": "runs/t", "teacher_revision": "files-12"}, {"note": "/home/me/x"})
+    >>> without_places(record).inputs["teacher"], without_places(record).arguments["note"]
+    ('t', 'x')
+
+    ```
+    """
+    inputs, arguments = deepcopy(record.inputs), deepcopy(record.arguments)
+    for name in _MODELS:
+        for holder in (inputs, arguments):
+            if holder.get(name):
+                holder[name] = _model(holder[name], inputs.get(f"{name}_revision"))
+    return replace(record, **shortened({**asdict(record), "inputs": inputs, "arguments": arguments}))
+
+
+def shortened(value: Any) -> Any:
+    """Strings without places and tokens, in whatever they stand.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.hub.places import shortened
+    >>> shortened({"a": ["/tmp/runs/x", "read ~/d/train.csv", "https://hf.co/a/b", "org/name", 1]})
+    {'a': ['x', 'read train.csv', 'https://hf.co/a/b', 'org/name', 1]}
+
+    ```
+    """
+    if isinstance(value, dict):
+        return {shortened(name): shortened(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shortened(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    value = _TOKEN.sub("…", value)
+    return last_part(value) if _WHOLE.fullmatch(value) else _PATH.sub(r"\1", value)
+
+
+def last_part(path: str) -> str:
+    """The last component of a path of any system."""
+    return PurePosixPath(PureWindowsPath(path).as_posix()).name
+
+
+def _model(name: str | list[str], revision: str | list[str] | None) -> str | list[str]:
+    if isinstance(name, list):
+        revisions = revision if isinstance(revision, list) else [revision] * len(name)
+        return [_model(one, made) for one, made in zip(name, revisions, strict=True)]
+    return name if hub_id(name, revision) else last_part(name)
