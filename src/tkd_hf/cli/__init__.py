@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import GateMissed, InputError, Stopped, storage_trouble
-from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, prune, report, run
+from . import augment, benchmark, card, distill, evaluate, finetune, label, pretrain, prune, report, run
 from .options import TrainingCommand
 
 
@@ -27,6 +27,7 @@ app.command("prune", cls=TrainingCommand)(prune.prune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)
+app.command("card")(card.card)
 app.command("run")(run.run)
 
 

@@ -21,7 +21,7 @@ _MODELS = ("teacher", "model", "student", "tokenizer")
 
 def hub_id(name: str | None, revision: str | None) -> str | None:
     """A model's name where it is one on the Hub: its revision is then a commit; `None` for a folder of any name."""
-    return name if name and str(revision).startswith("commit-") else None
+    return name.partition("@")[0] if name and str(revision).startswith("commit-") else None
 
 
 def without_places(record: StageRecord) -> StageRecord:
@@ -44,6 +44,11 @@ def without_places(record: StageRecord) -> StageRecord:
             if holder.get(name):
                 holder[name] = _model(holder[name], inputs.get(f"{name}_revision"))
     return replace(record, **shortened({**asdict(record), "inputs": inputs, "arguments": arguments}))
+
+
+def has_token(text: str) -> bool:
+    """Whether a text holds what looks like a token of the Hub."""
+    return bool(_TOKEN.search(text))
 
 
 def shortened(value: Any) -> Any:

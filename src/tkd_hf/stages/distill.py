@@ -90,7 +90,7 @@ def distill(
             "teacher": list(teachers) if several else teachers[0],
             "teacher_revision": revisions if several else revisions[0],
             **({"student_revision": teacher_revision(student.student)} if student.student else {}),
-            **data_inputs(train, evaluation, task.name, extra),
+            **data_inputs(train, evaluation, task, extra),
         },
         arguments={
             "max_length": data.max_length,

@@ -48,7 +48,7 @@ def finetune(
         inputs={
             "model": model,
             "model_revision": teacher_revision(model),
-            **data_inputs(train, evaluation, task.name),
+            **data_inputs(train, evaluation, task),
         },
         arguments={
             "max_length": data.max_length,

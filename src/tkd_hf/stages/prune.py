@@ -164,7 +164,7 @@ def prune(
             "model_revision": revision,
             "teacher": teacher,
             "teacher_revision": taught_by,
-            **data_inputs(examples, evaluation, task.name, extra),
+            **data_inputs(examples, evaluation, task, extra),
         },
         arguments={
             "max_length": data.max_length,

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.tasks import GLUE_TASKS, Task
 from ..errors import InputError
 from ..files import read_json, written_whole
 from ..hardware import describe_hardware, describe_software
@@ -39,6 +40,7 @@ class StageRecord:
         details: what else is to be known of the result, such as what was pruned.
         seconds: wall-clock time of the work; of a resumed stage, of its last part.
         finished: UTC time, ISO 8601; `None` while the stage runs.
+        before: the records of the stages that made the model that this one began with, the first one first.
     """
 
     stage: str
@@ -48,6 +50,7 @@ class StageRecord:
     details: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     finished: str | None = None
+    before: list[dict[str, Any]] = field(default_factory=list)
     software: dict[str, Any] = field(default_factory=describe_software)
     hardware: dict[str, Any] = field(default_factory=describe_hardware)
 
@@ -68,10 +71,25 @@ def read_record(folder: str | Path) -> StageRecord | None:
         raise InputError(f"{path} is damaged ({error}); --overwrite starts anew") from None
 
 
-def data_inputs(train: Dataset, evaluation: Dataset, task: str, unlabelled: Dataset | None = None) -> dict[str, str]:
-    """What a record says of the data of a training stage: the task's name, and fingerprints of its parts."""
-    found = {"task": task, "train": fingerprint(train), "eval": fingerprint(evaluation)}
+def data_inputs(train: Dataset, evaluation: Dataset, task: Task, unlabelled: Dataset | None = None) -> dict[str, Any]:
+    """What a record says of the data of a training stage: the task's name, where it is on the Hub, its splits, and
+    fingerprints of its parts.
+    """
+    found = {"task": task.name, "train": fingerprint(train), "eval": fingerprint(evaluation)}
+    if not Path(task.dataset).exists():
+        config = task.config or (task.name if task.name in GLUE_TASKS else None)
+        found |= {"dataset": task.dataset} | ({"config": config} if config else {})
+    found["splits"] = {"train": task.train_split, "eval": task.eval_split}
     return found | ({"unlabelled": fingerprint(unlabelled)} if unlabelled else {})
+
+
+def made_before(model: str | None) -> list[dict[str, Any]]:
+    """The records of the stages that made a model, if it is a run folder: for the record of what is made of it."""
+    record = read_record(model) if model and Path(model).is_dir() else None
+    if record is None or not record.finished:
+        return []
+    last = asdict(record)
+    return [*last.pop("before"), last]
 
 
 class RunFolder:
@@ -139,6 +157,7 @@ class RunFolder:
                 elif path.name != LOCK_NAME:
                     path.unlink()
         self._started = time.perf_counter() if since is None else since
+        self.record.before = made_before(self.record.inputs.get("model") or self.record.arguments.get("student"))
         self._write()
 
     def finish(self, metrics: dict[str, Any]) -> StageRecord:
