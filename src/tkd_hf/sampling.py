@@ -1,11 +1,17 @@
 """The order of examples: the same when a run is resumed, and the data set's own in evaluation."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .callbacks import FiniteSteps
+
+
+if TYPE_CHECKING:
+    from .stages.run_folder import StageRecord
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -33,8 +39,11 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 class OrderedTrainer(Trainer):
     """A Trainer that may group by length and still resumes exactly and predicts in the data set's order.
 
-    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.FiniteSteps`.
+    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.FiniteSteps`. Its card is that of
+    `tkd-hf card`.
     """
+
+    run_record: "StageRecord | None" = None  # of the run that it is part of, where a command set that up
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -65,3 +74,16 @@ class OrderedTrainer(Trainer):
     def replace_model(self, model: PreTrainedModel) -> None:
         """Goes on with another model of the same kind: after training adapters, the merged one."""
         self.model = self.model_wrapped = model.to(self.args.device)
+
+    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **known: Any) -> None:
+        """Writes the card, and the record that it is from, into the output folder; `push_to_hub` calls it.
+
+        Args:
+            language, license, tags: for its metadata.
+            model_name: the repository's name, without its owner.
+            known: what else `Trainer.create_model_card` takes; the run knows it better.
+        """
+        if self.is_world_process_zero():
+            from .stages.card import card_of_training
+
+            card_of_training(self, language=language, license=license, tags=tags)

@@ -1,5 +1,6 @@
 """`tkd-hf card`."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,8 @@ def card(
     from ..stages.card import card as run
 
     announce(f"writing the card of {folder}{f' with the report in {report}' if report else ''}")
-    run(folder, report, repo_id, license, language, base_model)
+    languages = None if language is None else re.findall(r"[\w-]+", language)
+    run(folder, report, repo_id, license, languages and (languages if len(languages) > 1 else languages[0]), base_model)
     print(folder / "README.md")
     if not report and not (folder / "report.json").exists():
         suggest(f"tkd-hf report {folder}, and tkd-hf card {folder} --report report")

@@ -73,7 +73,7 @@ class Card:
         sections = self.sections()
         if written_by_people(page).startswith("# "):
             sections["title"] = ""  # they gave it one
-        metadata = merged(self.metadata(), existing_metadata, chosen)
+        metadata = merged(self.metadata(), existing_metadata, **chosen)
         return front_matter(metadata) + "\n" + merge(page, sections)
 
     def sections(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The metadata of a card (YAML): what the Hub searches by, and its figures (`model-index`)."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -16,36 +17,35 @@ from .places import has_token
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 PIPELINES = ("text-classification", "token-classification", "fill-mask", "feature-extraction")
 # what people choose: stays as they wrote it, unless it is chosen anew
-_CHOSEN = ("license", "language", "widget", "thumbnail")
+_CHOSEN = ("license", "language", "widget")
+# what the run alone says, and what goes where it says it no more
+_OWN = ("base_model", "base_model_relation", "model-index", "tags", "datasets", "metrics", "pipeline_tag")
 _OWN_TAGS = {"tkd", "knowledge-distillation", "pruned", "sparse", "vocabulary-pruned", "int8", "int4", "lora"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 
 
-def merged(found: dict[str, Any], existing: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+def merged(found: dict[str, Any], existing: dict[str, Any], tags: Sequence[str] = (), **chosen: Any) -> dict[str, Any]:
     """Metadata of a card that is written anew.
 
-    What the run says replaces what was there; license, language and widget stay as people wrote them, and so does
-    whatever else they added, tags among it.
+    What the run says takes the place of what was there; what people chose or added stays, tags among it.
 
     Args:
         found: what the run says.
         existing: the metadata of the card that is there.
+        tags: to be added.
         chosen: what is asked for now; `None` leaves it as it is.
     """
-    kept = {name: existing[name] for name in _CHOSEN if existing.get(name) is not None}
+    added = {name: value for name, value in existing.items() if name not in _OWN}
+    chosen |= {name: existing.get(name) for name in _CHOSEN if chosen.get(name) is None}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    own = {"base_model", "base_model_relation", "model-index", "tags", "datasets", "metrics", "pipeline_tag"}
-    added = {name: value for name, value in existing.items() if name not in own}
-    theirs = [tag for tag in existing.get("tags") or [] if tag not in {*_OWN_TAGS, *found.get("tags", [])}]
-    return {**chosen, **found, **added, **found, **kept, **chosen, "tags": [*found.get("tags", []), *theirs]}
+    known = {*_OWN_TAGS, *found["tags"]}
+    theirs = [tag for tag in dict.fromkeys([*(existing.get("tags") or []), *tags]) if tag not in known]
+    return {**added, **found, **chosen, "tags": [*found["tags"], *theirs]}
 
 
 def front_matter(metadata: dict[str, Any]) -> str:
     """The YAML at the head of a card, in an order of its own."""
-    first = ["language", "license", "library_name", "pipeline_tag", "base_model", "base_model_relation", "tags"]
-    order = [*first, "datasets", "metrics", "widget"]
-    rest = sorted(set(metadata) - set(order) - {"model-index"})
-    ordered = {name: metadata[name] for name in (*order, *rest, "model-index") if metadata.get(name)}
+    ordered = dict(sorted(metadata.items()))
     return f"---\n{ModelCardData(**ordered).to_yaml()}\n---\n"
 
 

@@ -8,11 +8,9 @@ from ..report.tables import spaced, table
 __all__ = ["cells", "classes", "fidelity", "pairs", "quality", "spaced", "speed", "table"]
 
 
-def pairs(rows: dict[str, Any]) -> str:
-    """Names and what they are."""
-    return "\n".join(
-        ["| | |", "| --- | --- |", *(f"| {cells(name)} | {cells(value)} |" for name, value in rows.items())]
-    )
+def pairs(rows: dict[str, Any], head: str) -> str:
+    """Names and what they are, under a head."""
+    return "\n".join([f"| {head} | |", "| --- | --- |", *(f"| {cells(k)} | {cells(v)} |" for k, v in rows.items())])
 
 
 def quality(evaluation: dict[str, Any]) -> str:
@@ -38,7 +36,9 @@ def fidelity(evaluation: dict[str, Any]) -> str:
     """How near the two are."""
     near = evaluation["models"][1]["fidelity"]
     if near["agreement"] is None:
-        return pairs({"correlation with the teacher": near["pearson"], "mean difference": near["difference"]})
+        return pairs(
+            {"correlation with the teacher": near["pearson"], "mean difference": near["difference"]}, "of the scores"
+        )
     return pairs(
         {
             "answered as the teacher does": f"{near['agreement']:.2%}",
@@ -46,7 +46,8 @@ def fidelity(evaluation: dict[str, Any]) -> str:
             "right where the teacher is wrong": near["model_only"],
             "wrong where the teacher is right": near["teacher_only"],
             "p (McNemar's exact test of these two)": f"{near['p_value']:.2g}",
-        }
+        },
+        "of the examples",
     )
 
 

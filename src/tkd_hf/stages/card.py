@@ -1,25 +1,32 @@
 """`tkd-hf card`: the card of a model (`README.md`), from its run's record and a report."""
 
 import json
-import logging
 import shutil
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
+from ..data.features import as_tuple
 from ..errors import InputError
 from ..files import read_json, written_whole
 from ..hub.card import Card
 from ..hub.folder import CARD, EXPORTS, PICTURES, RESULTS
 from ..hub.metadata import check_card
 from ..hub.places import shortened, without_places
+from ..signals import without_adapters
+from ..soft_labels import teacher_revision
 from .report import REPORT_JSON
-from .run_folder import StageRecord, read_record
+from .run_folder import StageRecord, fingerprint, read_record, write_record
+from .training import training_arguments
 
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from ..sampling import OrderedTrainer
 
 
 def card(
@@ -27,8 +34,9 @@ def card(
     report: str | Path | None = None,
     repo_id: str | None = None,
     license: str | None = None,
-    language: str | None = None,
+    language: str | Sequence[str] | None = None,
     base_model: str | None = None,
+    tags: str | Sequence[str] | None = None,
     record: StageRecord | None = None,
 ) -> str:
     """Writes the card of a model into its folder, or writes it anew: what people added to it stays.
@@ -39,8 +47,9 @@ def card(
             the folder with its pictures (`report.json`, `pictures/`), and later cards find it there.
         repo_id: where the model will be on the Hub, for the examples of how to load it; by default the folder's name.
         license: of the model, such as `"apache-2.0"`.
-        language: of the texts that it is for, such as `"en"`; several with commas between.
+        language: of the texts that it is for, such as `"en"`; or several.
         base_model: Hub id of the model that it was made from, where the run began with a folder.
+        tags: to be added to those that follow from the run.
         record: of the run, where it is not in the folder yet.
 
     Returns:
@@ -57,16 +66,65 @@ def card(
     if report is not None:
         _take_over(Path(report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    languages = language and [code.strip() for code in language.split(",")]
     content = _card(folder, record, repo_id, base_model).render(
         existing,
+        tags=as_tuple(tags or ()),
         license=license,
-        language=languages[0] if languages and len(languages) == 1 else languages,
+        language=list(language) if isinstance(language, (list, tuple)) else language,
     )
     check_card(content)
     with written_whole(folder / CARD) as file:
         file.write_text(content, encoding="utf-8")
     return content
+
+
+def card_of_training(trainer: "OrderedTrainer", **chosen: Any) -> str:
+    """The card of what a trainer has trained, or is training, in its output folder, and the record that it is from.
+
+    Args:
+        trainer: its model's configuration is saved, if need be.
+        chosen: as of `card`.
+    """
+    folder = Path(trainer.args.output_dir)
+    if not (folder / "config.json").exists():
+        without_adapters(trainer.accelerator.unwrap_model(trainer.model)).config.save_pretrained(folder)
+    record = trainer.run_record
+    if record is None:
+        record = record_of(trainer)
+        write_record(folder, record)
+    return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **chosen)
+
+
+def record_of(trainer: "OrderedTrainer") -> StageRecord:
+    """What a trainer knows of its run: teachers, data, arguments, and how the last evaluation went."""
+    live = getattr(trainer, "teacher", None)
+    models = [trainer.accelerator.unwrap_model(one.model) for one in getattr(live, "teachers", [live] if live else [])]
+    names = [model.config.name_or_path or type(model).__name__ for model in models]
+    made = [_revision(model) for model in models]
+    several = {"teacher_weights": list(live.weights)} if len(models) > 1 else {}
+    taught = {"teacher": names, "teacher_revision": made} if several else {}
+    if len(models) == 1:
+        taught = {"teacher": names[0], "teacher_revision": made[0]}
+    data = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
+    report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
+    evaluated = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
+    last = evaluated[-1] if evaluated else {}
+    return StageRecord(
+        "distill" if hasattr(trainer, "objective") else "finetune",
+        inputs=taught | {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
+        arguments={**({"live": bool(models)} if live else {}), **training_arguments(trainer.args), **several},
+        metrics={
+            name.removeprefix("eval_"): value
+            for name, value in last.items()
+            if name.startswith("eval_") and not name.endswith(("runtime", "_per_second"))
+        },
+        details={"teacher_layers": list(report.layers)} if report else {},
+    )
+
+
+def _revision(model: PreTrainedModel) -> str:
+    commit = getattr(model.config, "_commit_hash", None)
+    return f"commit-{commit}" if commit and not Path(model.config.name_or_path).exists() else teacher_revision(model)
 
 
 def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_model: str | None) -> Card:

@@ -42,7 +42,7 @@ from ..training_args import DistillationTrainingArguments
 from .distill import distillation_trainer, without_labels
 from .evaluate import texts_of
 from .run_folder import RunFolder, StageRecord, data_inputs
-from .training import log_to_stderr, save_and_evaluate, train_into, training_arguments
+from .training import finish, log_to_stderr, save_and_evaluate, train_into, training_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -215,11 +215,12 @@ def prune(
         trainer.add_callback(callback)
         return train_into(folder, trainer, measure)
     log_to_stderr(trainer)
+    trainer.run_record = record
     folder.start()
     if callback:
         callback.prune_at_once()
     further = measure(trainer)
-    return folder.finish(save_and_evaluate(trainer) | further)
+    return finish(folder, trainer, save_and_evaluate(trainer) | further)
 
 
 def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:

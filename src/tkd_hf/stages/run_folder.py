@@ -71,6 +71,12 @@ def read_record(folder: str | Path) -> StageRecord | None:
         raise InputError(f"{path} is damaged ({error}); --overwrite starts anew") from None
 
 
+def write_record(folder: str | Path, record: StageRecord) -> None:
+    """Writes a record into a folder; it is there whole or not at all."""
+    with written_whole(Path(folder, RECORD_NAME)) as file:
+        file.write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
+
+
 def data_inputs(train: Dataset, evaluation: Dataset, task: Task, unlabelled: Dataset | None = None) -> dict[str, Any]:
     """What a record says of the data of a training stage: the task's name, where it is on the Hub, its splits, and
     fingerprints of its parts.
@@ -204,8 +210,7 @@ class RunFolder:
         return found if found.finished else record
 
     def _write(self):
-        with written_whole(self.path / RECORD_NAME) as file:
-            file.write_text(json.dumps(vars(self.record), indent=2) + "\n", encoding="utf-8")
+        write_record(self.path, self.record)
 
 
 def fingerprint(examples: Dataset) -> str:

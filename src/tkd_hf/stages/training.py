@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..callbacks import StopOnTermination
 from ..errors import InputError, Stopped, first_line
+from ..sampling import OrderedTrainer
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
 
@@ -37,7 +38,9 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
 
 
 def train_into(
-    folder: RunFolder, trainer: Trainer, before_saving: Callable[[Trainer], dict[str, Any] | None] | None = None
+    folder: RunFolder,
+    trainer: OrderedTrainer,
+    before_saving: Callable[[OrderedTrainer], dict[str, Any] | None] | None = None,
 ) -> StageRecord:
     """Trains, from the folder's last checkpoint if it has one, and leaves there a model that loads as it is.
 
@@ -54,6 +57,7 @@ def train_into(
         InputError: if memory does not suffice, or the gradient is not finite.
     """
     log_to_stderr(trainer)
+    trainer.run_record = folder.record
     folder.start()
     checkpoint = folder.checkpoint
     if checkpoint:
@@ -68,7 +72,17 @@ def train_into(
     metrics = save_and_evaluate(trainer) | (further or {})
     if checkpoint is None:  # the time of a resumed run is only that of its last part
         metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
-    return folder.finish(metrics)
+    return finish(folder, trainer, metrics)
+
+
+def finish(folder: RunFolder, trainer: OrderedTrainer, metrics: dict[str, Any]) -> StageRecord:
+    """Closes the record of a run with what was measured, and writes the card, so that the folder can be published."""
+    from .card import card  # which words the arguments of this module
+
+    record = folder.finish(metrics)
+    if trainer.is_world_process_zero():
+        card(folder.path)
+    return record
 
 
 @contextmanager
