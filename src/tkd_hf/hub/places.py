@@ -43,7 +43,9 @@ def without_places(record: StageRecord) -> StageRecord:
         for holder in (inputs, arguments):
             if holder.get(name):
                 holder[name] = _model(holder[name], inputs.get(f"{name}_revision"))
-    return replace(record, **shortened({**asdict(record), "inputs": inputs, "arguments": arguments}))
+    before = [asdict(without_places(StageRecord(**one))) for one in record.before]
+    changed = {"inputs": inputs, "arguments": arguments, "before": before}
+    return replace(record, **shortened({**asdict(record), **changed}))
 
 
 def has_token(text: str) -> bool:
