@@ -239,6 +239,20 @@ def test_exports_are_shown_where_they_are(run):
     assert 'OVModelForSequenceClassification.from_pretrained("org/x", subfolder="openvino")' in page
 
 
+def test_a_model_for_another_runtime_alone(run):
+    (run / "model.safetensors").unlink()
+    (run / "openvino_model.xml").write_bytes(b"")
+    config = read_json(run / "config.json") | {"quantization": {"backend": "openvino", "weights": "int8"}}
+    (run / "config.json").write_text(json.dumps(config))
+    write_record(run, StageRecord("quantize", HUB, {"backend": "openvino", "weights": "int8"}))
+    page = card(run, repo_id="org/x")
+    assert "pipeline" not in page.partition("## How to load it")[2]
+    assert 'OVModelForSequenceClassification.from_pretrained("org/x")' in page
+    assert "| quantization | openvino, int8 |" in page
+    found = ModelCard(page).data
+    assert (found["base_model_relation"], "int8" in found.tags) == ("quantized", True)
+
+
 def test_the_examples_run(run, monkeypatch, tmp_path, capsys):
     """As they stand, from the folder that holds the repository's name."""
     page = card(run)

@@ -10,7 +10,7 @@ from .output import announce, suggest
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     report: Annotated[
         Path | None, typer.Option(help="Folder of a report on it, for results, speed and pictures.")
     ] = None,
@@ -29,11 +29,11 @@ def card(
     """
     from ..stages.card import card as run
 
-    announce(f"writing the card of {folder}{f' with the report in {report}' if report else ''}")
+    announce(f"writing the card of {model}{f' with the report in {report}' if report else ''}")
     languages = None if language is None else re.findall(r"[\w-]+", language)
-    run(folder, report, repo_id, license, languages and (languages if len(languages) > 1 else languages[0]), base_model)
-    print(folder / "README.md")
-    if not report and not (folder / "report.json").exists():
-        suggest(f"tkd-hf report {folder}, and tkd-hf card {folder} --report report")
+    run(model, report, repo_id, license, languages and (languages if len(languages) > 1 else languages[0]), base_model)
+    print(model / "README.md")
+    if not report and not (model / "report.json").exists():
+        suggest(f"tkd-hf report {model}, and tkd-hf card {model} --report report")
     else:
-        suggest(f"tkd-hf push {folder} --repo-id {repo_id or f'ORG/{folder.name}'}")
+        suggest(f"tkd-hf push {model} --repo-id {repo_id or f'ORG/{model.name}'}")

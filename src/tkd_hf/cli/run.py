@@ -44,6 +44,7 @@ def run(
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
     pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
     out of the teacher), and what prune, finetune and evaluate work on; without one, prune makes it of the teacher.
+    card is that student's, with what a report before it says.
     benchmark compares the teacher with all that was made. What augment made is learned from by what follows. The
     teacher teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
 
@@ -99,6 +100,7 @@ def _plan(
         raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
     stages, count = [], Counter()
     teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
+    report = None
     versions = []  # the classifiers that stages made
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
@@ -112,6 +114,7 @@ def _plan(
             "model": worked_on,
             "models": list(filter(None, dict.fromkeys([teacher, *versions, model]))) or None,
             "student": student,
+            "report": report,
             "unlabelled": list(unlabelled) or None,
             "soft_labels": None if "teacher" in options else soft_labels,
             "output_dir": output_dir and str(Path(output_dir) / folder),
@@ -131,6 +134,8 @@ def _plan(
             teacher = model = made
         elif name == "augment":
             unlabelled.append(made)
+        elif name == "report":
+            report = made
         elif made and name not in _MAKE_NO_MODEL:
             student = made
             if teacher or model is None or name == "prune":  # else the teacher is yet to be made of the recipe's model

@@ -43,7 +43,8 @@ class Card:
         record: of the run that made it, without places on the machine; `None` where there is none.
         results: the part of a report that is about the model and its teacher (`tkd_hf.stages.card.results_of`).
         pictures: paths within the folder.
-        exports: of `"onnx"` and `"openvino"` the folders' files, by name.
+        exports: of `"onnx"` and `"openvino"` the files, by name.
+        pytorch: whether there are weights for PyTorch.
         parameters: number of weights.
         adapter: the configuration of an adapter (`adapter_config.json`), where the folder holds one and no model.
         mask: the tokenizer's mask.
@@ -57,6 +58,7 @@ class Card:
     results: dict[str, Any] | None = None
     pictures: list[str] = field(default_factory=list)
     exports: dict[str, list[str]] = field(default_factory=dict)
+    pytorch: bool = True
     parameters: int | None = None
     adapter: dict[str, Any] | None = None
     mask: str | None = None
@@ -156,7 +158,7 @@ class Card:
     @property
     def quantization(self) -> dict[str, Any] | None:
         """How the weights are packed."""
-        return self.config.get("quantization_config")
+        return self.config.get("quantization") or self.config.get("quantization_config")
 
     @property
     def tags(self) -> list[str]:
@@ -230,11 +232,10 @@ class Card:
 
     def _bits(self) -> int | None:
         packed = self.quantization or {}
-        if packed.get("load_in_4bit"):
+        said = str(packed.get("weights", ""))  # as `tkd-hf quantize` calls its schemes
+        if packed.get("load_in_4bit") or said.startswith(("int4", "nf4")):
             return 4
-        if packed.get("load_in_8bit"):
-            return 8
-        return 8 if self.record and "int8" in str(self.record.details.get("quantization")) else None
+        return 8 if packed.get("load_in_8bit") or said.startswith("int8") else None
 
     def _lineage(self) -> dict[str, Any]:
         """The parent and what it is to the model, for Hub ids alone.

@@ -85,7 +85,9 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
     adapter = "adapter_config.json" in names
     _require(folder, names, "config.json", "tokenizer_config.json", *(["adapter_model.safetensors"] if adapter else []))
     if not any(Path(name).suffix in (".safetensors", ".onnx", ".xml") for name in names):
-        raise InputError(f"{folder} holds no weights (model.safetensors); name the run folder of a model")
+        exports = [name for name in EXPORTS if (folder / name).is_dir()]
+        way_out = f"include {' or '.join(exports)}" if exports else "name the run folder of a model"
+        raise InputError(f"{folder} holds no weights (model.safetensors); {way_out}")
     for path in files:
         if path.suffix == ".safetensors":
             _check_readable(path)

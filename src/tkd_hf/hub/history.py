@@ -140,7 +140,9 @@ def _numbers(value: Any) -> str | None:
 def _named(values: dict[str, Any] | None) -> str | None:
     if not isinstance(values, dict):
         return values
-    return ", ".join(f"{spaced(name)} {value}" for name, value in values.items() if value not in (None, False))
+    off = (None, False, "", [])
+    said = {name: value for name, value in values.items() if value not in off and not isinstance(value, dict)}
+    return ", ".join(f"{spaced(name)} {value}" for name, value in said.items())
 
 
 def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:

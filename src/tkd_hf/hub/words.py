@@ -29,7 +29,7 @@ def shape(card: "Card") -> dict[str, Any]:
         "longest input": config.get("max_position_embeddings") and f"{config['max_position_embeddings']} tokens",
         "parameters": card.parameters and f"{card.parameters:,}",
         "adapter": card.adapter and f"LoRA of rank {card.adapter.get('r')} on `{card.base}`",
-        "quantization": packing(card.config.get("quantization_config")),
+        "quantization": packing(card.quantization),
         "exports": ", ".join(f"`{file}`" for files in card.exports.values() for file in files),
     }
     return {name: value for name, value in found.items() if value}
@@ -39,6 +39,8 @@ def packing(config: dict[str, Any] | None) -> str | None:
     """How weights are packed, as their configuration says it."""
     if not config:
         return None
+    if "backend" in config:  # the note of `tkd-hf quantize`
+        return ", ".join(str(value) for value in config.values() if isinstance(value, str))
     bits = next((f", {bits} bits" for bits in (4, 8) if config.get(f"load_in_{bits}bit")), "")
     kind = f", {config['bnb_4bit_quant_type']}" if bits == ", 4 bits" and config.get("bnb_4bit_quant_type") else ""
     return f"{config.get('quant_method', 'quantized')}{bits}{kind}"

@@ -15,7 +15,7 @@ from ..data.features import as_tuple
 from ..errors import InputError
 from ..files import read_json, written_whole
 from ..hub.card import Card
-from ..hub.folder import CARD, EXPORTS, PICTURES, RESULTS
+from ..hub.folder import CARD, PICTURES, RESULTS
 from ..hub.metadata import check_card
 from ..hub.places import shortened, without_places
 from ..signals import without_adapters
@@ -131,10 +131,10 @@ def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_mo
     """What the folder holds, without places on the machine."""
     name = folder.resolve().name
     adapter = folder / "adapter_config.json"
+    found = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
     exports = {
-        export: sorted(file.relative_to(folder).as_posix() for ending in ("onnx", "xml") for file in files(ending))
-        for export in EXPORTS
-        for files in [lambda ending, export=export: (folder / export).glob(f"*model*.{ending}")]
+        backend: [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
+        for backend, patterns in found.items()
     }
     results = folder / RESULTS
     return Card(
@@ -144,7 +144,8 @@ def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_mo
         record=record and without_places(record),
         results=read_json(results, way_out="give the report again") if results.exists() else None,
         pictures=sorted(f"{PICTURES}/{file.name}" for file in (folder / PICTURES).glob("*.png")),
-        exports={export: files for export, files in exports.items() if files},
+        exports={backend: files for backend, files in exports.items() if files},
+        pytorch=any(folder.glob("*.safetensors")),
         parameters=_parameters(folder),
         adapter=read_json(adapter, way_out="save the adapter anew") if adapter.exists() else None,
         mask=_mask(folder),
