@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from tkd_hf import InputError
+from tkd_hf.adapters import LoraArguments, add_adapters
 from tkd_hf.hub.card import Card
 from tkd_hf.stages.card import card
 from tkd_hf.stages.run_folder import StageRecord, made_before, write_record
@@ -192,6 +193,38 @@ def test_what_a_model_is_to_its_parent(stage, config, adapter, relation):
     assert metadata.library_name == ("peft" if adapter else "transformers")
     assert ("int8" in metadata.tags) == bool(config.get("quantization_config"))
     assert ('PeftModel.from_pretrained(base, "org/x")' in found.render()) == bool(adapter)
+
+
+def test_what_peft_writes_is_no_word_of_people(tmp_path, tokenizer):
+    """It fills a template, or our card, with the place of the base, whenever it saves."""
+    base = AutoModelForSequenceClassification.from_pretrained(run_folder(tmp_path / "secret-place", None))
+    adapted = add_adapters(base, LoraArguments(rank=2, adapter_only=True))
+    base.config.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    write_record(tmp_path / "adapter", distilled())
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert "secret-place" in (tmp_path / "adapter" / "README.md").read_text()
+    page = card(tmp_path / "adapter", base_model="org/base")
+    assert "secret-place" not in page
+    assert "More Information Needed" not in page
+    assert "lora" in ModelCard(page).data.tags
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = card(tmp_path / "adapter", base_model="org/base")
+    assert again.replace("- transformers\n", "") == page
+
+
+def test_an_adapter_loads_as_its_card_says(tmp_path, tokenizer, monkeypatch):
+    """Beside a base of the name that the card gives it."""
+    base = AutoModelForSequenceClassification.from_pretrained(run_folder(tmp_path / "base", None))
+    add_adapters(base, LoraArguments(rank=2)).save_pretrained(tmp_path / "adapter")
+    base.config.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    shown = re.findall(r"```python\n(.*?)```", card(tmp_path / "adapter"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(shown[0], names)
+    assert type(names["model"].base_model.model).__name__ == "TKDForSequenceClassification"
+    assert names["model"].config.id2label == {0: "negative", 1: "positive"}
 
 
 def test_what_was_removed_is_counted(tmp_path):

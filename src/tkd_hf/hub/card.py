@@ -11,7 +11,7 @@ from ..data.tasks import GLUE_TASKS
 from ..evaluation.metrics import METRICS
 from ..stages.run_folder import StageRecord
 from . import history, tables, words
-from .metadata import front_matter, merged, model_index, read_card
+from .metadata import front_matter, merged, model_index, of_people
 from .places import hub_id, last_part
 from .sections import merge, written_by_people
 
@@ -71,7 +71,7 @@ class Card:
             existing: the card that is there.
             chosen: metadata to be set, such as `license`; `None` leaves it as it is.
         """
-        existing_metadata, page = read_card(existing)
+        existing_metadata, page = of_people(existing)
         sections = self.sections()
         if written_by_people(page).startswith("# "):
             sections["title"] = ""  # they gave it one
@@ -170,7 +170,7 @@ class Card:
             "pruned": "removed" in details,
             "sparse": "sparsity" in details,
             "vocabulary-pruned": "vocabulary" in details,
-            "lora": any("lora" in stage.arguments for stage in self.stages),
+            "lora": self.adapter is not None or any("lora" in stage.arguments for stage in self.stages),
             "int8": bits == 8,
             "int4": bits == 4,
         }

@@ -21,6 +21,7 @@ _CHOSEN = ("license", "language", "widget")
 # what the run alone says, and what goes where it says it no more
 _OWN = ("base_model", "base_model_relation", "model-index", "tags", "datasets", "metrics", "pipeline_tag")
 _OWN_TAGS = {"tkd", "knowledge-distillation", "pruned", "sparse", "vocabulary-pruned", "int8", "int4", "lora"}
+_PEFT_VERSION = re.compile(r"### Framework versions\s+- PEFT \S+\s*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 
 
@@ -63,6 +64,19 @@ def read_card(content: str) -> tuple[dict[str, Any], str]:
         return card.data.to_dict(), card.text
     except Exception as error:  # of YAML, or of what huggingface_hub makes of it
         raise InputError(f"the metadata of the card (README.md) cannot be read: {first_line(error)}") from None
+
+
+def of_people(content: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card without what PEFT puts there whenever it saves: an unfilled template, its own
+    version, and where the base lies on this machine.
+    """
+    metadata, page = read_card(content)
+    page = _PEFT_VERSION.sub("", page)
+    template = {line.strip() for line in ModelCard.from_template(ModelCardData()).text.splitlines()}
+    if page.strip() and {line.strip() for line in page.splitlines()} <= template:
+        return {}, ""
+    tags = [tag for tag in metadata.get("tags") or [] if not str(tag).startswith("base_model:")]
+    return {**metadata, "tags": tags}, page
 
 
 def check_card(content: str) -> None:

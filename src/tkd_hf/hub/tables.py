@@ -57,7 +57,7 @@ def classes(evaluation: dict[str, Any]) -> str:
     if not rows:
         return ""
     lines = [[cells(row["name"]), row["examples"], *(_share(row[who]) for who in ("teacher", "model"))] for row in rows]
-    return table(["recall of", "examples", "teacher", "this model"], lines)
+    return table(["class", "examples", "teacher", "this model"], lines)
 
 
 def speed(benchmark: dict[str, Any]) -> str:
