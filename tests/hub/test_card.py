@@ -164,6 +164,9 @@ def test_a_folder_may_be_called_like_a_model_of_the_hub(tmp_path):
     assert "base_model" not in page
     named = ModelCard(card(run, base_model="org/base")).data
     assert (named.base_model, named["base_model_relation"]) == ("org/base", "finetune")
+    write_record(run, distilled())
+    named = ModelCard(card(run, base_model="org/base")).data
+    assert (named.base_model, named.get("base_model_relation")) == ("org/base", None)
 
 
 HUB = {"model": "org/base@v1", "model_revision": "commit-1"}

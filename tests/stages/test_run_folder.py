@@ -125,3 +125,18 @@ def test_whole_numbers_and_floats_are_the_same_run():
     whole = DistillationTrainingArguments("x", num_train_epochs=2, temperature=2, weight_decay=0, **common)
     floats = DistillationTrainingArguments("x", num_train_epochs=2.0, temperature=2.0, weight_decay=0.0, **common)
     assert training_arguments(whole) == training_arguments(floats)
+
+
+def test_a_record_tells_what_was_done_before(tmp_path):
+    """Each stage in a folder of its own, the first one first."""
+    for name, model in (("a", None), ("b", "a"), ("c", "b")):
+        inputs = {"model": str(tmp_path / model)} if model else {}
+        run = RunFolder(tmp_path / name, StageRecord(name, inputs, {}))
+        run.start()
+        run.finish({})
+    found = read_json(tmp_path / "c" / RECORD_NAME)
+    assert [one["stage"] for one in found["before"]] == ["a", "b"]
+    assert all("before" not in one for one in found["before"])
+    unfinished = RunFolder(tmp_path / "d", StageRecord("d", {"model": str(tmp_path / "c")}, {}))
+    unfinished.start()
+    assert RunFolder(tmp_path / "e", StageRecord("e", {"model": str(tmp_path / "d")}, {})).record.before == []

@@ -246,10 +246,10 @@ class Card:
         if self.parent is None:
             return {}
         packed = self.quantization or (self.record and self.record.stage == "quantize")
-        return {
-            "base_model": self.parent,
-            "base_model_relation": "adapter" if self.adapter else "quantized" if packed else "finetune",
-        }
+        relation = "adapter" if self.adapter else "quantized" if packed else "finetune"
+        cut = self.record and self.record.stage == "distill" and not self.record.arguments.get("student")
+        known = self.adapter or packed or not cut
+        return {"base_model": self.parent} | ({"base_model_relation": relation} if known else {})
 
     def _widget(self) -> list[dict[str, str]] | None:
         return [{"text": self.text}] if isinstance(self.text, str) else None

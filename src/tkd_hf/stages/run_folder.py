@@ -116,6 +116,7 @@ class RunFolder:
     def __init__(self, path: str | Path, record: StageRecord, overwrite: bool = False, resume: bool = False):
         self.path = Path(path)
         self.record = record
+        record.before = made_before(record.inputs.get("model") or record.arguments.get("student"))
         self._overwrite, self._lock = overwrite, None
         if overwrite and resume:
             raise InputError("overwrite and resume exclude each other; choose one")
@@ -163,7 +164,6 @@ class RunFolder:
                 elif path.name != LOCK_NAME:
                     path.unlink()
         self._started = time.perf_counter() if since is None else since
-        self.record.before = made_before(self.record.inputs.get("model") or self.record.arguments.get("student"))
         self._write()
 
     def finish(self, metrics: dict[str, Any]) -> StageRecord:
