@@ -1,4 +1,4 @@
-"""The exceptions with a meaning of their own: the input was wrong, a model lost too much, or a run was stopped."""
+"""The exceptions with a meaning of their own: the input was wrong, a check failed, or a run was stopped."""
 
 import errno
 
@@ -21,10 +21,18 @@ class InputError(ValueError):
     exit_code = 2
 
 
-class GateMissed(Exception):
-    """A model lost more than it was allowed to. The commands print the message and exit with code 1."""
+class NotMet(Exception):
+    """What a command was to check does not hold. The commands print the message and exit with code 1."""
 
     exit_code = 1
+
+
+class GateMissed(NotMet):
+    """A model lost more than it was allowed to."""
+
+
+class CardFalse(NotMet):
+    """What is on the Hub is not what its card, or its commit, says."""
 
 
 class Stopped(Exception):

@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from ..errors import GateMissed, InputError, Stopped, storage_trouble
-from . import augment, benchmark, card, distill, evaluate, finetune, label, pretrain, prune, report, run
+from ..errors import InputError, NotMet, Stopped, storage_trouble
+from . import augment, benchmark, card, distill, evaluate, finetune, label, pretrain, prune, push, report, run, verify
 from .options import TrainingCommand
 
 
@@ -28,20 +28,23 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)
 app.command("card")(card.card)
+app.command("push")(push.push)
+app.command("verify")(verify.verify)
 app.command("run")(run.run)
 
 
 def main() -> None:
     """Runs a command.
 
-    Exit codes: 0 done, 1 the gate was missed, 2 the input was wrong or the disk failed, 143 stopped by SIGTERM.
+    Exit codes: 0 done, 1 the gate was missed or the card is false, 2 the input was wrong or the disk failed, 143
+    stopped by SIGTERM.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
     try:
         app()
-    except (InputError, GateMissed, Stopped) as error:
+    except (InputError, NotMet, Stopped) as error:
         _end(str(error), error.exit_code)
     except Exception as error:
         if (trouble := storage_trouble(error)) is None:

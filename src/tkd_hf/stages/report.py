@@ -79,7 +79,7 @@ def report(
     from ..report import figures, tables  # names matplotlib if it is missing, before any work
 
     found = [run for run in runs if _is_model(run)]
-    teacher = teacher or _said(found, "teacher")
+    teacher = teacher or said_by(found, "teacher")
     models = [run for run in found if Path(run).resolve() != Path(teacher).resolve()]
     if not models:
         raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
@@ -108,7 +108,7 @@ def task_of(runs: Sequence[str]) -> str:
     Raises:
         InputError: if they name none, several, or data that is no GLUE task.
     """
-    task = _said(runs, "task")
+    task = said_by(runs, "task")
     if task not in GLUE_TASKS:
         raise InputError(f"the runs were made with the data {task!r}; name it with --dataset and its columns")
     return task
@@ -123,7 +123,7 @@ def _is_model(run: str) -> bool:
     return there
 
 
-def _said(runs: Sequence[str], name: str) -> str:
+def said_by(runs: Sequence[str], name: str) -> str:
     """What the records of all runs that name a teacher, or a task, agree on."""
     inputs = [record.inputs for run in runs if (record := read_record(run))]
     said = {json.dumps(one[name]) for one in inputs if name in one}

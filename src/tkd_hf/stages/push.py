@@ -1,0 +1,75 @@
+"""`tkd-hf push`: a run folder to the Hub, once its content and its card were found good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.loading import DataArguments
+from ..errors import InputError
+from ..hub.folder import publishable
+from ..hub.push import Pushed, check_repo_id, push_files
+from .evaluate import evaluate
+from .report import said_by
+
+
+@dataclass
+class Plan:
+    """What would be pushed.
+
+    Args:
+        folder: the run.
+        files: all of it, by their paths in the repository, with their sizes in bytes.
+        card: the rendered card.
+    """
+
+    folder: Path
+    files: dict[str, int]
+    card: str
+
+
+def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
+    """What a push of a run folder would send; the network is left alone.
+
+    Args:
+        folder: the run.
+        repo_id: `org/name`.
+        include: exports that go along: `"onnx"`, `"openvino"`.
+
+    Raises:
+        InputError: for a folder that cannot be published as it is, and a card that the Hub would refuse.
+    """
+    check_repo_id(repo_id)
+    folder = Path(folder)
+    files = publishable(folder, include)
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    return Plan(folder, sizes, (folder / "README.md").read_text(encoding="utf-8"))
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    include: Sequence[str] = (),
+    max_drop: float | None = None,
+    data: DataArguments | None = None,
+    teacher: str | None = None,
+    **options,
+) -> Pushed:
+    """Pushes a run folder, as one commit or none.
+
+    Args:
+        folder, repo_id, include: as of `plan`.
+        max_drop: how far below its teacher the model may be: both are evaluated first.
+        data: what to evaluate on.
+        teacher: by default the one that the run's record names.
+        options: of `tkd_hf.hub.push.push_files`.
+
+    Raises:
+        InputError: for what `plan` refuses, and if the Hub refuses.
+        GateMissed: if the model lost more.
+    """
+    planned = plan(folder, repo_id, include)
+    if max_drop is not None:
+        if data is None:
+            raise InputError(f"max_drop={max_drop} needs data to measure model and teacher on: name the task")
+        evaluate(str(folder), data, teacher or said_by([str(folder)], "teacher")).check_drop(max_drop)
+    return push_files(planned.folder, [planned.folder / path for path in planned.files], repo_id, **options)

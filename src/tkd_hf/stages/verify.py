@@ -1,0 +1,156 @@
+"""`tkd-hf verify`: whether what lies on the Hub is what its card says."""
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+
+from ..data.loading import DataArguments, load_split
+from ..data.tasks import GLUE_TASKS, Task
+from ..errors import CardFalse, InputError
+from ..evaluation.runners import load_runner, runner_config
+from ..hub.push import hub_errors
+from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
+from ..labels import label_names
+from ..model_loading import classifier_class
+from ..naming import at_revision
+from .evaluate import evaluate, texts_of
+
+
+COMPARED_TEXTS = 8
+
+
+@dataclass
+class Figure:
+    """A figure of the card beside the one that was measured; `None` for what this data cannot tell."""
+
+    metric: str
+    card: float
+    measured: float | None
+
+
+@dataclass
+class Verification:
+    """What was found true of a model on the Hub.
+
+    Args:
+        model: its name.
+        commit: the commit that was verified.
+        files: how many files have the hash that the commit says.
+        task, split, examples: what it was measured on.
+        loads: in what ways it was loaded, with the same answers.
+        figures: those of the card.
+        tolerance: how far from the card a figure may lie.
+    """
+
+    model: str
+    commit: str
+    files: int
+    task: str
+    split: str
+    examples: int
+    loads: list[str]
+    figures: list[Figure]
+    tolerance: float
+
+    @property
+    def false(self) -> list[Figure]:
+        """The figures that are not what the card says."""
+        told = [figure for figure in self.figures if figure.measured is not None]
+        return [figure for figure in told if abs(figure.card - figure.measured) > self.tolerance]
+
+    def check(self) -> None:
+        """Passes a card whose figures are true; `CardFalse` names those that are not."""
+        if self.false:
+            wrong = (f"{one.metric} {one.card:g}, but {one.measured:.4f} was measured" for one in self.false)
+            raise CardFalse(f"the card of {self.model} is false: it says {'; '.join(wrong)}")
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+
+def verify(
+    model: str, data: DataArguments, tolerance: float = 0.002, batch_size: int = 128, trust_remote_code: bool = False
+) -> Verification:
+    """Fetches a model from the Hub anew, and compares it with its commit and its card.
+
+    The hash of each file is compared with the commit's. The model is loaded with this package, and by its id in a
+    process that has not got it; both have to answer alike. Then it is evaluated on what the card names.
+
+    Args:
+        model: `org/name` or `org/name@revision`.
+        data: what the card's figures were measured on; `task_of` tells which task that is.
+        tolerance: how far a figure may lie from the card's, as other hardware rounds otherwise.
+        batch_size: examples at a time.
+        trust_remote_code: run source files that are not this package's own. Read them first.
+
+    Raises:
+        InputError: if the model cannot be fetched, has no card with figures for this data, or brings foreign code.
+        CardFalse: if files are not what the commit says, or the model does not load, or not with the same answers.
+            Figures are left to `Verification.check`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = fetch(model, Path(folder, "hub"))
+        place = str(snapshot.folder)
+        examples, task = load_split(data, "eval", known_labels=label_names(runner_config(place)))
+        claimed = _about(claims(snapshot.folder), task)
+        if not claimed:
+            raise InputError(
+                f"the card of {model} has no figures for {task.eval_split!r} of {task.name}; name its data"
+            )
+        foreign = foreign_code(snapshot.folder)
+        if foreign and not trust_remote_code:
+            raise InputError(
+                f"{model} brings code that is not this package's: {', '.join(foreign)}; read it, and add "
+                "--trust-remote-code if you trust it"
+            )
+        loads = _load_both_ways(snapshot, task, texts_of(examples, COMPARED_TEXTS))
+        found = evaluate(place, data, batch_size=batch_size)
+    measured = found.models[0].metrics
+    figures = [Figure(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
+    if not any(figure.measured is not None for figure in figures):
+        raise InputError(f"the card of {model} claims {', '.join(f.metric for f in figures)}: none can be measured")
+    return Verification(
+        model, snapshot.commit, snapshot.files, task.name, task.eval_split, len(examples), loads, figures, tolerance
+    )
+
+
+def task_of(model: str) -> str:
+    """The GLUE task that a card's figures are of; `InputError` if it is none, or several."""
+    name, revision = at_revision(model)
+    with hub_errors(f"fetch the card of {model}", "nothing was verified"):
+        card = hf_hub_download(name, "README.md", revision=revision)
+    claimed = claims(Path(card).parent)
+    tasks = [task.name for task in GLUE_TASKS.values() if _about(claimed, task)]
+    if len(tasks) != 1:
+        data = sorted({" ".join(filter(None, (claim.dataset, claim.config))) for claim in claimed})
+        raise InputError(f"the card of {model} has figures for {', '.join(data)}; name one with --task or --dataset")
+    return tasks[0]
+
+
+def _about(claimed: list[Claim], task: Task) -> list[Claim]:
+    """The claims about a task's split; about data of another origin all, if they are about one data set."""
+    if task.name in GLUE_TASKS:
+        wanted = (task.dataset, task.config or task.name, task.eval_split)
+        return [claim for claim in claimed if (claim.dataset, claim.config, claim.split) == wanted]
+    return claimed if len({(claim.dataset, claim.config, claim.split) for claim in claimed}) == 1 else []
+
+
+def _load_both_ways(snapshot: Snapshot, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
+    """Loads the model with this package and without it; `CardFalse` unless both answer alike."""
+    runner = load_runner(str(snapshot.folder), task.problem_type)
+    if runner.backend not in ("pytorch", "bitsandbytes"):
+        return [runner.backend]
+    auto_class = classifier_class(runner.config).__name__
+    without = answers_without_the_package(snapshot, auto_class, texts)
+    for text, other in zip(texts, without, strict=True):
+        own = runner(runner.tokenizer(*text, truncation=True, return_tensors="pt")).float().cpu()
+        if own.shape != other.shape or not torch.allclose(own, other, rtol=1e-3, atol=1e-3):
+            raise CardFalse(
+                f"{snapshot.repo_id} answers otherwise without tkd_hf: to {' / '.join(text)!r} {other.tolist()} "
+                f"instead of {own.tolist()}"
+            )
+    return ["with tkd_hf", "with trust_remote_code=True"]

@@ -1,0 +1,126 @@
+"""A Hub on loopback, clients of it in processes of their own, and a run folder to push."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tkd_hf.stages.run_folder import RunFolder, StageRecord
+
+from ..conftest import build_teacher, build_tokenizer
+from ..training import student_of
+from .server import Hub
+
+
+CLIENT = Path(__file__).with_name("client.py")
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+@dataclass
+class Answer:
+    """What a call in a client came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Client:
+    """A process with a cache of its own, in which commands and Python run one after another: imports take seconds.
+
+    Args:
+        hub: which it takes for the Hub.
+        home: its `HF_HOME`.
+        package: whether it finds tkd_hf.
+        variables: of the environment.
+    """
+
+    def __init__(self, hub: Hub, home: Path, package: bool = True, **variables: str):
+        dropped = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_TOKEN")
+        environment = {name: value for name, value in os.environ.items() if name not in dropped}
+        environment |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+        environment |= {"PYTHONPATH": str(SOURCE)} if package else {"TKD_HF_HIDDEN": "1"}
+        self.said = ""
+        self._process = subprocess.Popen(
+            [sys.executable, str(CLIENT)],
+            env=environment | variables,
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words, token: str | None = "hf_writer", fsize: int | None = None) -> Answer:
+        """Runs `tkd-hf WORDS` as the owner of a token, with files of at most `fsize` bytes."""
+        return self._ask(argv=[str(word) for word in words], token=token, fsize=fsize)
+
+    def python(self, code: str, token: str | None = "hf_writer", fsize: int | None = None) -> Answer:
+        """Runs Python."""
+        return self._ask(code=code, token=token, fsize=fsize)
+
+    def _ask(self, **request) -> Answer:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = Answer(**json.loads(self._process.stdout.readline()))
+        self.said += answer.out + answer.err
+        return answer
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture(scope="package")
+def hub():
+    with Hub() as server:
+        yield server
+    assert server.failures == []
+
+
+@pytest.fixture(scope="package")
+def client(hub, tmp_path_factory):
+    """The process that pushes and verifies; what it ever said must not hold its token."""
+    found = Client(hub, tmp_path_factory.mktemp("home"))
+    yield found
+    found.close()
+    assert "hf_writer" not in found.said
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A small student as a run leaves it."""
+    return build_run(tmp_path / "run")
+
+
+def build_run(folder: Path) -> Path:
+    record = StageRecord("distill", {"teacher": "org/teacher", "task": "sst2"}, {"layers": 2})
+    run = RunFolder(folder, record)
+    run.start()
+    student_of(build_teacher()).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "model.safetensors").touch()
+    run.finish({"accuracy": 0.625})
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-classification
+model-index:
+- name: tiny
+  results:
+  - task: {type: text-classification, name: Text classification}
+    dataset: {type: nyu-mll/glue, name: GLUE sst2, config: sst2, split: validation}
+    metrics:
+    - {type: accuracy, value: 0.625}
+---
+# Tiny
+"""
