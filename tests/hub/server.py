@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,6 +136,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
+        self.before: dict[str, Callable] = {}  # what happens just before the next request for a place
         self.requests: list[str] = []
         self.failures: list[str] = []
         self.xet = xet
@@ -182,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
         fault = self.hub.fault(self.command, path)
+        for place in [place for place in self.hub.before if place in path]:
+            self.hub.before.pop(place)()
         try:
             body = self._body(cut=fault is not None and fault.kind == "cut")
             if fault:
@@ -223,11 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str, body: bytes):
         for method, pattern, answer in _ROUTES:
-            if found := re.fullmatch(pattern, path):
-                if self.command in method.split():
-                    return answer(
-                        self, body, **{name: unquote(text) for name, text in found.groupdict().items() if text}
-                    )
+            if (found := re.fullmatch(pattern, path)) and self.command in method.split():
+                return answer(self, body, **{name: unquote(text) for name, text in found.groupdict().items() if text})
         raise Refused(404, "no such place in the protocol")
 
     def _answer(self, content: bytes, status: int = 200, kind: str = "application/octet-stream", **headers: str):
@@ -303,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refused(404, "no list of agents, which a client takes in good part", expected=True)
 
     def validate_yaml(self, body):
-        text, kind = _asked(self._read(body), content=str, repoType=str)
+        text, _kind = _asked(self._read(body), content=str, repoType=str)
         found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
         if not found:
             return self._json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})

@@ -2,8 +2,6 @@
 
 import pytest
 
-from ..conftest import LABELS, TEXTS
-
 
 @pytest.fixture(scope="module")
 def pushed(client, hub, tmp_path_factory):

@@ -62,6 +62,11 @@ def push(
         message=message,
     )
     changes = f"{len(pushed.changed)} in one commit" if pushed.changed else "none, so no commit"
-    show(["", "files changed", "commit", "version"], [[pushed.url, changes, pushed.commit[:8], tag or "–"]])
-    suggest(f"tkd-hf verify {repo_id}{'' if pushed.revision == 'main' else f' --revision {pushed.revision}'}")
+    seen = "private" if pushed.private else "public"
+    show(
+        ["", "seen", "files changed", "commit", "version"], [[pushed.url, seen, changes, pushed.commit[:8], tag or "–"]]
+    )
+    if pushed.left:
+        announce(f"left as they were in {repo_id}: {', '.join(pushed.left)}")
+    suggest(f"tkd-hf verify {repo_id}{'' if pushed.revision == 'main' else f'@{pushed.revision}'}")
     return write_json(json_file, vars(pushed))

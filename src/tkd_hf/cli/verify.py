@@ -1,7 +1,6 @@
 """`tkd-hf verify`."""
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer

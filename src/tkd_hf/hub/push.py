@@ -30,6 +30,7 @@ class Pushed:
         url: where to look at it: the pull request, or the branch.
         revision: the branch, or the reference of the pull request.
         commit: the commit that holds the files now.
+        private: whether the repository is seen by its owners alone.
         changed: the files of the commit that was made; none if all were there already, and then no commit was made.
         left: files of the repository that are not among those pushed, and stay as they were.
         tag: the version that the commit is called.
@@ -39,6 +40,7 @@ class Pushed:
     url: str
     revision: str
     commit: str
+    private: bool
     changed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     tag: str | None = None
@@ -83,6 +85,7 @@ def push_files(
     api = HfApi()
     with hub_errors(f"push to {repo_id}", f"{repo_id} is as it was before; the same command tries it again"):
         api.create_repo(repo_id, private=private, exist_ok=True)
+        is_private = bool(api.repo_info(repo_id).private)
         head, taken = _head(api, repo_id, revision, tag)
         there = remote_hashes(api, repo_id, head)
         changed = {path: file for path, file in _paths(folder, files).items() if not _same(file, there.get(path))}
@@ -90,7 +93,7 @@ def push_files(
             raise InputError(f"{repo_id} has a version {tag} with other content; choose another tag")
         left = sorted(set(there) - set(_paths(folder, files)) - {".gitattributes"})
         branch = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
-        pushed = Pushed(repo_id, branch, revision, head, list(changed), left, tag)
+        pushed = Pushed(repo_id, branch, revision, head, is_private, list(changed), left, tag)
         if changed:
             operations = [CommitOperationAdd(path, str(file)) for path, file in changed.items()]
             if not create_pr and revision != "main":
@@ -130,10 +133,7 @@ def remote_hashes(api: HfApi, repo_id: str, revision: str) -> dict[str, str]:
 
 def file_hash(path: Path, like: str) -> str:
     """A file's hash of the kind of another: SHA-256, of 64 digits, or git's, of 40."""
-    if len(like) == 64:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\x00" % path.stat().st_size)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
