@@ -26,6 +26,7 @@ from .data.features import (
     same_tokenizer,
 )
 from .errors import InputError
+from .hub.callback import HomeFilesCallback
 from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
@@ -124,6 +125,7 @@ class DistillationTrainer(OrderedTrainer):
         teachers = self._load_teachers(as_tuple(teacher_model))
         self.objective.build(self._setting(teachers), self.accelerator)
         self.add_callback(self.objective)
+        self.add_callback(HomeFilesCallback())
         self._record = Recorder(self.model, self.objective.features)
         self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": _Means(), "eval": _Means()}

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -154,6 +155,12 @@ class Hub:
     def __exit__(self, *exception):
         self._server.shutdown()
         self._server.server_close()
+
+    def put(self, content: bytes) -> str:
+        """Stores a large file; gives its SHA-256."""
+        oid = hashlib.sha256(content).hexdigest()
+        self.objects[oid] = content
+        return oid
 
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -366,7 +373,10 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(repo_id, write=not request)
         there = repo.commits[repo.resolve(revision)].files
         answers = []
-        [files] = _asked(self._read(body), files=list)
+        content = self._read(body)
+        [files] = _asked(content, files=list)
+        kept = there.get(".gitignore", Blob(b"")).content.decode()
+        ignored = content.get("gitIgnore", kept).split()
         for file in files:
             path, sample, size = _asked(file, path=str, sample=str, size=int)
             large = (
@@ -374,7 +384,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
             blob = there.get(path)
             oid = {"oid": blob.sha256 or blob.oid} if blob else {}
-            answers.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, **oid})
+            ignore = any(_ignores(pattern, path) for pattern in ignored)
+            answers.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignore, **oid})
         self._json({"files": answers})
 
     def commit(self, body, repo_id, revision):
@@ -502,6 +513,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _without_token(self):
         if "Authorization" in self.headers:
             raise Refused(400, "a token was sent to the storage")
+
+
+def _ignores(pattern: str, path: str) -> bool:
+    """Whether a line of a .gitignore, without its finer points, is about a path."""
+    if pattern.endswith("/"):
+        return f"/{path}".startswith(pattern)
+    return fnmatch(f"/{path}", pattern) if pattern.startswith("/") else fnmatch(path.rpartition("/")[2], pattern)
 
 
 def _wrong_metadata(content: dict):

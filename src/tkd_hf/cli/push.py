@@ -45,9 +45,9 @@ def push(
     announce(f"{'listing what a push would send' if dry_run else f'pushing {folder}'} to {repo_id}")
     if dry_run:
         found = plan(folder, repo_id, exports)
-        show(["file", "bytes"], [[name, str(size)] for name, size in found.files.items()])
+        show(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
         typer.echo(f"\n{found.card}")
-        return write_json(json_file, {"repo_id": repo_id, "files": found.files, "card": found.card})
+        return write_json(json_file, {"repo_id": repo_id, "files": found.sizes, "card": found.card})
     pushed = run(
         folder,
         repo_id,

@@ -1,8 +1,9 @@
 """Files to a repository of the Hub, in one commit, or none where nothing has changed."""
 
 import hashlib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +48,7 @@ class Pushed:
 
 
 def push_files(
-    folder: Path,
-    files: Sequence[Path],
+    files: Mapping[str, Path | bytes],
     repo_id: str,
     *,
     private: bool = True,
@@ -64,8 +64,7 @@ def push_files(
     failure are kept by the Hub, and need not be sent again.
 
     Args:
-        folder: what the files' paths in the repository are relative to.
-        files: what to push.
+        files: what to push, by path in the repository: files, or contents.
         repo_id: `org/name`.
         private: whether a new repository is seen by its owners alone; one that exists stays as it is.
         revision: the branch; it is made if need be.
@@ -88,14 +87,14 @@ def push_files(
         is_private = bool(api.repo_info(repo_id).private)
         head, taken = _head(api, repo_id, revision, tag)
         there = remote_hashes(api, repo_id, head)
-        changed = {path: file for path, file in _paths(folder, files).items() if not _same(file, there.get(path))}
+        changed = {path: file for path, file in files.items() if not _same(file, there.get(path))}
         if tag and taken and (changed or taken != head):
             raise InputError(f"{repo_id} has a version {tag} with other content; choose another tag")
-        left = sorted(set(there) - set(_paths(folder, files)) - {".gitattributes"})
+        left = sorted(set(there) - set(files) - {".gitattributes"})
         branch = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
         pushed = Pushed(repo_id, branch, revision, head, is_private, list(changed), left, tag)
         if changed:
-            operations = [CommitOperationAdd(path, str(file)) for path, file in changed.items()]
+            operations = [CommitOperationAdd(path, file) for path, file in changed.items()]
             if not create_pr and revision != "main":
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.create_commit(
@@ -131,11 +130,12 @@ def remote_hashes(api: HfApi, repo_id: str, revision: str) -> dict[str, str]:
     return {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in entries if isinstance(one, RepoFile)}
 
 
-def file_hash(path: Path, like: str) -> str:
+def file_hash(file: Path | bytes, like: str) -> str:
     """A file's hash of the kind of another: SHA-256, of 64 digits, or git's, of 40."""
-    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\x00" % path.stat().st_size)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    size = len(file) if isinstance(file, bytes) else file.stat().st_size
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % size)
+    with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
+        while block := content.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -179,9 +179,5 @@ def _head(api: HfApi, repo_id: str, revision: str, tag: str | None) -> tuple[str
     return branches.get(revision) or branches["main"], tags.get(tag)
 
 
-def _paths(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
-    return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
-
-
-def _same(file: Path, there: str | None) -> bool:
+def _same(file: Path | bytes, there: str | None) -> bool:
     return there is not None and file_hash(file, there) == there

@@ -69,7 +69,7 @@ def fetch(model: str, cache: Path) -> Snapshot:
         commit = api.repo_info(name, revision=revision).sha
         folder = Path(snapshot_download(name, revision=commit, cache_dir=cache))
         found = api.verify_repo_checksums(name, revision=commit, cache_dir=cache)
-    wrong = [f"{one.path} ({one.actual[:8]} instead of {one.expected[:8]})" for one in found.mismatches]
+    wrong = [f"{one['path']} ({one['actual'][:8]} instead of {one['expected'][:8]})" for one in found.mismatches]
     wrong += [f"{path} (missing)" for path in found.missing_paths]
     if wrong:
         raise CardFalse(f"{model} is not what its commit {commit[:8]} says: {', '.join(wrong)}")

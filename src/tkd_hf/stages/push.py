@@ -17,14 +17,19 @@ class Plan:
     """What would be pushed.
 
     Args:
-        folder: the run.
-        files: all of it, by their paths in the repository, with their sizes in bytes.
+        files: all of it, by path in the repository: files, or contents that differ from the folder's.
         card: the rendered card.
     """
 
-    folder: Path
-    files: dict[str, int]
+    files: dict[str, Path | bytes]
     card: str
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of each file, in bytes."""
+        return {
+            path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in self.files.items()
+        }
 
 
 def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
@@ -40,9 +45,8 @@ def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
     """
     check_repo_id(repo_id)
     folder = Path(folder)
-    files = publishable(folder, include)
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-    return Plan(folder, sizes, (folder / "README.md").read_text(encoding="utf-8"))
+    files = {path.relative_to(folder).as_posix(): path for path in publishable(folder, include)}
+    return Plan(files, files["README.md"].read_text(encoding="utf-8"))
 
 
 def push(
@@ -72,4 +76,4 @@ def push(
         if data is None:
             raise InputError(f"max_drop={max_drop} needs data to measure model and teacher on: name the task")
         evaluate(str(folder), data, teacher or said_by([str(folder)], "teacher")).check_drop(max_drop)
-    return push_files(planned.folder, [planned.folder / path for path in planned.files], repo_id, **options)
+    return push_files(planned.files, repo_id, **options)

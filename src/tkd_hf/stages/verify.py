@@ -11,7 +11,7 @@ from ..data.loading import DataArguments, load_split
 from ..data.tasks import GLUE_TASKS, Task
 from ..errors import CardFalse, InputError
 from ..evaluation.runners import load_runner, runner_config
-from ..hub.push import hub_errors
+from ..hub.push import check_repo_id, hub_errors
 from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
 from ..labels import label_names
 from ..model_loading import classifier_class
@@ -101,6 +101,11 @@ def verify(
             raise InputError(
                 f"the card of {model} has no figures for {task.eval_split!r} of {task.name}; name its data"
             )
+        if not {claim.metric for claim in claimed} & set(task.metrics):
+            raise InputError(
+                f"the card of {model} says {', '.join(claim.metric for claim in claimed)} of {task.name}, and of that "
+                f"{', '.join(task.metrics)} can be measured"
+            )
         foreign = foreign_code(snapshot.folder)
         if foreign and not trust_remote_code:
             raise InputError(
@@ -111,8 +116,6 @@ def verify(
         found = evaluate(place, data, batch_size=batch_size)
     measured = found.models[0].metrics
     figures = [Figure(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
-    if not any(figure.measured is not None for figure in figures):
-        raise InputError(f"the card of {model} claims {', '.join(f.metric for f in figures)}: none can be measured")
     return Verification(
         model, snapshot.commit, snapshot.files, task.name, task.eval_split, len(examples), loads, figures, tolerance
     )
@@ -121,6 +124,7 @@ def verify(
 def task_of(model: str) -> str:
     """The GLUE task that a card's figures are of; `InputError` if it is none, or several."""
     name, revision = at_revision(model)
+    check_repo_id(name)
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
     claimed = claims(Path(card).parent)
