@@ -96,14 +96,22 @@ class Transcript:
         self.lines += ["```console", shown, text, f"$ echo $?\n{done.returncode}", "```"]
 
 
+def renew_source(folder: Path) -> None:
+    """A run of an earlier version carries that version's source, which `verify` would not run without being told."""
+    for name in ("configuration_tkd.py", "modeling_tkd.py"):
+        shutil.copyfile(ROOT / "src" / "tkd_hf" / name, folder / name)
+
+
 def main(run: Path, task: str, data_dir: Path):
     with Hub() as hub, tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         shutil.copytree(run, place / "sst2-3l", ignore=shutil.ignore_patterns("checkpoint-*"))
+        renew_source(place / "sst2-3l")
         (place / "data").symlink_to(data_dir.resolve())
         data = f"--task {task} --data-dir data"
         transcript = Transcript(hub, place)
-        transcript.say("## Push\n\nWhat would go, then the push itself, then the same content once more.")
+        transcript.say("## Push\n\nThe card, the push, and the same content once more.")
+        transcript.command(f"card sst2-3l --repo-id {REPO} --license apache-2.0 --language en")
         transcript.command(f"push sst2-3l --repo-id {REPO} --tag v1")
         transcript.command(f"push sst2-3l --repo-id {REPO} --tag v1")
         transcript.say("## Load\n\nIn a fresh process and cache, where tkd-hf is not installed.")
@@ -117,8 +125,8 @@ def main(run: Path, task: str, data_dir: Path):
     head = [
         "# To the Hub and back",
         "",
-        f"huggingface_hub {version('huggingface_hub')}, transformers {version('transformers')}, against the strict Hub of "
-        f"the tests on loopback; every request was in order. `python examples/hub_transcript.py` writes this page.",
+        f"huggingface_hub {version('huggingface_hub')}, transformers {version('transformers')}, against the strict Hub "
+        f"of the tests on loopback; every request was in order. `python examples/hub_transcript.py` writes this page.",
     ]
     RESULT.write_text("\n".join([*head, *transcript.lines, ""]), encoding="utf-8")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tkd_hf.stages.card import card
 from tkd_hf.stages.run_folder import RunFolder, StageRecord
 
 from ..conftest import build_teacher, build_tokenizer
@@ -97,8 +98,9 @@ def run_folder(tmp_path):
 
 
 def build_run(folder: Path) -> Path:
-    record = StageRecord("distill", {"teacher": "org/teacher", "task": "sst2"}, {"layers": 2})
-    run = RunFolder(folder, record)
+    inputs = {"teacher": "/home/ann/teacher", "teacher_revision": "files-1", "task": "sst2"}
+    inputs |= {"dataset": "nyu-mll/glue", "config": "sst2", "splits": {"train": "train", "eval": "validation"}}
+    run = RunFolder(folder, StageRecord("distill", inputs, {"layers": 2, "objectives": {"logits": 1.0}}))
     run.start()
     student_of(build_teacher()).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
@@ -106,21 +108,13 @@ def build_run(folder: Path) -> Path:
     (folder / "checkpoint-1").mkdir()
     (folder / "checkpoint-1" / "model.safetensors").touch()
     run.finish({"accuracy": 0.625})
-    (folder / "README.md").write_text(CARD)
+    card(folder, license="apache-2.0")
+    with (folder / "README.md").open("a") as file:
+        file.write("\nWords of my own.\n")
     return folder
 
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: text-classification
-model-index:
-- name: tiny
-  results:
-  - task: {type: text-classification, name: Text classification}
-    dataset: {type: nyu-mll/glue, name: GLUE sst2, config: sst2, split: validation}
-    metrics:
-    - {type: accuracy, value: 0.625}
----
-# Tiny
-"""
+def reword(folder: Path, words: str) -> None:
+    """Changes what a person wrote at the end of the card."""
+    path = folder / "README.md"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], words, ""]))

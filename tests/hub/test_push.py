@@ -1,11 +1,12 @@
 """`tkd-hf push` with the unmodified client against a Hub on loopback."""
 
+import json
 import re
 
 import pytest
 
 from ..conftest import build_teacher, read_json
-from .conftest import CARD
+from .conftest import reword
 from .server import Blob, Commit, Fault
 
 
@@ -45,7 +46,10 @@ def test_a_run_is_one_commit(push, repo, hub, run_folder, name):
     assert repo().resolve("v1") == repo().resolve("main")
     files = repo().files()
     assert set(files) == PUSHED | {".gitattributes"}
-    assert all(files[path] == (run_folder / path).read_bytes() for path in PUSHED)
+    assert all(files[path] == (run_folder / path).read_bytes() for path in PUSHED - {"tkd_run.json"})
+    record = json.loads(files["tkd_run.json"])
+    assert record["inputs"]["teacher"] == "teacher"  # and not where it is on this machine
+    assert record["metrics"] == {"accuracy": 0.625}
     assert f"{hub.url}/{name}" in done.out
     assert f"private  8 in one commit  {repo().resolve('main')[:8]}       v1" in done.out
     assert f"next: tkd-hf verify {name}" in done.err
@@ -61,34 +65,34 @@ def test_the_same_content_makes_no_commit(push, repo, hub):
 
 def test_only_what_changed_is_sent(push, repo, run_folder, name):
     push("--tag", "v1")
-    (run_folder / "README.md").write_text(CARD.replace("# Tiny", "# Small"))
+    reword(run_folder, "Small")
     done = push("--tag", "v1")
     assert done.code == 2
     assert f"{name} has a version v1 with other content; choose another tag" in done.err
     assert len(repo().history()) == 2
     done = push("--tag", "v2")
     assert "1 in one commit" in done.out
-    assert b"# Small" in repo().files("v2")["README.md"]
-    assert b"# Tiny" in repo().files("v1")["README.md"]
+    assert b"Small" in repo().files("v2")["README.md"]
+    assert b"Words of my own" in repo().files("v1")["README.md"]
 
 
 def test_public_branch_and_request(push, repo, run_folder, name, hub):
     done = push("--public")
     assert done.code == 0, done.err
     assert not repo().private
-    (run_folder / "README.md").write_text(CARD.replace("# Tiny", "# Branch"))
+    reword(run_folder, "Branch")
     done = push("--revision", "try/one")
     assert done.code == 0, done.err
     assert f"{hub.url}/{name}/tree/try/one" in done.out
     assert f"next: tkd-hf verify {name}@try/one" in done.err
-    assert b"# Branch" in repo().files("try/one")["README.md"]
-    assert b"# Tiny" in repo().files()["README.md"]
-    (run_folder / "README.md").write_text(CARD.replace("# Tiny", "# Request"))
+    assert b"Branch" in repo().files("try/one")["README.md"]
+    assert b"Words of my own" in repo().files()["README.md"]
+    reword(run_folder, "Request")
     done = push("--create-pr", token="hf_stranger")  # who may not write, but may propose
     assert done.code == 0, done.err
     assert f"{hub.url}/{name}/discussions/1" in done.out
-    assert b"# Request" in repo().files("refs/pr/1")["README.md"]
-    assert b"# Tiny" in repo().files()["README.md"]
+    assert b"Request" in repo().files("refs/pr/1")["README.md"]
+    assert b"Words of my own" in repo().files()["README.md"]
     for words, dropped in ((("--tag", "v1"), "the tag v1"), (("--revision", "x"), "the revision x")):
         done = push("--create-pr", *words)
         assert done.code == 2
@@ -176,7 +180,7 @@ def test_somebody_elses_commit_is_not_undone(push, repo, hub, run_folder, name):
     hub.before["/commit/"] = lambda: repo().move(
         "refs/heads/main", Commit(repo().commits[repo().resolve("main")].files | {"theirs.txt": theirs}, None, "theirs")
     )
-    (run_folder / "README.md").write_text(CARD.replace("# Tiny", "# Small"))
+    reword(run_folder, "Small")
     done = push()
     assert done.code == 2
     assert "412 A commit has happened since" in done.err
@@ -191,26 +195,63 @@ def test_a_dry_run_touches_no_network(push, hub, run_folder, tmp_path):
     done = push("--dry-run", "--json", tmp_path / "plan.json", token=None)
     assert done.code == 0, done.err
     assert len(hub.requests) == before
-    assert read_json(tmp_path / "plan.json")["files"] == {
-        path: (run_folder / path).stat().st_size for path in sorted(PUSHED)
-    }
-    assert "# Tiny" in done.out
+    sizes = read_json(tmp_path / "plan.json")["files"]
+    assert set(sizes) == PUSHED
+    assert sizes["model.safetensors"] == (run_folder / "model.safetensors").stat().st_size
+    assert "Words of my own" in done.out
     assert re.search(rf"model.safetensors +{(run_folder / 'model.safetensors').stat().st_size}", done.out)
 
 
 def test_a_card_that_the_hub_would_refuse(push, hub, run_folder, name):
-    (run_folder / "README.md").write_text(CARD.replace("license:", "base_model_relation: distilled\nlicense:"))
+    card = (run_folder / "README.md").read_text()
+    (run_folder / "README.md").write_text(card.replace("license:", "base_model_relation: distilled\nlicense:"))
     done = push()
     assert done.code == 2
-    assert "base_model_relation" in done.err
-    assert name not in hub.repos or len(hub.repos[name].history()) == 1
+    assert "base_model_relation is 'distilled', not one of adapter" in done.err
+    assert name not in hub.repos
+    (run_folder / "README.md").write_text(card)
+    hub.faults.append(Fault("POST", "/validate-yaml", 400))
+    done = push()
+    assert done.code == 2
+    assert "Invalid metadata in README.md" in done.err
+    assert_one_line(done.err)
+    assert len(hub.repos[name].history()) == 1
+
+
+def test_a_run_without_a_card_gets_one(push, run_folder, repo, name):
+    (run_folder / "README.md").unlink()
+    done = push()
+    assert done.code == 0, done.err
+    assert f'from_pretrained("{name}"'.encode() in repo().files()["README.md"]
+
+
+def test_pickles_are_refused(push, run_folder, hub, name):
+    (run_folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    done = push()
+    assert done.code == 2
+    assert "may be a pickle" in done.err
+    assert name not in hub.repos
+
+
+def test_exports_go_along_when_asked_for(push, run_folder, repo):
+    (run_folder / "onnx").mkdir()
+    (run_folder / "onnx" / "model.onnx").write_bytes(b"\0" * 500_000)  # in three parts
+    assert push().code == 0
+    assert "onnx/model.onnx" not in repo().files()
+    done = push("--include", "onnx")
+    assert done.code == 0, done.err
+    assert len(repo().files()["onnx/model.onnx"]) == 500_000
+    done = push()
+    assert "onnx/model.onnx" in repo().files()
+    assert "left as they were" in done.err
+    assert push("--include", "onnx,gguf").code == 2
 
 
 def test_the_gate(push, hub, name, run_folder, teacher_folder, sst2_dir):
     words = ("--task", "sst2", "--data-dir", sst2_dir, "--teacher", teacher_folder)
     done = push("--max-drop", "0.0", "--task", "sst2", "--data-dir", sst2_dir, "--teacher", run_folder)
     assert done.code == 0, done.err
-    (run_folder / "README.md").write_text(CARD.replace("# Tiny", "# Worse"))
+    reword(run_folder, "Worse")
     assert push("--max-drop", "0.1").code == 2
     build_teacher(seed=3).save_pretrained(run_folder)
     done = push("--max-drop", "0.0", *words)

@@ -1,11 +1,12 @@
 """`tkd-hf verify` against a Hub on loopback, and loading what was pushed where nothing of it is known."""
 
 import json
+import shutil
 
 import pytest
 
 from tkd_hf.errors import CardFalse
-from tkd_hf.stages.verify import Figure, Verification
+from tkd_hf.stages.verify import Figure, Verification, false_text
 
 from ..conftest import build_tokenizer, read_json
 from .conftest import Client, build_run
@@ -76,6 +77,25 @@ def test_the_tolerance():
     found.check()
 
 
+def test_a_figure_in_the_text_is_named(pushed, tmp_path):
+    """Of what stands beside the card; names and people's words are no figures."""
+    folder = tmp_path / "copy"
+    shutil.copytree(pushed, folder)
+    assert false_text(folder, "org/name-2") == []
+    path = folder / "README.md"
+    card = path.read_text()
+    path.write_text(card.replace("Words of my own", "My 3 words"))
+    assert false_text(folder, "org/name-2") == []
+    head, mark, text = card.partition("\n---\n")
+    assert "0.625" in text
+    path.write_text(head + mark + text.replace("0.625", "0.925", 1))
+    [wrong] = false_text(folder, "org/name-2")
+    assert wrong.startswith("0.925 where its record says 0.625 (")
+    found = Verification("m", "c", 1, "t", "s", 1, [], [], 0.002, [wrong])
+    with pytest.raises(CardFalse, match=r"the card of m is false: it says 0.925 where its record says 0.625"):
+        found.check()
+
+
 def test_a_model_that_needs_the_package(verify, altered):
     done = verify(altered("config.json", lambda config: config.replace(b'"auto_map"', b'"no_map"')))
     assert done.code == 1
@@ -100,9 +120,9 @@ def test_bytes_that_are_not_the_commits(verify, hub):
     ("change", "message"),
     [
         (lambda card: b"no metadata", "the card's metadata (model-index) has no figures to verify"),
-        (lambda card: card.replace(b"name: GLUE", b": ["), "the metadata of the card cannot be read"),
+        (lambda card: card.replace(b"library_name:", b"library_name: ["), "the metadata of the card cannot be read"),
         (lambda card: card.replace(b"accuracy", b"charm"), "says charm of sst2, and of that accuracy can be measured"),
-        (lambda card: card.replace(b"config: sst2", b"config: sst9"), "has figures for nyu-mll/glue sst9; name one"),
+        (lambda card: card.replace(b"name: sst2", b"name: sst9"), "has figures for sst9; name the data with"),
     ],
 )
 def test_cards_that_claim_nothing(verify, altered, change, message):

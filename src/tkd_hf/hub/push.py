@@ -152,12 +152,11 @@ def hub_errors(action: str, way_out: str):
 
 
 def _reason(error: BaseException) -> str:
-    # an upload wraps what went wrong
-    while not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, (HTTPError, OSError)):
-        error = error.__cause__
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, (HTTPError, OSError)):
+        error = error.__cause__  # an upload wraps what went wrong
     if not isinstance(error, HfHubHTTPError):
         kind = "the connection failed" if isinstance(error, (HTTPError, ConnectionError)) else type(error).__name__
-        return f"{kind} ({re.sub(r'https?://[^ ]+', '…', first_line(error))})"
+        return f"{kind} ({_one_line(str(error))})"
     status, said = error.response.status_code, error.server_message or ""
     if status == 401 or isinstance(error, RepositoryNotFoundError):
         return (
@@ -168,7 +167,11 @@ def _reason(error: BaseException) -> str:
         return f"there is no such revision ({status})"
     if status == 403:
         return "your token may not write there (403); take one with the right to write, or another owner"
-    return f"the Hub answered {status} {re.sub(r'https?://[^ ]+', '…', ' '.join(said.split()))}".strip()
+    return f"the Hub answered {status} {_one_line(said)}".strip()
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"https?://[^ ]+", "…", " ".join(text.split()))
 
 
 def _head(api: HfApi, repo_id: str, revision: str, tag: str | None) -> tuple[str, str | None]:

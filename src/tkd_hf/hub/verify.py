@@ -15,10 +15,8 @@ from ..errors import CardFalse, InputError, first_line
 from ..files import read_json
 from ..naming import at_revision
 from ..registration import TKDConfig
+from .folder import CARD, SOURCE_FILES
 from .push import check_repo_id, hub_errors
-
-
-SOURCE_FILES = ("configuration_tkd.py", "modeling_tkd.py")
 
 
 @dataclass
@@ -47,7 +45,6 @@ class Claim:
     metric: str
     value: float
     dataset: str
-    config: str | None
     split: str | None
 
 
@@ -82,17 +79,14 @@ def claims(folder: Path) -> list[Claim]:
     Raises:
         InputError: if there is no card, its metadata is damaged, or it claims nothing.
     """
-    path = folder / "README.md"
+    path = folder / CARD
     if not path.exists():
-        raise InputError("there is no card (README.md) to verify; `tkd-hf push` writes one")
+        raise InputError("there is no card (README.md) to verify")
     try:
         results = ModelCard.load(path).data.eval_results or []
     except Exception as error:  # of YAML, or of what huggingface_hub makes of it
         raise InputError(f"the metadata of the card cannot be read: {first_line(error)}") from error
-    found = [
-        Claim(one.metric_type, one.metric_value, one.dataset_type, one.dataset_config, one.dataset_split)
-        for one in results
-    ]
+    found = [Claim(one.metric_type, one.metric_value, one.dataset_name, one.dataset_split) for one in results]
     if not found:
         raise InputError("the card's metadata (model-index) has no figures to verify")
     return found

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from ..data.loading import DataArguments
 from ..errors import InputError
-from ..hub.folder import publishable
+from ..hub.folder import CARD, check_folder, publishable, publishable_record
+from ..hub.metadata import check_card
 from ..hub.push import Pushed, check_repo_id, push_files
+from .card import card
 from .evaluate import evaluate
 from .report import said_by
+from .run_folder import RECORD_NAME
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Plan:
 
 
 def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
-    """What a push of a run folder would send; the network is left alone.
+    """What a push of a run folder would send; the network is left alone. A card is written, where there is none.
 
     Args:
         folder: the run.
@@ -45,8 +48,15 @@ def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
     """
     check_repo_id(repo_id)
     folder = Path(folder)
+    check_folder(folder, include)
+    if not (folder / CARD).exists():
+        card(folder, repo_id=repo_id)
+    content = (folder / CARD).read_text(encoding="utf-8")
+    check_card(content)
     files = {path.relative_to(folder).as_posix(): path for path in publishable(folder, include)}
-    return Plan(files, files["README.md"].read_text(encoding="utf-8"))
+    if RECORD_NAME in files:
+        files[RECORD_NAME] = publishable_record(folder)
+    return Plan(files, content)
 
 
 def push(

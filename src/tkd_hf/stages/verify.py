@@ -1,7 +1,11 @@
 """`tkd-hf verify`: whether what lies on the Hub is what its card says."""
 
+import difflib
+import os
+import re
+import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,15 +15,21 @@ from ..data.loading import DataArguments, load_split
 from ..data.tasks import GLUE_TASKS, Task
 from ..errors import CardFalse, InputError
 from ..evaluation.runners import load_runner, runner_config
+from ..hardware import describe_software
+from ..hub.folder import CARD
+from ..hub.metadata import read_card
 from ..hub.push import check_repo_id, hub_errors
 from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
 from ..labels import label_names
 from ..model_loading import classifier_class
 from ..naming import at_revision
+from .card import card
 from .evaluate import evaluate, texts_of
+from .run_folder import read_record
 
 
 COMPARED_TEXTS = 8
+_NUMBER = re.compile(r"(?<![\w.-])\d+(?:[.,]\d+)*(?![\w-])")
 
 
 @dataclass
@@ -43,6 +53,7 @@ class Verification:
         loads: in what ways it was loaded, with the same answers.
         figures: those of the card.
         tolerance: how far from the card a figure may lie.
+        text: where the card's text says other figures than the record and the report beside it.
     """
 
     model: str
@@ -54,6 +65,7 @@ class Verification:
     loads: list[str]
     figures: list[Figure]
     tolerance: float
+    text: list[str] = field(default_factory=list)
 
     @property
     def false(self) -> list[Figure]:
@@ -62,10 +74,10 @@ class Verification:
         return [figure for figure in told if abs(figure.card - figure.measured) > self.tolerance]
 
     def check(self) -> None:
-        """Passes a card whose figures are true; `CardFalse` names those that are not."""
-        if self.false:
-            wrong = (f"{one.metric} {one.card:g}, but {one.measured:.4f} was measured" for one in self.false)
-            raise CardFalse(f"the card of {self.model} is false: it says {'; '.join(wrong)}")
+        """Passes a true card; `CardFalse` names the figures that are not."""
+        wrong = [f"{one.metric} {one.card:g}, but {one.measured:.4f} was measured" for one in self.false]
+        if wrong or self.text:
+            raise CardFalse(f"the card of {self.model} is false: it says {'; '.join(wrong + self.text)}")
 
     def to_dict(self) -> dict:
         """For JSON."""
@@ -114,10 +126,20 @@ def verify(
             )
         loads = _load_both_ways(snapshot, task, texts_of(examples, COMPARED_TEXTS))
         found = evaluate(place, data, batch_size=batch_size)
+        text = false_text(snapshot.folder, snapshot.repo_id)
     measured = found.models[0].metrics
     figures = [Figure(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
     return Verification(
-        model, snapshot.commit, snapshot.files, task.name, task.eval_split, len(examples), loads, figures, tolerance
+        model,
+        snapshot.commit,
+        snapshot.files,
+        task.name,
+        task.eval_split,
+        len(examples),
+        loads,
+        figures,
+        tolerance,
+        text,
     )
 
 
@@ -130,17 +152,48 @@ def task_of(model: str) -> str:
     claimed = claims(Path(card).parent)
     tasks = [task.name for task in GLUE_TASKS.values() if _about(claimed, task)]
     if len(tasks) != 1:
-        data = sorted({" ".join(filter(None, (claim.dataset, claim.config))) for claim in claimed})
-        raise InputError(f"the card of {model} has figures for {', '.join(data)}; name one with --task or --dataset")
+        data = ", ".join(sorted({claim.dataset for claim in claimed}))
+        raise InputError(f"the card of {model} has figures for {data}; name the data with --task or --dataset")
     return tasks[0]
 
 
+def false_text(folder: Path, repo_id: str) -> list[str]:
+    """Where a card's text says other figures than one that is written anew from the record and report beside it.
+
+    What people wrote stays in both. A record that another version of this package wrote may be worded otherwise, and is
+    not compared.
+    """
+    metadata, text = read_card((folder / CARD).read_text(encoding="utf-8"))
+    record = read_record(folder)
+    if record is None or record.software.get("tkd-hf") != describe_software()["tkd-hf"]:
+        return []
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, repo_id.rpartition("/")[2])
+        shutil.copytree(folder, copy, copy_function=lambda file, link: os.symlink(os.path.realpath(file), link))
+        base_model = metadata.get("base_model")
+        _, anew = read_card(card(copy, repo_id=repo_id, base_model=base_model if isinstance(base_model, str) else None))
+    return _differences(_figures(text), _figures(anew))
+
+
+def _figures(text: str) -> list[tuple[str, str]]:
+    """The numbers of a text, each with its line; not those within names."""
+    return [(number, line.strip()) for line in text.splitlines() for number in _NUMBER.findall(line)]
+
+
+def _differences(said: list[tuple[str, str]], true: list[tuple[str, str]]) -> list[str]:
+    numbers = [[number for number, _ in figures] for figures in (said, true)]
+    changes = difflib.SequenceMatcher(None, *numbers, autojunk=False).get_opcodes()
+    return [
+        f"{', '.join(numbers[0][a:b]) or 'nothing'} where its record says {', '.join(numbers[1][c:d]) or 'nothing'} "
+        f"({(said[a:b] or true[c:d])[0][1]!r})"
+        for kind, a, b, c, d in changes
+        if kind != "equal"
+    ]
+
+
 def _about(claimed: list[Claim], task: Task) -> list[Claim]:
-    """The claims about a task's split; about data of another origin all, if they are about one data set."""
-    if task.name in GLUE_TASKS:
-        wanted = (task.dataset, task.config or task.name, task.eval_split)
-        return [claim for claim in claimed if (claim.dataset, claim.config, claim.split) == wanted]
-    return claimed if len({(claim.dataset, claim.config, claim.split) for claim in claimed}) == 1 else []
+    """The claims about a task's evaluation split; a card that names no split means that one."""
+    return [claim for claim in claimed if claim.dataset == task.name and claim.split in (None, task.eval_split)]
 
 
 def _load_both_ways(snapshot: Snapshot, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
