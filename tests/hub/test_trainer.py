@@ -48,6 +48,7 @@ def test_strategies(client, hub, tmp_path, strategy):
     files = repo.files()
     own = {"config.json", "model.safetensors", "modeling_tkd.py", "configuration_tkd.py", "tokenizer.json", "README.md"}
     assert own <= set(files)
+    assert b"<!-- tkd-hf" in files["README.md"]  # the card of `tkd-hf card`
     kept = {path for path in files if path.startswith("last-checkpoint/")}
     assert ("last-checkpoint/trainer_state.json" in kept) == (strategy == "checkpoint")
     assert not any(path.endswith("training_args.bin") for path in files)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.loading import DataArguments
 from ..errors import InputError
 from ..hub.folder import CARD, check_folder, publishable, publishable_record
-from ..hub.metadata import check_card
+from ..hub.metadata import read_card
 from ..hub.push import Pushed, check_repo_id, push_files
 from .card import card
 from .evaluate import evaluate
@@ -36,7 +36,7 @@ class Plan:
 
 
 def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
-    """What a push of a run folder would send; the network is left alone. A card is written, where there is none.
+    """What a push of a run folder would send; the network is left alone. The card is written anew.
 
     Args:
         folder: the run.
@@ -49,14 +49,18 @@ def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
     check_repo_id(repo_id)
     folder = Path(folder)
     check_folder(folder, include)
-    if not (folder / CARD).exists():
-        card(folder, repo_id=repo_id)
-    content = (folder / CARD).read_text(encoding="utf-8")
-    check_card(content)
+    content = write_card(folder, repo_id)
     files = {path.relative_to(folder).as_posix(): path for path in publishable(folder, include)}
     if RECORD_NAME in files:
         files[RECORD_NAME] = publishable_record(folder)
     return Plan(files, content)
+
+
+def write_card(folder: Path, repo_id: str) -> str:
+    """The card of a run for its place on the Hub; what people wrote, and the parent that they named, stay."""
+    path = folder / CARD
+    parent = read_card(path.read_text(encoding="utf-8"))[0].get("base_model") if path.exists() else None
+    return card(folder, repo_id=repo_id, base_model=parent if isinstance(parent, str) else None)
 
 
 def push(

@@ -23,8 +23,8 @@ from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, f
 from ..labels import label_names
 from ..model_loading import classifier_class
 from ..naming import at_revision
-from .card import card
 from .evaluate import evaluate, texts_of
+from .push import write_card
 from .run_folder import read_record
 
 
@@ -163,15 +163,14 @@ def false_text(folder: Path, repo_id: str) -> list[str]:
     What people wrote stays in both. A record that another version of this package wrote may be worded otherwise, and is
     not compared.
     """
-    metadata, text = read_card((folder / CARD).read_text(encoding="utf-8"))
+    _, text = read_card((folder / CARD).read_text(encoding="utf-8"))
     record = read_record(folder)
     if record is None or record.software.get("tkd-hf") != describe_software()["tkd-hf"]:
         return []
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, repo_id.rpartition("/")[2])
         shutil.copytree(folder, copy, copy_function=lambda file, link: os.symlink(os.path.realpath(file), link))
-        base_model = metadata.get("base_model")
-        _, anew = read_card(card(copy, repo_id=repo_id, base_model=base_model if isinstance(base_model, str) else None))
+        _, anew = read_card(write_card(copy, repo_id))
     return _differences(_figures(text), _figures(anew))
 
 
