@@ -90,9 +90,9 @@ def test_a_figure_in_the_text_is_named(pushed, tmp_path):
     assert "0.625" in text
     path.write_text(head + mark + text.replace("0.625", "0.925", 1))
     [wrong] = false_text(folder, "org/name-2")
-    assert wrong.startswith("0.925 where its record says 0.625 (")
+    assert wrong.startswith("0.9250 where its record says 0.6250 (")
     found = Verification("m", "c", 1, "t", "s", 1, [], [], 0.002, [wrong])
-    with pytest.raises(CardFalse, match=r"the card of m is false: it says 0.925 where its record says 0.625"):
+    with pytest.raises(CardFalse, match=r"the card of m is false: it says 0.9250 where its record says 0.6250"):
         found.check()
 
 
