@@ -224,6 +224,13 @@ def refuse_adapter(model: str, revision: str | None = None) -> None:
     )
 
 
+def refuse_adapters(model: PreTrainedModel) -> None:
+    """Raises an `InputError` for a loaded model with adapters in it."""
+    if getattr(model, "peft_config", None):
+        name = model.config.name_or_path or type(model).__name__
+        raise InputError(f"{name!r} carries an adapter that is not merged; merge the two first (merge_and_unload)")
+
+
 def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
     """What to type to merge an adapter with its base."""
     arguments = f"{str(adapter)!r}, {str(output_dir)!r}"

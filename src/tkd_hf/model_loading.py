@@ -170,13 +170,20 @@ def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def refuse_quantized(model: PreTrainedModel) -> None:
-    """Raises `InputError` for a model that is quantized already, or whose adapter is not merged."""
-    name = model.name_or_path or type(model).__name__
+def refuse_quantized(model: PreTrainedModel | PretrainedConfig, to_do: str, name: str | None = None) -> None:
+    """Refuses what is done to weights in floats where they are not.
+
+    Args:
+        model: the model, or its configuration.
+        to_do: what is to be done, such as `"quantize"`.
+        name: what to call the model; by default where it was loaded from.
+
+    Raises:
+        InputError: if the weights are quantized.
+    """
     if library := quantized_by(model):
-        raise InputError(f"{name!r} is quantized already, by {library}; quantize the float model that it was made of")
-    if getattr(model, "peft_config", None):
-        raise InputError(f"{name!r} carries an unmerged adapter; merge it first (merge_and_unload, or merge_adapter)")
+        name = name or getattr(model, "name_or_path", "") or type(model).__name__
+        raise InputError(f"{name!r} is quantized already, by {library}; {to_do} the float model that it was made of")
 
 
 def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
@@ -208,8 +215,7 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
     Raises:
         InputError: where there is none, or its weights are quantized, which no optimizer can change.
     """
-    if library := quantized_by(load_config(model)):
-        raise InputError(f"{model!r} is quantized, by {library}; train the float model that it was made of")
+    refuse_quantized(load_config(model), "train", model)
     kind = _kind_for(task.problem_type)
     # transformers knows classifiers of tokens by their class alone
     fields = {} if kind == _OF_TOKENS else {"problem_type": task.problem_type}

@@ -26,9 +26,10 @@ from tkd_hf import (
     TKDForTokenClassification,
 )
 from tkd_hf.adapters import LoraArguments, add_adapters
+from tkd_hf.conversion import to_bert
 from tkd_hf.data.tasks import get_task
 from tkd_hf.model_loading import load_classifier, load_for_training, quantized_by
-from tkd_hf.pruning import ParameterTarget, StructuredPruner, calibration
+from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration, compact
 from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize, quantized
 
 from ..conftest import WORDS, read_json
@@ -186,11 +187,19 @@ def test_loaded_as_remote_code(tmp_path, teacher, tokenizer):
 def test_mistakes(tmp_path, teacher, tokenizer):
     (tmp_path / "small").mkdir()
     quantize(teacher, tokenizer, tmp_path / "small")
-    with pytest.raises(InputError, match="small' is quantized, by bitsandbytes; train the float model"):
+    with pytest.raises(InputError, match="small' is quantized already, by bitsandbytes; train the float model"):
         load_for_training(str(tmp_path / "small"), get_task("sst2"))
+    loaded = load(tmp_path / "small")
+    with pytest.raises(InputError, match="convert the float model"):
+        student_of(loaded)  # integers are no weights
+    student = quantized(student_of(teacher))
+    with pytest.raises(InputError, match="convert the float model"):
+        to_bert(student)
+    with pytest.raises(InputError, match="prune the float model"):
+        compact(student, Units.full(student.config, True))
     with pytest.raises(InputError, match="no weights='int3'; choose among int8, nf4, fp4"):
         quantize(teacher, tokenizer, tmp_path, weights="int3")
-    with pytest.raises(InputError, match="carries an unmerged adapter; merge it first"):
+    with pytest.raises(InputError, match="carries an adapter that is not merged; merge the two first"):
         quantize(add_adapters(student_of(teacher), LoraArguments()), tokenizer, tmp_path)
 
 

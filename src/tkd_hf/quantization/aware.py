@@ -121,7 +121,7 @@ class QuantizationAwareCallback(CheckpointedCallback):
             raise InputError(f"bits={bits}; rounding is learned for 2 to 8 bits")
         if activations not in ACTIVATIONS:
             raise InputError(f"activations={activations!r} are unknown; there are None, 'dynamic' and 'static'")
-        refuse_quantized(trainer.model)
+        refuse_quantized(trainer.model, "train")
         self.trainer, self.bits, self.activations = trainer, bits, activations
         self._ranges: dict[str, list[float]] = {}
 

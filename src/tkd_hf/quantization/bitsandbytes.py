@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adapters import head_modules
+from ..adapters import head_modules, refuse_adapters
 from ..errors import InputError
 from ..model_loading import refuse_quantized
 
@@ -41,7 +41,7 @@ def quantize(
         what the record is to say.
 
     Raises:
-        InputError: for a model that is quantized already, or an unknown scheme.
+        InputError: for a model that is quantized already, adapters that are not merged, or an unknown scheme.
     """
     # Saved before it first runs: bitsandbytes repacks 4-bit weights then, and saves the scales wrong (see TKD's
     # from_pretrained, which prevents it; other models are at risk).
@@ -61,7 +61,8 @@ def quantized(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype 
     Raises:
         InputError: for a model that is quantized already, or an unknown scheme.
     """
-    refuse_quantized(model)
+    refuse_quantized(model, "quantize")
+    refuse_adapters(model)
     if weights not in SCHEMES:
         raise InputError(f"bitsandbytes has no weights={weights!r}; choose among {', '.join(SCHEMES)}")
     silence()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
-from ..adapters import head_modules
+from ..adapters import head_modules, refuse_adapters
 from ..errors import InputError
 from ..evaluation.runners import backend_module
 from ..model_loading import classifier_class, refuse_quantized
@@ -48,10 +48,12 @@ def quantize(
         what the record is to say.
 
     Raises:
-        InputError: for a model that is quantized already, an unknown scheme, or where optimum-quanto is not installed.
+        InputError: for a model that is quantized already, adapters that are not merged, an unknown scheme, or where
+            optimum-quanto is not installed.
     """
     quanto = backend_module("optimum.quanto", "quanto", "quantization by quanto")
-    refuse_quantized(model)
+    refuse_quantized(model, "quantize")
+    refuse_adapters(model)
     if weights not in SCHEMES:
         raise InputError(f"quanto has no weights={weights!r} here; choose among {', '.join(SCHEMES)}")
     head = head_modules(model)
