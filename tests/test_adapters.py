@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -225,10 +226,13 @@ def test_a_peft_student_of_ones_own(tmp_path, teacher, student, examples, tokeni
 FEATURES = {"relations": 1.0, "hidden": 0.5, "attention": 0.5, "logits": 0.5}
 
 
-@pytest.mark.parametrize("load_in_8bit", [False, True])
-def test_objectives_read_the_student_with_its_adapters(build, student, load_in_8bit):
+BASES = [{}, {"load_in_8bit": True}, {"load_in_4bit": True}]
+
+
+@pytest.mark.parametrize("base", BASES[:2])
+def test_objectives_read_the_student_with_its_adapters(build, student, base):
     """Both while it trains, and after merging; what is read of a layer includes its adapter."""
-    lora = LoraArguments(rank=4, load_in_8bit=load_in_8bit)
+    lora = LoraArguments(rank=4, **base)
     trainer = build(lora, objectives=FEATURES, num_train_epochs=5)
     found = losses(trainer)
     assert found[-1] < found[0]
@@ -236,12 +240,12 @@ def test_objectives_read_the_student_with_its_adapters(build, student, load_in_8
     finish_adapters(trainer, student, lora)
     after = trainer.evaluate()
     for name in ("eval_loss", *(f"eval_loss_{name}" for name in FEATURES)):
-        assert after[name] == pytest.approx(before[name], rel=0.1 if load_in_8bit else 1e-4), name
+        assert after[name] == pytest.approx(before[name], rel=0.1 if base else 1e-4), name
 
 
-@pytest.mark.parametrize("load_in_8bit", [False, True])
-def test_what_is_recorded_of_a_layer_includes_its_adapter(student, tokenizer, load_in_8bit):
-    model = add_adapters(student, LoraArguments(rank=4, load_in_8bit=load_in_8bit)).eval()
+@pytest.mark.parametrize("base", BASES)
+def test_what_is_recorded_of_a_layer_includes_its_adapter(student, tokenizer, base):
+    model = add_adapters(student, LoraArguments(rank=4, **base)).eval()
     query = model.get_submodule("base_model.model.tkd.layers.0.attention.query")
     torch.nn.init.normal_(query.lora_B["default"].weight)
     batch = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
@@ -262,28 +266,53 @@ def wide_student():
     return student_from_teacher(BertForSequenceClassification(config))
 
 
-def test_in_8_bits_the_encoder_is_small_and_the_head_is_not(student):
-    model = add_adapters(student, LoraArguments(load_in_8bit=True)).get_base_model()
+@pytest.mark.parametrize(("bits", "kind"), [("load_in_8bit", "Linear8bitLt"), ("load_in_4bit", "Linear4bit")])
+def test_of_a_quantized_base_the_encoder_is_small_and_the_head_is_not(student, bits, kind):
+    model = add_adapters(student, LoraArguments(**{bits: True})).get_base_model()
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    assert kinds["tkd.layers.0.attention.query.base_layer"] == "Linear8bitLt"
-    assert kinds["tkd.layers.1.feed_forward.output.base_layer"] == "Linear8bitLt"
+    assert kinds["tkd.layers.0.attention.query.base_layer"] == kind
+    assert kinds["tkd.layers.1.feed_forward.output.base_layer"] == kind
     assert kinds["dense.original_module"] == kinds["classifier.original_module"] == "Linear"
     assert {weight.dtype for weight in student.parameters()} == {torch.float32}  # the base itself is left alone
 
 
-def test_trained_on_8_bits_and_merged_into_floats(build, tokenizer, caplog):
-    base, lora = wide_student(), LoraArguments(rank=4, load_in_8bit=True)
+@pytest.mark.parametrize(("bits", "close"), [("load_in_8bit", 0.05), ("load_in_4bit", 0.2)])
+def test_trained_on_a_quantized_base_and_merged_into_floats(build, tokenizer, caplog, bits, close):
+    base, lora = wide_student(), LoraArguments(rank=4, **{bits: True})
     trainer = build(lora, base, num_train_epochs=10, learning_rate=2e-3)
     found = losses(trainer)
     assert found[-1] < 0.5 * found[0]
-    on_8_bits = answers(trainer.model, tokenizer)
+    quantized = answers(trainer.model, tokenizer)
     with caplog.at_level(logging.INFO, "tkd_hf"):
         finish_adapters(trainer, base, lora)
     assert "merging into the float weights" in caplog.text
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
     merged = answers(trainer.model, tokenizer)
-    assert (merged - on_8_bits).abs().max() < 0.05 * on_8_bits.abs().max()
+    assert (merged - quantized).abs().max() < close * quantized.abs().max()
     assert "eval_loss" in trainer.evaluate()
+
+
+@pytest.mark.parametrize("base", BASES[1:])
+def test_on_a_quantized_base_adapters_learn_a_task(base, tmp_path, tokenizer):
+    """Which side has more words decides; none of the sentences asked about was seen."""
+    rng = np.random.default_rng(0)
+    words = rng.choice(["good", "fine", "bad", "dull", "a", "film", "story"], (384, 5))
+    sums = np.isin(words, ["good", "fine"]).sum(1) - np.isin(words, ["bad", "dull"]).sum(1)
+    texts = [" ".join(row) for row, total in zip(words, sums, strict=True) if total]
+    rows = tokenize(Dataset.from_dict({"text": texts, "label": (sums[sums != 0] > 0).astype(int)}), tokenizer)
+    rows, unseen = rows.select(range(200)), rows.select(range(200, len(rows)))
+    trainer = DistillationTrainer(
+        model=add_adapters(wide_student(), LoraArguments(rank=4, **base)),
+        args=arguments(tmp_path, learning_rate=5e-3, objectives={"hard": 1.0}, per_device_train_batch_size=16),
+        train_dataset=rows,
+        eval_dataset=unseen,
+        processing_class=tokenizer,
+        compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean()},
+    )
+    before = trainer.evaluate()["eval_accuracy"]
+    trainer.train()
+    assert before < 0.7
+    assert trainer.evaluate()["eval_accuracy"] > 0.9
 
 
 def test_an_adapter_made_on_8_bits_finds_its_moved_base(build, student, tokenizer, tmp_path):

@@ -5,7 +5,6 @@ The one place that knows PEFT, which is loaded when it is first needed.
 
 import logging
 import re
-import tempfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -56,18 +54,19 @@ class LoraArguments:
         rank: width of the adapters. They are scaled by 2 (`lora_alpha` is twice the rank).
         targets: `"linear"`, every linear layer of the encoder's blocks, as QLoRA found to be needed to match full
             fine-tuning (arXiv 2305.14314), or `"attention"`, those that make queries, keys and values.
-        load_in_8bit: freeze the base in 8 bits (bitsandbytes). The head and the adapters stay floats.
+        load_in_8bit, load_in_4bit: freeze the base in 8 bits, or as QLoRA does in 4 (nf4), by bitsandbytes. The head
+            and the adapters stay floats.
         adapter_only: keep the adapter as it is, for a base that several tasks share, instead of merging it.
 
     Raises:
-        InputError: for a rank below 1, or other targets.
+        InputError: for a rank below 1, other targets, or a base both in 8 and in 4 bits.
 
     Example:
 
     ```python
     >>> from tkd_hf.adapters import LoraArguments
     >>> LoraArguments(rank=4)
-    LoraArguments(rank=4, targets='linear', load_in_8bit=False, adapter_only=False)
+    LoraArguments(rank=4, targets='linear', load_in_8bit=False, load_in_4bit=False, adapter_only=False)
 
     ```
     """
@@ -75,6 +74,7 @@ class LoraArguments:
     rank: int = 8
     targets: str = "linear"
     load_in_8bit: bool = False
+    load_in_4bit: bool = False
     adapter_only: bool = False
 
     def __post_init__(self):
@@ -82,13 +82,20 @@ class LoraArguments:
             raise InputError(f"LoRA of rank {self.rank} has nothing to train; the rank is at least 1, usually 4 to 64")
         if self.targets not in ("linear", "attention"):
             raise InputError(f"LoRA targets {self.targets!r} are unknown; there are linear and attention")
+        if self.load_in_8bit and self.load_in_4bit:
+            raise InputError("load_in_8bit and load_in_4bit are both set; the base is frozen in 8 bits or in 4")
+
+    @property
+    def base_weights(self) -> str | None:
+        """What bitsandbytes makes of the base's weights; `None` if they stay floats."""
+        return "int8" if self.load_in_8bit else "nf4" if self.load_in_4bit else None
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
-    """Freezes a model and puts adapters into it; in 8 bits, into a copy of it.
+    """Freezes a model and puts adapters into it; in 8 or 4 bits, into a copy of it.
 
     Args:
-        model: a bert-like classifier; without 8 bits its modules are replaced in place, as PEFT does.
+        model: a bert-like classifier; with a base in floats its modules are replaced in place, as PEFT does.
         lora: which adapters.
 
     Raises:
@@ -96,6 +103,9 @@ def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
     """
     from peft import LoraConfig, get_peft_model
 
+    from .quantization.bitsandbytes import quantized
+
+    base = quantized(model, lora.base_weights, dtype=torch.float32) if lora.base_weights else model
     config = LoraConfig(
         task_type=_task_type(model),
         r=lora.rank,
@@ -105,7 +115,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
         revision=getattr(model.config, "_commit_hash", None),
     )
     with _peft_warnings():
-        return get_peft_model(_in_8_bits(model) if lora.load_in_8bit else model, config)
+        return get_peft_model(base, config)
 
 
 def linear_modules(model: PreTrainedModel, targets: str) -> list[str]:
@@ -145,7 +155,7 @@ def finish_adapters(trainer: "OrderedTrainer", base: PreTrainedModel, lora: Lora
 
     Args:
         trainer: has trained what `add_adapters` made of `base`.
-        base: the model in floats. An adapter trained on 8 bits is merged into these weights, not the rounded ones.
+        base: the model in floats. An adapter trained on 8 or 4 bits is merged into these weights, not the rounded ones.
         lora: as given to `add_adapters`.
     """
     trained, folder = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
@@ -156,8 +166,9 @@ def finish_adapters(trainer: "OrderedTrainer", base: PreTrainedModel, lora: Lora
     if base.name_or_path and trainer.args.should_save:
         with _peft_warnings():
             trained.save_pretrained(folder / "adapter")
-    if lora.load_in_8bit:
-        logger.info("merging into the float weights of the base: answers differ a little from those on 8 bits")
+    if lora.base_weights:
+        bits = lora.base_weights
+        logger.info("merging into the float weights of the base: answers differ a little from those on %s", bits)
         trained = _transplant(trained, base)
     trainer.replace_model(trained.merge_and_unload())
 
@@ -213,6 +224,13 @@ def refuse_adapter(model: str, revision: str | None = None) -> None:
     )
 
 
+def refuse_adapters(model: PreTrainedModel) -> None:
+    """Raises an `InputError` for a loaded model with adapters in it."""
+    if getattr(model, "peft_config", None):
+        name = model.config.name_or_path or type(model).__name__
+        raise InputError(f"{name!r} carries an adapter that is not merged; merge the two first (merge_and_unload)")
+
+
 def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
     """What to type to merge an adapter with its base."""
     arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
@@ -222,18 +240,6 @@ def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
 def _task_type(model: PreTrainedModel) -> str | None:
     kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
     return next((kind for suffix, kind in kinds.items() if type(model).__name__.endswith(suffix)), None)
-
-
-def _in_8_bits(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model with the linear layers of its encoder in 8 bits (transformers quantizes when it loads)."""
-    # it warns at every layer of every batch that activations are rounded through float16
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=head_modules(model))
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        copy = type(model).from_pretrained(folder, quantization_config=config, dtype=torch.float32)
-    copy.name_or_path = model.name_or_path
-    return copy
 
 
 def _transplant(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":

@@ -19,6 +19,7 @@ from transformers import (
 
 from .configuration_tkd import TKDConfig
 from .errors import InputError
+from .model_loading import refuse_quantized
 from .modeling_tkd import (
     TKDForMaskedLM,
     TKDForSequenceClassification,
@@ -173,8 +174,9 @@ def tkd_state_dict_from(model: PreTrainedModel) -> dict:
     What TKD has no place for is left out: bert's pooler where no sequence head reads it, duplicates of tied biases.
 
     Raises:
-        InputError: the architecture or the head is not one that TKD has.
+        InputError: the architecture or the head is not one that TKD has, or the weights are quantized.
     """
+    refuse_quantized(model, "convert")
     if isinstance(model, TKDPreTrainedModel):
         return model.state_dict()
     weights = _rename(model.state_dict(), _names(_architecture_of(model.config), model.base_model_prefix, model))
@@ -222,6 +224,7 @@ def to_bert(model: TKDPreTrainedModel) -> PreTrainedModel:
     Raises:
         InputError: `bert` cannot have this shape; the message says why and what to do instead.
     """
+    refuse_quantized(model, "convert")
     kind = head_kind(model)
     config = _bert_config_from(model.config, kind)
     names = {ours: theirs for theirs, ours in _names(BERT, "bert", model).items()}

@@ -145,10 +145,60 @@ def find_masked_lm(model: str) -> PreTrainedModel | None:
     return None if missing else found
 
 
+def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
+    """Which library quantized the weights of a model, as its configuration has it: `"bitsandbytes"`, `"quanto"` …
+
+    Args:
+        model: the model, or its configuration.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf import TKDConfig
+    >>> from tkd_hf.model_loading import quantized_by
+    >>> print(quantized_by(TKDConfig()))
+    None
+    >>> quantized_by(TKDConfig(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}))
+    'bitsandbytes'
+
+    ```
+    """
+    found = getattr(getattr(model, "config", model), "quantization_config", None)
+    if found is None:
+        return None
+    method = found["quant_method"] if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def refuse_quantized(model: PreTrainedModel | PretrainedConfig, to_do: str, name: str | None = None) -> None:
+    """Refuses what is done to weights in floats where they are not.
+
+    Args:
+        model: the model, or its configuration.
+        to_do: what is to be done, such as `"quantize"`.
+        name: what to call the model; by default where it was loaded from.
+
+    Raises:
+        InputError: if the weights are quantized.
+    """
+    if library := quantized_by(model):
+        name = name or getattr(model, "name_or_path", "") or type(model).__name__
+        raise InputError(f"{name!r} is quantized already, by {library}; {to_do} the float model that it was made of")
+
+
 def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
     """A model, and which of its weights are made up for want of trained ones."""
     name, revision = at_revision(model)
+    library = quantized_by(load_config(model))
+    if library == "bitsandbytes":
+        from .quantization.bitsandbytes import silence
+
+        silence()
     with _named(model, "model"):
+        if library == "quanto":
+            from .quantization import quanto
+
+            return quanto.load(name, revision), []
         found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True)
         # heads that are not asked for may be left over, but not parts of the encoder
         if left := sorted(key for key in loading["unexpected_keys"] if _OF_LAYERS.search(key)):
@@ -160,7 +210,12 @@ def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[s
 
 
 def load_for_training(model: str, task: Task) -> PreTrainedModel:
-    """A model with a classifier for the task: the model's own where it fits, otherwise a new one."""
+    """A model with a classifier for the task: the model's own where it fits, otherwise a new one.
+
+    Raises:
+        InputError: where there is none, or its weights are quantized, which no optimizer can change.
+    """
+    refuse_quantized(load_config(model), "train", model)
     kind = _kind_for(task.problem_type)
     # transformers knows classifiers of tokens by their class alone
     fields = {} if kind == _OF_TOKENS else {"problem_type": task.problem_type}

@@ -226,6 +226,28 @@ class TKDPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TKDLayer, "attentions": TKDAttention}
 
     @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, for quantized weights, too: of any shape, and equal when they are saved once more.
+
+        Raises:
+            ValueError: for weights saved by optimum-quanto, of which transformers would make up what it cannot read.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
+        quantizer = getattr(model, "hf_quantizer", None)
+        if quantizer is not None and quantizer.pre_quantized and model.quantization_method == "quanto":
+            raise ValueError(
+                "transformers cannot read weights that optimum-quanto saved; load them with "
+                "tkd_hf.quantization.quanto.load (pip install 'tkd-hf[quanto]')"
+            )
+        for module in model.modules():
+            # Where the processor has AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights when they are first run:
+            # that fails unless their shape is of multiples of 32 and 64, and the scales are then saved wrong.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return loaded
+
+    @classmethod
     def from_teacher(cls, teacher, **kwargs) -> "TKDPreTrainedModel":
         """A student of this class that starts from the teacher's weights where they fit.
 
@@ -322,6 +344,8 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     ```
     """
 
+    _keep_in_fp32_modules = ["dense", "classifier"]  # which no quantizer of transformers converts
+
     def __init__(self, config: TKDConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -345,7 +369,8 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Inputs as in `TKDModel.forward`; `labels` of `(batch,)`, or `(batch, num_labels)` for several a text."""
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        pooled = self.activation(self.dense(first_token(outputs.last_hidden_state, attention_mask)))
+        first = first_token(outputs.last_hidden_state, attention_mask)
+        pooled = self.activation(self.dense(first.to(self.dense.bias.dtype)))
         logits = self.classifier(self.dropout(pooled))
         return SequenceClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),
@@ -357,6 +382,8 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
 
 class TKDForTokenClassification(TKDPreTrainedModel):
     """A label for each token; tokens labelled -100 do not count in the loss."""
+
+    _keep_in_fp32_modules = ["classifier"]
 
     def __init__(self, config: TKDConfig):
         super().__init__(config)
@@ -379,7 +406,7 @@ class TKDForTokenClassification(TKDPreTrainedModel):
     ) -> TokenClassifierOutput:
         """Inputs as in `TKDModel.forward`; `labels` of `(batch, length)`."""
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.classifier(self.dropout(outputs.last_hidden_state.to(self.classifier.bias.dtype)))
         return TokenClassifierOutput(
             loss=None if labels is None else self.loss_function(logits, labels, self.config),
             logits=logits,

@@ -20,7 +20,8 @@ def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_
     code, _, err = run("finetune", teacher_folder, *data, "--lora", "--output-dir", teacher, *FAST.split())
     assert code == 0, err
     record = read_json(teacher / "tkd_run.json")["arguments"]
-    assert record["lora"] == {"rank": 8, "targets": "linear", "load_in_8bit": False, "adapter_only": False}
+    in_floats = {"load_in_8bit": False, "load_in_4bit": False}
+    assert record["lora"] == {"rank": 8, "targets": "linear", "adapter_only": False, **in_floats}
     assert record["learning_rate"] == "0.0005"
     adapter = read_json(teacher / "adapter" / "adapter_config.json")
     assert adapter["base_model_name_or_path"] == str(teacher_folder)
@@ -95,8 +96,9 @@ def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_di
         merge_adapter(base_folder, tmp_path / "other")
 
 
-def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, sst2_dir):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--load-in-8bit", "--output-dir", tmp_path / "t"]
+@pytest.mark.parametrize("flag", ["--load-in-8bit", "--load-in-4bit"])
+def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, sst2_dir, flag):
+    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", flag, "--output-dir", tmp_path / "t"]
     code, _, err = run("finetune", teacher_folder, *words, *FAST.split())
     assert code == 0, err
     assert "MatMul8bitLt" not in err  # which bitsandbytes says at every layer of every batch
@@ -129,6 +131,7 @@ def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
         ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; there are linear and attention"),
         ("finetune {teacher} --lora-rank 4", "--lora-rank says how to train adapters: add --lora"),
         ("distill {teacher} --layers 2 --lora --adapter-only", "name it with --student"),
+        ("finetune {teacher} --lora --load-in-8bit --load-in-4bit", "load_in_8bit and load_in_4bit are both set"),
         ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit says how to train adapters: add --lora"),
     ],
 )

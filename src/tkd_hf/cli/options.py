@@ -230,6 +230,7 @@ LORA_OPTIONS = {
         None,
     ),
     "load_in_8bit": (_lora_option(bool, "--load-in-8bit", help="Freeze the model in 8 bits (bitsandbytes)."), False),
+    "load_in_4bit": (_lora_option(bool, "--load-in-4bit", help="Freeze the model in 4 bits: QLoRA."), False),
     "adapter_only": (
         _lora_option(bool, "--adapter-only", help="Keep the adapter alone: several tasks may share one model."),
         False,

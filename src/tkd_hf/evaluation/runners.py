@@ -23,6 +23,7 @@ from ..model_loading import (
     load_config,
     load_tokenizer,
     local_place,
+    quantized_by,
     weight_files,
 )
 from ..signals import accepted_inputs
@@ -108,7 +109,7 @@ class PyTorchRunner(Runner):
         name = name or model.config.name_or_path or type(model).__name__
         super().__init__(name, model.config, tokenizer, files or [])
         self.model, self.device, self.bf16 = model, model.device, bf16
-        self.backend = "bitsandbytes" if getattr(model, "quantization_method", None) == "bitsandbytes" else "pytorch"
+        self.backend = quantized_by(model) or "pytorch"
         self._accepted = accepted_inputs(model)
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -125,8 +126,10 @@ class PyTorchRunner(Runner):
 
     def stored(self) -> Iterable[tuple[str, int]]:
         for weight in self.model.parameters():
-            # bitsandbytes packs two weights of 4 bits, such as nf4, into a byte
-            yield getattr(weight, "quant_type", None) or str(weight.dtype).removeprefix("torch."), weight.numel()
+            # bitsandbytes packs two weights of 4 bits, such as nf4, into a byte; quanto's pass for the floats they mean
+            packed = getattr(weight, "quant_type", None)
+            integer = getattr(getattr(weight, "qtype", None), "dtype", weight.dtype)
+            yield packed or str(integer).removeprefix("torch."), weight.numel()
 
 
 class ONNXRunner(Runner):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..configuration_tkd import TKDConfig
+from ..model_loading import refuse_quantized
 from ..modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
 from .units import Units
 
@@ -182,7 +183,11 @@ def compact(model: TKDPreTrainedModel, masks: Units) -> TKDPreTrainedModel:
     Args:
         model: a TKD, with a head or without; hooks on it are not copied.
         masks: what stays.
+
+    Raises:
+        InputError: if the weights are quantized.
     """
+    refuse_quantized(model, "prune")
     config = masks.shape(model.config)
     weights = {}
     for name, weight in model.state_dict().items():

@@ -1,0 +1,1 @@
+"""Quantization: a student in fewer bits, one file a backend."""

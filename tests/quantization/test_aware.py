@@ -1,0 +1,184 @@
+"""Learning to be rounded: the rounding by hand, resumed training, what is left, and what it is good for."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from tkd_hf import InputError
+from tkd_hf.quantization.aware import (
+    FakeQuantizedLinear,
+    QuantizationAwareCallback,
+    fake_quantize_input,
+    fake_quantize_weight,
+    in_floats,
+    rounded,
+    train_aware,
+)
+from tkd_hf.quantization.bitsandbytes import quantized
+
+from ..conftest import build_teacher
+from ..training import answers, losses, student_of, weights
+
+
+EVERYWHERE = ("dynamic", "static", None)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_are_rounded_as_integers_are(bits):
+    torch.manual_seed(0)
+    weight = torch.randn(6, 10)
+    weight[2] = 0  # a neuron that does nothing
+    top = 2 ** (bits - 1) - 1
+    for row, found in zip(weight, fake_quantize_weight(weight, bits), strict=True):
+        scale = row.abs().max() / top or torch.tensor(1.0)
+        integers = (row / scale).round()
+        assert integers.abs().max() <= top
+        torch.testing.assert_close(found, integers * scale)
+
+
+def test_inputs_are_rounded_as_bytes_are():
+    states = torch.tensor([[-60.0, -0.6, 0.0, 0.4, 1.6, 300.0]])
+    found = fake_quantize_input(states, torch.tensor(-55.0), torch.tensor(200.0))  # 255 steps of 1
+    assert found.tolist() == [[-55.0, -1.0, 0.0, 0.0, 2.0, 200.0]]
+    one_sided = fake_quantize_input(states, torch.tensor(100.0), torch.tensor(255.0))  # 0 is always a step
+    assert one_sided.tolist() == [[0.0, 0.0, 0.0, 0.0, 2.0, 255.0]]
+    assert fake_quantize_input(torch.zeros(2, 2), *torch.zeros(2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert fake_quantize_input(states.bfloat16(), torch.tensor(-1.0), torch.tensor(2.0)).dtype == torch.bfloat16
+
+
+def test_the_gradient_passes_the_rounding():
+    weight = torch.randn(3, 4, requires_grad=True)
+    factors = torch.randn(3, 4)
+    (fake_quantize_weight(weight, 3) * factors).sum().backward()
+    torch.testing.assert_close(weight.grad, factors)
+
+
+@pytest.mark.parametrize("activations", EVERYWHERE)
+def test_rounding_a_model_and_back(teacher, tokenizer, activations):
+    model = student_of(teacher)
+    before, state = answers(model, tokenizer), copy.deepcopy(model.state_dict())
+    layers = rounded(model, 4, activations)
+    assert len(layers) == 2 * 6 + 2
+    assert model.state_dict().keys() == state.keys()  # checkpoints are those of an ordinary model
+    assert not torch.allclose(answers(model, tokenizer), before, atol=1e-2)
+    in_floats(model)
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
+    assert torch.equal(answers(model, tokenizer), before)
+
+
+def test_8_bits_are_those_of_true_integers(teacher, tokenizer):
+    """Rounded by hand into int8 and back, a student answers as it did in training."""
+    model = student_of(teacher)
+    true = copy.deepcopy(model)
+    for module in true.modules():
+        if isinstance(module, nn.Linear):
+            scales = module.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+            module.weight.data = (module.weight.data / scales).round().to(torch.int8) * scales
+    rounded(model)
+    torch.testing.assert_close(answers(model, tokenizer), answers(true, tokenizer), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def aware(build, teacher):
+    """Builds a trainer whose student learns to be rounded."""
+
+    def make(bits=4, activations=None, **fields):
+        trainer = build(model=student_of(teacher, dropout=0.1), **fields)
+        trainer.add_callback(QuantizationAwareCallback(trainer, bits, activations))
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("activations", EVERYWHERE)
+def test_resumed_training_ends_as_if_never_interrupted(aware, tmp_path, tokenizer, activations):
+    fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4}
+    whole = aware(activations=activations, **fields)
+    whole.train()
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    loaded, loading = AutoModelForSequenceClassification.from_pretrained(checkpoint, output_loading_info=True)
+    assert not any(loading.values())
+    resumed = aware(activations=activations, num_train_epochs=4)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert torch.equal(weights(resumed), weights(whole))
+    assert not torch.equal(answers(loaded, tokenizer), answers(whole.model, tokenizer))
+    assert not [module for module in resumed.model.modules() if isinstance(module, FakeQuantizedLinear)]
+
+
+def test_evaluation_in_training_is_of_the_rounded_student(aware):
+    """And its ranges stay those of training."""
+    trainer, seen = aware(activations="static"), {}
+
+    class Evaluate(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            layers = [module for module in trainer.model.modules() if isinstance(module, FakeQuantizedLinear)]
+            before = [layer.range.tolist() for layer in layers]
+            seen["rounded"] = trainer.evaluate()["eval_loss"]
+            seen["layers"] = len(layers)
+            assert [layer.range.tolist() for layer in layers] == before
+
+    trainer.add_callback(Evaluate())
+    trainer.train()
+    assert seen["layers"] == 14
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(seen["rounded"], rel=1e-3)
+
+
+def test_what_is_left_is_saved_as_any_student(aware, tmp_path, tokenizer):
+    trainer = aware()
+    trainer.train()
+    trainer.save_model()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert torch.equal(answers(loaded, tokenizer), answers(trainer.model, tokenizer))
+    assert answers(quantized(loaded), tokenizer).shape == (8, 2)
+
+
+def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
+    """At 3 bits, where rounding costs much: of two students trained as long, the one that knew of it keeps more."""
+
+    def trained():
+        fields = {"num_train_epochs": 30, "objectives": {"logits": 1.0}, "learning_rate": 2e-3}
+        return build(model=student_of(teacher), **fields)
+
+    unaware, aware = trained(), trained()
+    losses(unaware)
+    assert train_aware(aware, bits=3) is aware
+    wanted = answers(teacher, tokenizer).log_softmax(-1)
+    distances = []
+    for trainer in (unaware, aware):
+        rounded(trainer.model, bits=3)
+        found = answers(trainer.model, tokenizer).log_softmax(-1)
+        distances.append(nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True).item())
+    assert distances[1] < 0.3 * distances[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 16}, "bits=16; rounding is learned for 2 to 8 bits"),
+        ({"activations": "both"}, "activations='both' are unknown; there are None, 'dynamic' and 'static'"),
+    ],
+)
+def test_mistakes(aware, arguments, message):
+    with pytest.raises(InputError, match=message):
+        aware(**arguments)
+
+
+def test_a_quantized_student_is_refused(build, teacher):
+    trainer = build()
+    trainer.model = quantized(build_teacher())
+    with pytest.raises(InputError, match="is quantized already, by bitsandbytes"):
+        QuantizationAwareCallback(trainer)
+
+
+def test_a_checkpoint_of_another_run(build, aware, tmp_path):
+    fields = {"save_strategy": "steps", "save_steps": 2}
+    build(**fields).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(InputError, match=r"holds no quantization_aware\.json: it is of a run without rounding"):
+        aware().train(resume_from_checkpoint=checkpoint)
+    aware(bits=4, **fields).train()
+    with pytest.raises(InputError, match="is of a run with bits=4 and activations=None, this one has bits=3 and"):
+        aware(bits=3).train(resume_from_checkpoint=checkpoint)
