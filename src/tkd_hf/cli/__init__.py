@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import GateMissed, InputError, Stopped, storage_trouble
-from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, prune, report, run
+from . import augment, benchmark, distill, evaluate, finetune, label, pretrain, prune, quantize, report, run
 from .options import TrainingCommand
 
 
@@ -24,6 +24,7 @@ app.command("augment")(augment.augment)
 app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("prune", cls=TrainingCommand)(prune.prune)
+app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)
