@@ -112,6 +112,14 @@ def test_pytorch_weights_win_over_exports_beside_them(exported, teacher):
     assert 0 < run.megabytes - sum(weight.nbytes for weight in teacher.parameters()) / 1e6 < 0.01  # the header
 
 
+def test_a_quantized_file_wins_over_the_float_one_beside_it(exported):
+    pytest.importorskip("onnxruntime")
+    (exported / "onnx").mkdir()
+    (exported / "onnx" / "model.onnx").touch()
+    write_onnx(exported / "onnx" / "model_quantized.onnx")
+    assert [file.name for file in load_runner(str(exported)).files] == ["model_quantized.onnx"]
+
+
 def test_a_model_in_training_stays_in_training(teacher, tokenizer):
     batch, _ = expected(tokenizer)
     run = PyTorchRunner(teacher.train(), tokenizer)

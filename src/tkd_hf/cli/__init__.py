@@ -7,7 +7,22 @@ import sys
 import typer
 
 from ..errors import InputError, NotMet, Stopped, storage_trouble
-from . import augment, benchmark, card, distill, evaluate, finetune, label, pretrain, prune, push, report, run, verify
+from . import (
+    augment,
+    benchmark,
+    card,
+    distill,
+    evaluate,
+    finetune,
+    label,
+    pretrain,
+    prune,
+    push,
+    quantize,
+    report,
+    run,
+    verify,
+)
 from .options import TrainingCommand
 
 
@@ -24,6 +39,7 @@ app.command("augment")(augment.augment)
 app.command("label")(label.label)
 app.command("distill", cls=TrainingCommand)(distill.distill)
 app.command("prune", cls=TrainingCommand)(prune.prune)
+app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)

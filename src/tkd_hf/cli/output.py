@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..stages.benchmark import Benchmark
     from ..stages.evaluate import Evaluation, ModelResult
     from ..stages.report import Report
+    from ..stages.run_folder import StageRecord
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,24 @@ def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> No
     """The table at the end of a training stage."""
     shown = {key.replace("_", " "): value for key, value in metrics.items()}
     show(["", *shown, "seconds"], [[name, *map(figure, shown.values()), figure(seconds)]])
+
+
+def show_quantized(model: str, quantized: str, record: "StageRecord") -> None:
+    """The model in floats, and what was made of it."""
+    before, after = record.details["quantization"]["float"], record.metrics
+    rows = [
+        [model, *map(figure, before["metrics"].values()), *(["–"] if before["metrics"] else [])],
+        [quantized, *(figure(after[name]) for name in before["metrics"])],
+    ]
+    if before["metrics"]:
+        rows[1].append(figure(after["agreement"]))
+    for row, figures in zip(rows, (before, after), strict=True):
+        row += [f"{figures['megabytes']:.1f}", f"{figures['milliseconds']:.2f}"]
+    low, high = after["speedup_interval"]
+    rows[0].append("reference")
+    rows[1].append(f"{after['speedup']:.2f}× ({low:.2f}–{high:.2f})")
+    columns = [*_spaced(before["metrics"]), *(["agreement"] if before["metrics"] else []), "MB", "p50 ms", "speed"]
+    show([record.inputs.get("task", ""), *columns], rows)
 
 
 _COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms a sentence")

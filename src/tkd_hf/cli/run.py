@@ -43,10 +43,11 @@ def run(
 
     Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
     pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
-    out of the teacher), and what prune, finetune and evaluate work on; without one, prune makes it of the teacher.
-    card is that student's, with what a report before it says.
-    benchmark compares the teacher with all that was made. What augment made is learned from by what follows. The
-    teacher teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
+    out of the teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the
+    teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in
+    floats. card is that student's, with what a report before it says. benchmark compares the teacher with all that was
+    made. What augment made is learned from by what follows. The teacher teaches pretrain, too (`teacher: null`: it does
+    not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -102,12 +103,14 @@ def _plan(
     teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
     report = None
     versions = []  # the classifiers that stages made
+    quantized = None  # what was made of the model for use, which nothing more is made of
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
-        worked_on = options.get("model") or model or (teacher if name == "prune" else None)
+        worked_on = options.get("model") or (quantized if name == "evaluate" else None) or model
+        worked_on = worked_on or (teacher if name in ("prune", "quantize") else None)
         known = {parameter.name for parameter in commands[name].params}
         common = {
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
@@ -136,8 +139,10 @@ def _plan(
             unlabelled.append(made)
         elif name == "report":
             report = made
+        elif name == "quantize":
+            quantized = made
         elif made and name not in _MAKE_NO_MODEL:
-            student = made
+            student, quantized = made, None
             if teacher or model is None or name == "prune":  # else the teacher is yet to be made of the recipe's model
                 model = made
     return stages

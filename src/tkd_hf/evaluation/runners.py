@@ -29,8 +29,9 @@ from ..model_loading import (
 from ..signals import accepted_inputs
 
 
-# where an export lies in a folder without PyTorch weights
-EXPORTS = ("openvino_model.xml", "openvino/openvino_model.xml", "model.onnx", "onnx/model.onnx")
+# where an export lies in a folder without PyTorch weights; of several the first
+EXPORTS = ("openvino_model.xml", "openvino/openvino_model.xml")
+EXPORTS += ("model_quantized.onnx", "model.onnx", "onnx/model_quantized.onnx", "onnx/model.onnx")
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _OPENVINO_TYPES |= {"i8": "int8", "u8": "uint8", "i4": "int4", "u4": "uint4"}
 
@@ -146,7 +147,7 @@ class ONNXRunner(Runner):
             self._session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no class
             raise InputError(f"onnxruntime cannot load {file}: {first_line(error)}") from error
-        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
         if "logits" not in self._outputs:
             raise InputError(f"{file} gives {', '.join(self._outputs)}, not logits; export a classifier")
@@ -154,7 +155,7 @@ class ONNXRunner(Runner):
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         # a tokenizer without segments says the same as segments that are all 0
         zeros = torch.zeros_like(batch["input_ids"])
-        inputs = {name: batch.get(name, zeros).numpy() for name in self._inputs}
+        inputs = {name: batch.get(name, zeros).numpy() for name in self.inputs}
         return torch.from_numpy(self._session.run(["logits"], inputs)[0])
 
     def stored(self) -> Iterable[tuple[str, int]]:

@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -164,16 +166,41 @@ class RunFolder:
                 elif path.name != LOCK_NAME:
                     path.unlink()
         self._started = time.perf_counter() if since is None else since
-        self._write()
+        self._write(self.path)
+
+    @contextmanager
+    def built_aside(self) -> Iterator[Path]:
+        """Instead of `start` and `finish`, for what cannot be resumed half-way: an empty folder to write to.
+
+        It takes the place of this one, with the record, once all is written; what fails or is killed leaves what was
+        there before.
+
+        Raises:
+            InputError: if another run is at work in the folder.
+        """
+        aside = self.path.absolute().with_name(f".{self.path.absolute().name}.partial")
+        self._take()
+        self._started = time.perf_counter()
+        try:
+            shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
+            aside.mkdir()
+            yield aside
+            self._close()
+            self._write(aside)
+            shutil.rmtree(self.path)
+            aside.rename(self.path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            self._release()
+            if [path.name for path in self.path.glob("*")] in ([], [LOCK_NAME]):
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def finish(self, metrics: dict[str, Any]) -> StageRecord:
         """Closes the record with what was measured, and returns it."""
         self.record.metrics = metrics
-        self.record.seconds = round(time.perf_counter() - self._started, 1)
-        self.record.finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._write()
-        if self._lock:
-            self._lock.release(force=True)
+        self._close()
+        self._write(self.path)
+        self._release()
         return self.record
 
     def _take(self):
@@ -189,6 +216,10 @@ class RunFolder:
             raise InputError(
                 f"another run is at work in {self.path}; wait until it has ended, or choose another folder"
             ) from None
+
+    def _release(self):
+        if self._lock:
+            self._lock.release(force=True)
 
     def _check_is_run(self):
         """Only a folder that holds a run is deleted: a mistyped path must not cost anyone their files."""
@@ -209,8 +240,12 @@ class RunFolder:
             logger.info("%s is finished already", self.path)
         return found if found.finished else record
 
-    def _write(self):
-        write_record(self.path, self.record)
+    def _close(self):
+        self.record.seconds = round(time.perf_counter() - self._started, 1)
+        self.record.finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    def _write(self, folder: Path):
+        write_record(folder, self.record)
 
 
 def fingerprint(examples: Dataset) -> str:

@@ -1,0 +1,146 @@
+"""ONNX, for onnxruntime and transformers.js: a float file, and beside it one with weights in int8.
+
+The layout is the one that transformers.js and optimum read: `onnx/model.onnx` and `onnx/model_quantized.onnx`.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import InputError, first_line
+from ..evaluation.runners import ONNXRunner
+from ..signals import accepted_inputs
+from . import quiet
+
+
+SCHEMES = ("int8-dynamic", "float32")
+CALIBRATED = ()
+
+FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
+TOLERANCE = 1e-4
+_LOGGERS = ("torch.onnx", "onnxscript", "root")
+# two texts and their padding: a dimension of 1 would be taken for a constant
+_TRACED = ["a text", "another one, of a few more words"]
+_COMPARED = [
+    _TRACED,
+    ["one"],
+    ["the same in a batch of three", "of which all differ", "in length, too, by a few words"],
+]
+
+
+class _Logits(nn.Module):
+    """A classifier with its inputs by position, as a graph has them."""
+
+    def __init__(self, model: PreTrainedModel, inputs: list[str]):
+        super().__init__()
+        self.model, self.inputs = model, inputs
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.inputs, values, strict=True))).logits
+
+
+def quantize(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    weights: str,
+    calibration: Callable[[], Iterable[dict[str, torch.Tensor]]],
+) -> dict[str, Any]:
+    """Writes `onnx/model.onnx` in float32, and, for `int8-dynamic`, `onnx/model_quantized.onnx` beside it.
+
+    There, matrices and embeddings are in int8; activations are rounded as they come, so nothing is calibrated.
+
+    Args:
+        model, tokenizer: a bert-like classifier, TKD or another.
+        folder: an empty folder.
+        weights: `"int8-dynamic"` or `"float32"`.
+        calibration: not called.
+
+    Raises:
+        InputError: if the model cannot be exported, or answers otherwise in onnxruntime than in PyTorch.
+    """
+    file = folder / FLOAT_FILE
+    file.parent.mkdir()
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # what of a model that was never saved says its task
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    export(model, tokenizer, file)
+    if weights == "float32":
+        return {"weights": "float32", "activations": "float32"}
+    _quantize_file(file, folder / QUANTIZED_FILE)
+    return {"weights": "int8", "activations": "int8 dynamic"}
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Writes a classifier as one ONNX file for batches of any size and length, and compares it with PyTorch.
+
+    Raises:
+        InputError: as `quantize`.
+    """
+    inputs = [name for name in tokenizer.model_input_names if name in accepted_inputs(model)]
+    if getattr(model.config, "type_vocab_size", None) == 0:
+        inputs = [name for name in inputs if name != "token_type_ids"]
+    batch = tokenizer(_TRACED, padding=True, return_tensors="pt")
+    training = model.training
+    try:
+        with quiet(*_LOGGERS), torch.no_grad():
+            torch.onnx.export(
+                _Logits(model, inputs).eval(),  # a wrapper is born in training mode, and dropout would come back on
+                tuple(batch[name].to(model.device) for name in inputs),
+                str(file),
+                input_names=inputs,
+                output_names=["logits"],
+                dynamic_shapes=(({0: "batch_size", 1: "sequence_length"},) * len(inputs),),  # of *values
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        _strip(file)
+        _compare(model, tokenizer, file)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise InputError(
+            f"{model.config.name_or_path or type(model).__name__} ({model.config.model_type}) cannot be exported to "
+            f"ONNX: {first_line(error)}"
+        ) from error
+    finally:
+        model.train(training)
+
+
+def _strip(file: Path) -> None:
+    """Drops the lines of source that every node comes from: they are long, and name folders of this machine."""
+    import onnx
+
+    graph = onnx.load(file)
+    for node in (*graph.graph.node, *(node for function in graph.functions for node in function.node)):
+        del node.metadata_props[:]
+    onnx.save(graph, file)
+
+
+def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Batches of other sizes than the one that the graph was made from."""
+    run = ONNXRunner(str(file), model.config, tokenizer, file)
+    for texts in _COMPARED:
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            expected = model(**{name: batch[name].to(model.device) for name in run.inputs}).logits.cpu()
+        distance = (run(dict(batch)) - expected).abs().max().item()
+        if not distance <= TOLERANCE * max(1, expected.abs().max().item()):
+            raise InputError(
+                f"{model.config.name_or_path or type(model).__name__} answers otherwise in ONNX than in PyTorch: a "
+                f"logit of a batch of {len(texts)} is {distance:.2g} off, where {TOLERANCE:g} is allowed"
+            )
+
+
+def _quantize_file(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet(*_LOGGERS):
+        # 7 bits: processors without VNNI add products of 8 by 8 bits in 16, which overflow, and far more is lost
+        quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)

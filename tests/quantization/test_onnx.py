@@ -1,0 +1,123 @@
+"""The ONNX backend: what onnxruntime answers is what PyTorch answers, for every shape of student and teacher."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from tkd_hf import TKDConfig, TKDForSequenceClassification
+from tkd_hf.errors import InputError
+from tkd_hf.quantization import onnx as backend
+
+from ..conftest import TEXTS, WORDS, build_teacher
+
+
+runtime = pytest.importorskip("onnxruntime")
+
+SMALL = {"vocab_size": len(WORDS), "initializer_range": 0.5, "num_labels": 2}
+
+
+def uneven():
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "heads_per_layer": [2, 1], "intermediate_sizes": [12, 5], "head_dim": 8}
+    return TKDForSequenceClassification(
+        TKDConfig(hidden_size=16, num_attention_heads=2, embedding_size=8, max_position_embeddings=40, **shape, **SMALL)
+    )
+
+
+def without_segments():
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 16}
+    return TKDForSequenceClassification(
+        TKDConfig(type_vocab_size=0, position_embedding_type="sinusoidal", **shape, **SMALL)
+    )
+
+
+def roberta():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=40, pad_token_id=0, **shape, **SMALL))
+
+
+def distilbert():
+    torch.manual_seed(0)
+    shape = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+    return DistilBertForSequenceClassification(DistilBertConfig(**shape, **SMALL))
+
+
+def tagger():
+    return build_teacher(("B-X", "I-X", "O"), kind=BertForTokenClassification)
+
+
+MODELS = {
+    "uneven": uneven,
+    "tagger": tagger,
+    "bert": build_teacher,
+    "no segments": without_segments,
+    "roberta": roberta,
+    "distilbert": distilbert,
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(MODELS)[2:]]  # some seconds each
+
+
+def no_examples():
+    raise AssertionError("nothing is to be calibrated")
+
+
+def run(file, batch):
+    session = runtime.InferenceSession(str(file))
+    inputs = {tensor.name: batch[tensor.name].numpy() for tensor in session.get_inputs()}
+    return session.run(["logits"], inputs)[0]
+
+
+@pytest.mark.parametrize("name", ["uneven", "tagger", *SLOW])
+def test_onnxruntime_answers_as_pytorch_does(tmp_path, tokenizer, name):
+    """For batches of any size and length, padded or not, up to more tokens than it was exported with."""
+    model = MODELS[name]().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    details = backend.quantize(model, tokenizer, tmp_path, weights="int8-dynamic", calibration=no_examples)
+    assert details == {"weights": "int8", "activations": "int8 dynamic"}
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert {"config.json", "tokenizer.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
+    assert (
+        b"site-packages" not in (tmp_path / "onnx" / "model.onnx").read_bytes()
+    )  # whose folders are nobody's business
+    model.eval()
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2:5], [" ".join(["good film"] * 14)]):
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        takes = {key: value for key, value in batch.items() if key != "token_type_ids" or name != "distilbert"}
+        with torch.no_grad():
+            expected = model(**takes).logits.numpy()
+        np.testing.assert_allclose(run(tmp_path / "onnx" / "model.onnx", batch), expected, atol=1e-4)
+        rounded = run(tmp_path / "onnx" / "model_quantized.onnx", batch)
+        assert 0 < np.abs(rounded - expected).mean() < 0.15 * np.abs(expected).mean()
+
+
+def test_float32_is_one_file(tmp_path, tokenizer, teacher):
+    details = backend.quantize(teacher, tokenizer, tmp_path, weights="float32", calibration=no_examples)
+    assert details == {"weights": "float32", "activations": "float32"}
+    assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_a_graph_that_answers_otherwise_is_refused(tmp_path, tokenizer, teacher, monkeypatch):
+    """As it does with dropout."""
+    monkeypatch.setattr(backend, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match=r"BertForSequenceClassification answers otherwise in ONNX than in PyTorch"):
+        backend.export(teacher, tokenizer, tmp_path / "model.onnx")
+
+
+def test_what_cannot_be_exported_is_named(tmp_path, tokenizer, teacher, monkeypatch):
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        return {"logits": torch.zeros(int(input_ids.sum()))}
+
+    monkeypatch.setattr(type(teacher), "forward", forward)
+    with pytest.raises(InputError, match=r"BertForSequenceClassification \(bert\) cannot be exported to ONNX: "):
+        backend.export(teacher, tokenizer, tmp_path / "model.onnx")
