@@ -4,13 +4,15 @@ import importlib.util
 import shutil
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from tkd_hf.evaluation import runners
 from tkd_hf.stages import quantize as stage
 
-from ..conftest import TEXTS, build_teacher, build_tokenizer, read_json
+from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json
 from .recipes import write_recipe
 from .test_run import plan
 
@@ -243,3 +245,32 @@ def test_a_stage_of_a_recipe(run, exported, tmp_path, teacher_folder, sst2_dir):
     made, evaluated = read_json(tmp_path / "run.json")["stages"]
     assert made["output_dir"] == str(tmp_path / "out" / "quantize")
     assert evaluated["models"][1]["fidelity"]["agreement"] == made["metrics"]["agreement"]
+
+
+def test_a_student_that_learns_to_be_int8(run, teacher_folder, sst2_dir, tmp_path):
+    """What is left is in floats, other weights than without, and ready to be quantized."""
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    for name, words in {"plain": [], "aware": ["--quantization-aware", "dynamic"]}.items():
+        words = [*data, "--layers", 2, "--output-dir", tmp_path / name, *FAST.split(), *words]
+        code, _, err = run("distill", teacher_folder, *words)
+        assert code == 0, err
+    assert read_json(tmp_path / "aware" / "tkd_run.json")["arguments"]["quantization_aware"] == "dynamic"
+    plain, aware = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "aware"))
+    assert plain.keys() == aware.keys()
+    assert {weight.dtype for weight in aware.values()} == {torch.float32}
+    assert not torch.equal(plain["classifier.weight"], aware["classifier.weight"])
+    words = ["--backend", "onnx", "--output-dir", tmp_path / "int8"]
+    assert run("quantize", tmp_path / "aware", *data, *words)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--quantization-aware", "int3"], "quantization_aware='int3' is unknown; there are weights, dynamic, static"),
+        (["--quantization-aware", "static", "--lora"], "quantization_aware is without lora"),
+    ],
+)
+def test_what_cannot_be_learned(run, teacher_folder, sst2_dir, tmp_path, words, message):
+    data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "student"]
+    code, _, err = run("distill", teacher_folder, *data, *words)
+    assert (code, message in err) == (2, True)

@@ -36,6 +36,9 @@ def distill(
         list[str] | None, typer.Option("--extra-teacher", help="A further teacher; their logits are averaged.")
     ] = None,
     teacher_weights: Annotated[str | None, typer.Option(help="Of several teachers in order: 0.7,0.3.")] = None,
+    quantization_aware: Annotated[
+        str | None, typer.Option(help="Learn to be int8: weights, dynamic (for onnx) or static (for openvino).")
+    ] = None,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
@@ -71,6 +74,7 @@ def distill(
         unlabelled=unlabelled or (),
         lora=lora,
         teacher_weights=weights,
+        quantization_aware=quantization_aware,
     )
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(o.merging(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..evaluation.metrics import compute_metrics_for
 from ..model_loading import load_classifier, load_config, load_tokenizer
 from ..objectives.combined import CombinedObjective
+from ..quantization.aware import QuantizationAwareCallback
 from ..soft_labels import attach_mean, default_path, teacher_revision
 from ..teacher import mean_weights
 from ..trainer import DistillationTrainer
@@ -30,6 +31,13 @@ from .training import train_into, training_arguments
 
 
 logger = logging.getLogger(__name__)
+
+# what `QuantizationAwareCallback` is to round; our int8 of ONNX has 7 bits, so that sums do not overflow anywhere
+AWARE_OF = {
+    "weights": {"bits": 8, "activations": None},
+    "dynamic": {"bits": 7, "activations": "dynamic"},
+    "static": {"bits": 8, "activations": "static"},
+}
 
 
 def distill(
@@ -44,6 +52,7 @@ def distill(
     unlabelled: Sequence[str] = (),
     lora: LoraArguments | None = None,
     teacher_weights: Sequence[float] | None = None,
+    quantization_aware: str | None = None,
 ) -> StageRecord:
     """Distils a student and leaves it in `args.output_dir`, ready to load.
 
@@ -67,6 +76,9 @@ def distill(
             `adapter_only`, several tasks may share the student that `student.student` names: the adapter holds the
             task's head.
         teacher_weights: of several teachers; equal by default.
+        quantization_aware: the student computes in int8 while it learns, and loses less when it is quantized for good:
+            `"weights"`, or with them the activations, `"dynamic"` as in ONNX's int8, `"static"` as in OpenVINO's. What
+            is left is a model in floats.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
@@ -76,7 +88,7 @@ def distill(
             or another teacher's, a folder that holds another run, or an adapter for a base without a name.
     """
     teachers, live = as_tuple(teacher), live or bool(CombinedObjective(args).features)
-    _check(teachers, teacher_weights, soft_labels, student, lora)
+    _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = without_labels(args, task)
@@ -98,6 +110,7 @@ def distill(
             **vars(student),
             **training_arguments(args),
             **({"lora": asdict(lora)} if lora else {}),
+            **({"quantization_aware": quantization_aware} if quantization_aware else {}),
             **several,
         },
     )
@@ -121,6 +134,8 @@ def distill(
         live=live,
         teacher_weights=teacher_weights,
     )
+    if quantization_aware:
+        trainer.add_callback(QuantizationAwareCallback(trainer, **AWARE_OF[quantization_aware]))
     return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
@@ -177,8 +192,19 @@ def distillation_trainer(
     )
 
 
-def _check(teachers, teacher_weights, soft_labels, student: StudentArguments, lora: LoraArguments | None) -> None:
+def _check(
+    teachers,
+    teacher_weights,
+    soft_labels,
+    student: StudentArguments,
+    lora: LoraArguments | None,
+    quantization_aware: str | None,
+) -> None:
     """Mistakes that show before anything is loaded."""
+    if quantization_aware not in (None, *AWARE_OF):
+        raise InputError(f"quantization_aware={quantization_aware!r} is unknown; there are {', '.join(AWARE_OF)}")
+    if quantization_aware and lora:
+        raise InputError("adapters are trained on weights that stay as they are; quantization_aware is without lora")
     mean_weights(teacher_weights, len(teachers))
     if soft_labels and len(teachers) > 1:
         raise InputError(
