@@ -1,6 +1,8 @@
-"""A teacher and its student, quantized by every backend: what is lost, and what is gained over the teacher in floats.
+r"""A teacher and its students, quantized by every backend: what is lost, and what is gained over the teacher in floats.
 
-    python examples/quantization.py --teacher runs/sst2-teacher --student runs/sst2-3l-s0 --task sst2 --data-dir DATA
+    tkd-hf prune runs/sst2-3l-s0 --vocabulary --task sst2 --data-dir DATA --output-dir runs/sst2-3l-s0-v
+    python examples/quantization.py --teacher runs/sst2-teacher --students runs/sst2-3l-s0 runs/sst2-3l-s0-v \
+        --task sst2 --data-dir DATA
 
 Makes what is missing in runs/quantized, evaluates it all, times it in one run, in turns, beside the teacher in float32,
 and writes examples/results/quantization.json and quantization.md. Resumable: a finished model is taken as it is. A
@@ -9,12 +11,14 @@ rest (`pip install "tkd-hf[openvino,onnx,quanto]"` finds versions that fit all).
 """
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 
 from tkd_hf.cli.output import announce
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.errors import InputError
+from tkd_hf.naming import short_names
 from tkd_hf.quantization import BACKENDS, load_backend
 from tkd_hf.stages.benchmark import benchmark
 from tkd_hf.stages.evaluate import evaluate
@@ -27,7 +31,7 @@ SHAPES = ((1, 32), (32, 128))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--student", required=True)
+    parser.add_argument("--students", nargs="+", required=True)
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir")
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS))
@@ -38,7 +42,10 @@ def main():
     options = parser.parse_args()
 
     data = DataArguments(task=options.task, data_dir=options.data_dir)
-    models = {"teacher, float32": options.teacher, "student, float32": options.student}
+    floats = dict(
+        zip(short_names([options.teacher, *options.students]), [options.teacher, *options.students], strict=True)
+    )
+    models = {f"{whose}, float32": model for whose, model in floats.items()}
     passed_over = {}
     for backend in options.backends:
         try:
@@ -47,10 +54,10 @@ def main():
             announce(f"passing over {backend}: {error}")
             passed_over[backend] = str(error)
             continue
-        for whose, model in (("teacher", options.teacher), ("student", options.student)):
+        for whose, model in floats.items():
             for weights in schemes:
                 announce(f"quantizing {model}: {backend}, {weights}")
-                folder = f"{options.output_dir}/{options.task}-{whose}-{backend}-{weights}"
+                folder = f"{options.output_dir}/{whose}-{backend}-{weights}"
                 quantize(model, folder, backend, weights, data, resume=True)
                 models[f"{whose}, {backend} {weights}"] = folder
     announce(f"measuring {len(models)} models")
@@ -67,7 +74,7 @@ def main():
     rows = [row(*one) for one in zip(names, found.models, timed.models, strict=True)]
     metric = next(iter(found.models[0].metrics))
     content = {
-        "command": __doc__.strip().split("\n\n")[1].strip(),
+        "command": inspect.cleandoc(__doc__.split("\n\n")[1]),
         "task": f"{found.task}, {found.split}, {found.examples} examples",
         "metric": metric,
         "rows": rows,
