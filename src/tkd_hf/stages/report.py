@@ -124,9 +124,13 @@ def _is_model(run: str) -> bool:
 
 
 def said_by(runs: Sequence[str], name: str) -> str:
-    """What the records of all runs that name a teacher, or a task, agree on."""
-    inputs = [record.inputs for run in runs if (record := read_record(run))]
-    said = {json.dumps(one[name]) for one in inputs if name in one}
+    """What the records of all runs that name a teacher, or a task, agree on.
+
+    A run that names none, as a quantized model's, counts by the last one before it that does.
+    """
+    records = [record for run in runs if (record := read_record(run))]
+    told = [[record.inputs, *(earlier["inputs"] for earlier in reversed(record.before))] for record in records]
+    said = {json.dumps(one[name]) for inputs in told for one in [one for one in inputs if name in one][:1]}
     if len(said) != 1:
         what = f"name several: {', '.join(sorted(said))}" if said else "name none"
         raise InputError(f"the records of the runs ({RECORD_NAME}) {what}; say which {name}: --{name}")
