@@ -78,6 +78,15 @@ def test_stock_models_and_taggers(tmp_path, teacher, tagger, tokenizer):
     assert read_json(tmp_path / "stock" / "config.json")["quantization_config"]["quant_method"] == "quanto"
 
 
+def test_a_model_that_was_loaded_is_saved_by_the_names_that_are_read(tmp_path, teacher, tokenizer):
+    """Transformers saves what it loaded by older names of its own, such as LayerNorm.gamma."""
+    (tmp_path / "int8").mkdir()
+    teacher.save_pretrained(tmp_path / "stock")
+    quantize(load_classifier(str(tmp_path / "stock")), tokenizer, tmp_path / "int8")
+    close = answers(load_classifier(str(tmp_path / "int8")), tokenizer) - answers(teacher, tokenizer)
+    assert close.abs().mean() < 0.1
+
+
 def test_transformers_does_not_make_up_what_it_cannot_read(tmp_path, tokenizer):
     quantize(small(), tokenizer, tmp_path)
     with pytest.raises(ValueError, match=r"load them with tkd_hf\.quantization\.quanto\.load"):

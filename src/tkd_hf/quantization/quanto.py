@@ -61,7 +61,7 @@ def quantize(
     quanto.quantize(made, weights=f"q{weights}", exclude=[*head, *(f"{name}.*" for name in head)])
     quanto.freeze(made)
     made.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
-    made.save_pretrained(folder)
+    made.save_pretrained(folder, save_original_format=False)  # by the names that `load` knows
     (folder / MAP).write_text(json.dumps(quanto.quantization_map(made), indent=2), encoding="utf-8")
     tokenizer.save_pretrained(folder)
     return {"weights": weights}

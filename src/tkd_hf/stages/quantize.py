@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
-from ..errors import InputError
+from ..errors import GateMissed, InputError
 from ..evaluation.benchmark import forward, longest_input, take_turns, text_batch, timings
 from ..evaluation.gate import check_drop
 from ..evaluation.runners import load_runner, runner_config
@@ -114,7 +114,11 @@ def check_quantized(record: StageRecord, max_drop: float) -> None:
     if not before:
         raise InputError(f"max_drop={max_drop} is how much of a metric may be lost: name the data (--task)")
     metric = next(iter(before))
-    check_drop(before[metric], record.metrics[metric], max_drop, metric, "the model in floats")
+    try:
+        check_drop(before[metric], record.metrics[metric], max_drop, metric, "the model in floats")
+    except GateMissed as missed:
+        way_out = "; the student can learn it: tkd-hf distill TEACHER --student MODEL --quantization-aware dynamic"
+        raise GateMissed(f"{missed}{way_out}") from None
 
 
 def _check_floats(model: str, config: dict[str, Any]) -> None:
