@@ -29,6 +29,15 @@ trainer = DistillationTrainer(
     eval_dataset=data,
     processing_class=tokenizer,
 )
+
+class Waits(transformers.TrainerCallback):
+    # a push runs beside training, which in so small a run would overwrite what is being sent, and skip the next
+
+    def on_step_begin(self, *args, **kwargs):
+        if trainer.push_in_progress is not None:
+            trainer.push_in_progress.wait_until_done()
+
+trainer.add_callback(Waits())
 trainer.train()
 trainer.push_to_hub()
 print(trainer.hub_model_id)
