@@ -13,11 +13,14 @@ quickstart: $(NEWEST)/installed
 
 test: test-newest test-oldest
 
+# a process a core, each of one thread: these models are too small for more
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses auto --maxprocesses 8
+
 test-newest: $(NEWEST)/installed
-	$(NEWEST)/bin/python -m pytest
+	$(call PYTEST,$(NEWEST))
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest
+	$(call PYTEST,$(OLDEST))
 
 lint: $(NEWEST)/installed
 	$(NEWEST)/bin/ruff format --check .

@@ -5,7 +5,7 @@ r"""A teacher and its students, quantized by every backend: what is lost, and wh
         --task sst2 --data-dir DATA
 
 Makes what is missing in runs/quantized, evaluates it all, times it in one run, in turns, beside the teacher in float32,
-and writes examples/results/quantization.json and quantization.md. Resumable: a finished model is taken as it is. A
+and writes examples/results/quantization-TASK.json and .md. Resumable: a finished model is taken as it is. A
 backend that is not installed is passed over, and the table says so; optimum-intel wants an older transformers than the
 rest (`pip install "tkd-hf[openvino,onnx,quanto]"` finds versions that fit all).
 """
@@ -84,7 +84,7 @@ def main():
     }
     options.results_dir.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("json", json.dumps(content, indent=2) + "\n"), ("md", markdown(content))):
-        (options.results_dir / f"quantization.{suffix}").write_text(text, encoding="utf-8")
+        (options.results_dir / f"quantization-{options.task}.{suffix}").write_text(text, encoding="utf-8")
 
 
 def row(name: str, model, cost) -> dict:

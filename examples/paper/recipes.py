@@ -15,17 +15,6 @@ OURS = {
     "temperature": 2.0,
 }
 
-# Variants of ours to choose from, by their stages; `tuning` runs them all on held-out training data. A name must start
-# with "ours-".
-ANSWERED = {"objectives": {"logits": 0.9, "hard": 0.1}, "temperature": 2.0}
-FEATURES = {"embeddings": 1.0, "hidden": 3.0, "relations": 3.0}
-CANDIDATES = {
-    "ours-logits-only": (ANSWERED,),
-    "ours-features-first": ({"objectives": FEATURES}, ANSWERED),
-    "ours-attention-first": ({"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention": 3.0}}, ANSWERED),
-    "ours-fading": (ANSWERED | {"objectives": FEATURES, "final_objectives": ANSWERED["objectives"]},),
-}
-
 COMPARED = ("plain", "distilbert", "tinybert", "ours")
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 SOFT_WEIGHTS = (0.5, 0.9, 1.0)
@@ -48,6 +37,25 @@ class Recipe:
     start: str = "uniform"
 
 
+# Variants of ours to choose from; `tuning` runs them all on held-out training data. A name must start with "ours-".
+ANSWERED = {"objectives": {"logits": 0.9, "hard": 0.1}, "temperature": 2.0}
+FEATURES = {"embeddings": 1.0, "hidden": 3.0, "relations": 3.0}
+FADING = ANSWERED | {"objectives": FEATURES, "final_objectives": ANSWERED["objectives"]}
+CANDIDATES = {
+    "ours-logits-only": Recipe("logits alone", (ANSWERED,)),
+    "ours-skip": Recipe("logits alone, every other layer", (ANSWERED,), start="skip"),
+    "ours-features-first": Recipe("features first", ({"objectives": FEATURES}, ANSWERED)),
+    "ours-skip-features-first": Recipe(
+        "features first, every other layer", ({"objectives": FEATURES}, ANSWERED), start="skip"
+    ),
+    "ours-attention-first": Recipe(
+        "attention first", ({"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention": 3.0}}, ANSWERED)
+    ),
+    "ours-fading": Recipe("features, fading into answers", (FADING,)),
+    "ours-skip-fading": Recipe("features, fading into answers, every other layer", (FADING,), start="skip"),
+}
+
+
 def recipes(layers: int) -> dict[str, Recipe]:
     """All recipes by name, for a student of that many layers."""
     compared = {
@@ -56,13 +64,12 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "tinybert": tinybert(layers),
         "ours": Recipe("ours", (OURS,)),
     }
-    candidates = {name: Recipe(name, stages) for name, stages in CANDIDATES.items()}
     tuned = {
         f"{name}-lr{rate:g}": tune(recipe, rate)
-        for name, recipe in (compared | candidates).items()
+        for name, recipe in (compared | CANDIDATES).items()
         for rate in LEARNING_RATES
     }
-    return compared | candidates | ablations() | softness() | tuned
+    return compared | CANDIDATES | ablations() | softness() | tuned
 
 
 def distilbert() -> Recipe:
