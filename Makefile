@@ -1,12 +1,13 @@
 # make quickstart   the main job, from nothing: a teacher, its student, and what the two are worth
 # make test         the tests, at both ends of the supported range of transformers
 # make lint         format and lint
+# make docs         the pages of docs/ as a site, in runs/site
 
 PYTHON ?= python3
 NEWEST = .venv
 OLDEST = .venv-oldest
 
-.PHONY: quickstart test test-newest test-oldest lint format
+.PHONY: quickstart test test-newest test-oldest lint format docs
 
 quickstart: $(NEWEST)/installed
 	$(NEWEST)/bin/python examples/quickstart.py
@@ -30,8 +31,11 @@ format: $(NEWEST)/installed
 	$(NEWEST)/bin/ruff format .
 	$(NEWEST)/bin/ruff check --fix .
 
+docs: $(NEWEST)/installed
+	$(NEWEST)/bin/python -m mkdocs build --quiet
+
 # the exact versions that were tested together stand in constraints/, the ranges in pyproject.toml
-$(NEWEST)/installed: EXTRAS = dev
+$(NEWEST)/installed: EXTRAS = dev,docs
 $(NEWEST)/installed: constraints/newest.txt pyproject.toml
 $(OLDEST)/installed: EXTRAS = dev,openvino
 $(OLDEST)/installed: constraints/oldest.txt pyproject.toml
