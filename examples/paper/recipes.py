@@ -48,6 +48,13 @@ CANDIDATES = {
     "ours-skip-features-first": Recipe(
         "features first, every other layer", ({"objectives": FEATURES}, ANSWERED), start="skip"
     ),
+    "ours-features-then-cosine": Recipe(
+        "features first, cosine beside the answers",
+        (
+            {"objectives": FEATURES},
+            {"objectives": {"logits": 0.625, "hard": 0.25, "cosine": 0.125}, "temperature": 2.0},
+        ),
+    ),
     "ours-attention-first": Recipe(
         "attention first", ({"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention": 3.0}}, ANSWERED)
     ),

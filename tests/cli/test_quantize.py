@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from tkd_hf.evaluation import runners
+from tkd_hf import backends
 from tkd_hf.stages import quantize as stage
 
 from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json
@@ -182,7 +182,7 @@ def test_a_gate_without_data(quantize):
 @pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "optimum.intel")])
 def test_a_missing_backend_says_how_to_install_it(run, teacher_folder, tmp_path, monkeypatch, backend, package):
     there = importlib.util.find_spec
-    monkeypatch.setattr(runners, "find_spec", lambda name: None if name == package else there(name))
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == package else there(name))
     code, _, err = run("quantize", teacher_folder, "--backend", backend, "--output-dir", tmp_path / "q")
     assert code == 2
     assert f'the backend {backend} needs {package}, which is not installed: pip install "tkd-hf[{backend}]"' in err

@@ -1,5 +1,6 @@
 """The OpenVINO backend: folders that optimum-intel loads by itself, for every shape of student and teacher."""
 
+import os
 import subprocess
 import sys
 
@@ -97,3 +98,18 @@ def test_what_optimum_cannot_export_is_named(tmp_path, tokenizer, teacher, monke
     monkeypatch.delitem(TasksManager._LIBRARY_TO_SUPPORTED_MODEL_TYPES["transformers"], "bert")
     with pytest.raises(InputError, match="BertForSequenceClassification cannot be exported to OpenVINO: "):
         quantized(teacher, tokenizer, tmp_path, "int8")
+
+
+def test_nothing_is_reported_to_anyone(tmp_path, tokenizer, monkeypatch):
+    """Within pytest NNCF is silent anyway, hence the process."""
+    telemetry = pytest.importorskip("openvino_telemetry")
+    monkeypatch.delenv("CI", raising=False)
+    quantized(uneven(), tokenizer, tmp_path, "int8")
+    assert not telemetry.Telemetry().consent
+    assert "CI" not in os.environ
+    code = (
+        "from tkd_hf.quantization import load_backend; load_backend('openvino');"
+        "from nncf.telemetry.wrapper import telemetry; print(type(telemetry).__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1] == "MagicMock"

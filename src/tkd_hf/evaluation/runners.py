@@ -7,14 +7,13 @@ A model is named by its folder or Hub id. What stands beside PyTorch weights is 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..backends import backend_module
 from ..errors import InputError, first_line
 from ..hardware import mixed_precision
 from ..model_loading import (
@@ -235,11 +234,3 @@ def _holder(place: Path, name: str) -> str:
         if (folder / name).exists():
             return str(folder)
     raise InputError(f"no {name} in {place} or above it; keep an export within the folder of its model")
-
-
-def backend_module(module: str, extra: str, model: str):
-    """A module of an optional backend; `InputError` with the command that installs it, where it is not."""
-    package = module.partition(".")[0]
-    if not find_spec(package) or not find_spec(module):
-        raise InputError(f'{model} needs {module}, which is not installed: pip install "tkd-hf[{extra}]"')
-    return import_module(module)

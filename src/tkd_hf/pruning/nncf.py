@@ -6,11 +6,11 @@ As there, zeros alone make nothing faster on dense hardware.
 """
 
 import copy
-from importlib.util import find_spec
 
 import torch
 from transformers import PreTrainedModel
 
+from ..backends import backend_module
 from ..errors import InputError
 from .unstructured import Masks, Sparsity, Weights
 
@@ -35,29 +35,25 @@ class NNCFMasks:
     """
 
     def __init__(self, model: PreTrainedModel, example: dict[str, torch.Tensor]):
-        if find_spec("nncf") is None:
-            raise InputError(
-                'NNCF is not installed; install it with pip install "tkd-hf[openvino]", or prune by our own magnitudes'
-            )
+        self.nncf = backend_module("nncf", "openvino", "pruning by NNCF")
         self.model, self.example = model, dict(example)
 
     def __call__(self, weights: Weights, sparsity: Sparsity, share: float = 1.0) -> Masks:
         """Masks for this share of the way to the target, from the weights as they are now."""
-        import nncf
         from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
 
         if sparsity.pattern is not None:
             raise InputError(f"NNCF knows no pattern={sparsity.pattern!r}; give it a share, or prune without it")
         modes = {
-            "global": nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
-            "layer": nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL,
+            "global": self.nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
+            "layer": self.nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL,
         }
         others = [name for name, _ in self.model.named_parameters() if name not in weights]
-        pruned = nncf.prune(
+        pruned = self.nncf.prune(
             copy.deepcopy(self.model).eval(),
             modes[sparsity.scope],
             ratio=share * sparsity.share,
-            ignored_scope=nncf.IgnoredScope(names=others, validate=False),  # embeddings, pooler and head
+            ignored_scope=self.nncf.IgnoredScope(names=others, validate=False),  # embeddings, pooler and head
             examples_inputs=self.example,
         )
         # read here, because nncf.strip of 3.4 imports torchao, which nncf does not install

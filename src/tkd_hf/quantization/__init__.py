@@ -19,8 +19,8 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import ModuleType
 
+from ..backends import backend_module
 from ..errors import InputError
-from ..evaluation.runners import backend_module
 
 
 # name of a backend, of its file here, and of the extra that brings what it needs -> what it needs

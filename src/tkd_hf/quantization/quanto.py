@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
 from ..adapters import head_modules, refuse_adapters
+from ..backends import backend_module
 from ..errors import InputError
-from ..evaluation.runners import backend_module
 from ..model_loading import classifier_class, refuse_quantized
 
 
