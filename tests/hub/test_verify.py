@@ -4,11 +4,18 @@ import json
 import shutil
 
 import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification
 
+from tkd_hf.adapters import LoraArguments, add_adapters, merge_adapter
 from tkd_hf.errors import CardFalse
+from tkd_hf.hub.folder import SOURCE_FILES
+from tkd_hf.stages.card import card
+from tkd_hf.stages.run_folder import RunFolder, read_record
 from tkd_hf.stages.verify import Figure, Verification, false_text
 
-from ..conftest import build_tokenizer, read_json
+from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run
 from .server import Blob, Fault
 
@@ -157,6 +164,44 @@ def test_a_full_disk(verify):
     assert "Traceback" not in done.err
 
 
+def test_an_adapter(hub, client, verify, tmp_path, teacher, tokenizer):
+    """Pushed without its base, which lies there, too; what stands in its card is measured of both."""
+    base = build_run(tmp_path / "base")
+    assert client("push", base, "--repo-id", "org/base").code == 0
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    adapted = add_adapters(model, LoraArguments(rank=2, adapter_only=True))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(weight, 0.5)
+    run = RunFolder(tmp_path / "adapter", read_record(base))
+    run.start()
+    model.config.save_pretrained(run.path)
+    for source in SOURCE_FILES:
+        shutil.copy(base / source, run.path)
+    tokenizer.save_pretrained(run.path)
+    adapted.peft_config["default"].base_model_name_or_path = "org/base"
+    adapted.save_pretrained(run.path)
+    merged = merge_adapter(run.path, tmp_path / "merged", base=str(base))
+    accuracy = measured_on(merged, tokenizer)
+    run.finish({"accuracy": accuracy})
+    card(run.path, license="apache-2.0")
+    done = client("push", run.path, "--repo-id", "org/adapter")
+    assert done.code == 0, done.err
+    metadata = yaml.safe_load(hub.repos["org/adapter"].files()["README.md"].decode().split("---")[1])
+    assert (metadata["base_model"], metadata["base_model_relation"]) == ("org/base", "adapter")
+    done = verify("org/adapter", "--json", tmp_path / "v.json")
+    assert done.code == 0, done.err
+    found = read_json(tmp_path / "v.json")
+    assert found["figures"] == [{"metric": "accuracy", "card": accuracy, "measured": accuracy}]
+    assert found["loads"] == ["with tkd_hf", "with trust_remote_code=True"]
+
+
+def measured_on(model, tokenizer):
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return (model(**batch).logits.argmax(-1) == torch.tensor(LABELS)).float().mean().item()
+
+
 LOAD = """
 import json, sys
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -186,8 +231,6 @@ def test_it_loads_where_nothing_of_it_is_known(hub, pushed, tmp_path):
     model, encoder, answer, refused = json.loads(done.out.splitlines()[-1])
     assert (model, encoder) == ("TKDForSequenceClassification", "TKDModel")
     assert "trust_remote_code=True" in refused
-    import torch
-
     from tkd_hf import TKDForSequenceClassification
 
     own = TKDForSequenceClassification.from_pretrained(pushed).eval()

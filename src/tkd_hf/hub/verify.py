@@ -29,6 +29,7 @@ class Snapshot:
         folder: its files.
         cache: the cache, which `HF_HUB_CACHE` would name.
         files: how many files there are.
+        base: of an adapter, the model that it adapts.
     """
 
     repo_id: str
@@ -36,6 +37,7 @@ class Snapshot:
     folder: Path
     cache: Path
     files: int
+    base: "Snapshot | None" = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Claim:
 
 def fetch(model: str, cache: Path) -> Snapshot:
     """Downloads a commit into an empty cache, and compares the hash of each file with the one in the commit.
+
+    The base of an adapter is fetched, too.
 
     Args:
         model: `org/name` or `org/name@revision`.
@@ -70,7 +74,16 @@ def fetch(model: str, cache: Path) -> Snapshot:
     wrong += [f"{path} (missing)" for path in found.missing_paths]
     if wrong:
         raise CardFalse(f"{model} is not what its commit {commit[:8]} says: {', '.join(wrong)}")
-    return Snapshot(name, commit, folder, cache, found.checked_count)
+    return Snapshot(name, commit, folder, cache, found.checked_count, _fetch_base(folder, cache))
+
+
+def _fetch_base(adapter: Path, cache: Path) -> Snapshot | None:
+    path = adapter / "adapter_config.json"
+    if not path.exists():
+        return None
+    named = read_json(path, way_out="push it anew")
+    revision = named.get("revision")
+    return fetch(named["base_model_name_or_path"] + (f"@{revision}" if revision else ""), cache)
 
 
 def claims(folder: Path) -> list[Claim]:
@@ -92,8 +105,12 @@ def claims(folder: Path) -> list[Claim]:
     return found
 
 
-def foreign_code(folder: Path) -> list[str]:
-    """The source files that loading a model would run and that are not this package's own."""
+def foreign_code(snapshot: Snapshot) -> list[str]:
+    """The source files that loading a model would run and that are not this package's own; an adapter's base's, too."""
+    return _foreign_in(snapshot.folder) + (foreign_code(snapshot.base) if snapshot.base else [])
+
+
+def _foreign_in(folder: Path) -> list[str]:
     own = Path(sys.modules[TKDConfig.__module__].__file__).parent
     named = read_json(folder / "config.json", way_out="push it anew").get("auto_map", {}).values()
     found = [path.relative_to(folder) for path in folder.rglob("*.py")]
@@ -116,10 +133,17 @@ class Hidden(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Hidden())
 import torch, transformers
 
-repo_id, commit, auto_class = sys.argv[1:]
+repo_id, commit, auto_class, base, base_commit = sys.argv[1:]
 about = {"revision": commit, "trust_remote_code": True}
 tokenizer = transformers.AutoTokenizer.from_pretrained(repo_id, **about)
-model = getattr(transformers, auto_class).from_pretrained(repo_id, **about).eval()
+kind = getattr(transformers, auto_class)
+if base:
+    from peft import PeftModel
+    config = transformers.AutoConfig.from_pretrained(repo_id, **about)
+    found = {"revision": base_commit, "trust_remote_code": True, "config": config, "ignore_mismatched_sizes": True}
+    model = PeftModel.from_pretrained(kind.from_pretrained(base, **found), repo_id, revision=commit).eval()
+else:
+    model = kind.from_pretrained(repo_id, **about).eval()
 texts = json.load(sys.stdin)
 with torch.no_grad():
     answers = [model(**tokenizer(*text, truncation=True, return_tensors="pt")).logits.tolist() for text in texts]
@@ -140,9 +164,10 @@ def answers_without_the_package(
     secret = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in secret}
     home = str(snapshot.cache.parent / "home")
+    base = [snapshot.base.repo_id, snapshot.base.commit] if snapshot.base else ["", ""]
     environment |= {"HF_HOME": home, "HF_HUB_CACHE": str(snapshot.cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_THE_PACKAGE, snapshot.repo_id, snapshot.commit, auto_class],
+        [sys.executable, "-c", _WITHOUT_THE_PACKAGE, snapshot.repo_id, snapshot.commit, auto_class, *base],
         input=json.dumps(texts),
         env=environment | {"HF_MODULES_CACHE": f"{home}/modules"},
         cwd=snapshot.cache,

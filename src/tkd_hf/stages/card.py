@@ -137,6 +137,7 @@ def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_mo
         for backend, patterns in found.items()
     }
     results = folder / RESULTS
+    adapted = read_json(adapter, way_out="save the adapter anew") if adapter.exists() else None
     return Card(
         name=repo_id.rpartition("/")[2] if repo_id else name,
         repo_id=repo_id or name,
@@ -147,10 +148,15 @@ def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_mo
         exports={backend: files for backend, files in exports.items() if files},
         pytorch=any(folder.glob("*.safetensors")),
         parameters=_parameters(folder),
-        adapter=read_json(adapter, way_out="save the adapter anew") if adapter.exists() else None,
+        adapter=adapted,
         mask=_mask(folder),
-        base_model=base_model,
+        base_model=base_model or (_on_the_hub(adapted.get("base_model_name_or_path")) if adapted else None),
     )
+
+
+def _on_the_hub(name: str | None) -> str | None:
+    """The name that an adapter gives its base, unless it is a folder here."""
+    return name if name and name.count("/") == 1 and not name.startswith(".") and not Path(name).exists() else None
 
 
 def results_of(report: dict[str, Any], folder: Path) -> dict[str, Any]:

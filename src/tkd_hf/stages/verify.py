@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 
+from ..adapters import merge_adapter
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import GLUE_TASKS, Task
 from ..errors import CardFalse, InputError
@@ -89,8 +90,9 @@ def verify(
 ) -> Verification:
     """Fetches a model from the Hub anew, and compares it with its commit and its card.
 
-    The hash of each file is compared with the commit's. The model is loaded with this package, and by its id in a
-    process that has not got it; both have to answer alike. Then it is evaluated on what the card names.
+    The hash of each file is compared with the commit's. The model, of an adapter merged with its base, is loaded with
+    this package, and by its id in a process that has not got it; both have to answer alike. Then it is evaluated on
+    what the card names.
 
     Args:
         model: `org/name` or `org/name@revision`.
@@ -106,7 +108,13 @@ def verify(
     """
     with tempfile.TemporaryDirectory() as folder:
         snapshot = fetch(model, Path(folder, "hub"))
-        place = str(snapshot.folder)
+        foreign = foreign_code(snapshot)
+        if foreign and not trust_remote_code:
+            raise InputError(
+                f"{model} brings code that is not this package's: {', '.join(foreign)}; read it, and add "
+                "--trust-remote-code if you trust it"
+            )
+        place = str(_whole(snapshot, Path(folder, "whole")))
         examples, task = load_split(data, "eval", known_labels=label_names(runner_config(place)))
         claimed = _about(claims(snapshot.folder), task)
         if not claimed:
@@ -118,13 +126,7 @@ def verify(
                 f"the card of {model} says {', '.join(claim.metric for claim in claimed)} of {task.name}, and of that "
                 f"{', '.join(task.metrics)} can be measured"
             )
-        foreign = foreign_code(snapshot.folder)
-        if foreign and not trust_remote_code:
-            raise InputError(
-                f"{model} brings code that is not this package's: {', '.join(foreign)}; read it, and add "
-                "--trust-remote-code if you trust it"
-            )
-        loads = _load_both_ways(snapshot, task, texts_of(examples, COMPARED_TEXTS))
+        loads = _load_both_ways(snapshot, place, task, texts_of(examples, COMPARED_TEXTS))
         found = evaluate(place, data, batch_size=batch_size)
         text = false_text(snapshot.folder, snapshot.repo_id)
     measured = found.models[0].metrics
@@ -195,9 +197,17 @@ def _about(claimed: list[Claim], task: Task) -> list[Claim]:
     return [claim for claim in claimed if claim.dataset == task.name and claim.split in (None, task.eval_split)]
 
 
-def _load_both_ways(snapshot: Snapshot, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
+def _whole(snapshot: Snapshot, folder: Path) -> Path:
+    """The folder of the model: of an adapter, of both merged."""
+    if snapshot.base is None:
+        return snapshot.folder
+    merge_adapter(snapshot.folder, folder, base=str(snapshot.base.folder))
+    return folder
+
+
+def _load_both_ways(snapshot: Snapshot, place: str, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
     """Loads the model with this package and without it; `CardFalse` unless both answer alike."""
-    runner = load_runner(str(snapshot.folder), task.problem_type)
+    runner = load_runner(place, task.problem_type)
     if runner.backend not in ("pytorch", "bitsandbytes"):
         return [runner.backend]
     auto_class = classifier_class(runner.config).__name__
