@@ -10,26 +10,20 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from .rules import ignores, wrong_metadata
+from .store import Blob, Commit, Refused, Repo
+from .xet import XetStorage
 
-ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-RELATIONS = {"adapter", "merge", "quantized", "finetune"}
+
 PART = 200_000  # bytes of a large file that travel together
-
-
-class Refused(Exception):
-    """An answer other than 200. What a client may meet in good order is no failure: `expected`."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, expected: bool = False, **content):
-        self.status, self.message, self.code, self.expected, self.content = status, message, code, expected, content
 
 
 @dataclass
@@ -48,78 +42,6 @@ class Fault:
     times: int = 1
 
 
-@dataclass
-class Blob:
-    """A file of a commit; `sha256` of what lies in LFS."""
-
-    content: bytes
-    sha256: str | None = None
-
-    @property
-    def oid(self) -> str:
-        """What git calls it: of an LFS file the hash of its pointer."""
-        stored = self.content
-        if self.sha256:
-            stored = (
-                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(stored)}\n".encode()
-            )
-        return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
-
-    def entry(self, path: str) -> dict:
-        lfs = {"lfs": {"oid": self.sha256, "size": len(self.content), "pointerSize": 134}} if self.sha256 else {}
-        return {"type": "file", "path": path, "oid": self.oid, "size": len(self.content), **lfs}
-
-
-@dataclass
-class Commit:
-    """A tree and what it came from."""
-
-    files: dict[str, Blob]
-    parent: str | None
-    summary: str
-
-    @property
-    def sha(self) -> str:
-        tree = [(path, blob.oid) for path, blob in sorted(self.files.items())]
-        return hashlib.sha1(repr((tree, self.parent, self.summary)).encode()).hexdigest()
-
-
-@dataclass
-class Repo:
-    """A repository: its refs and commits."""
-
-    private: bool
-    commits: dict[str, Commit] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.move("refs/heads/main", Commit({".gitattributes": Blob(ATTRIBUTES)}, None, "initial commit"))
-
-    def move(self, ref: str, commit: Commit) -> str:
-        self.commits[commit.sha] = commit
-        self.refs[ref] = commit.sha
-        return commit.sha
-
-    def history(self, ref: str = "refs/heads/main") -> list[str]:
-        """The summaries of a ref's commits, the last one first."""
-        found, sha = [], self.refs[ref]
-        while sha:
-            found.append(self.commits[sha].summary)
-            sha = self.commits[sha].parent
-        return found
-
-    def files(self, revision: str = "main") -> dict[str, bytes]:
-        return {path: blob.content for path, blob in self.commits[self.resolve(revision)].files.items()}
-
-    def resolve(self, revision: str) -> str:
-        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
-            if name in self.refs:
-                return self.refs[name]
-        if revision in self.commits:
-            return revision
-        raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound", expected=True)
-
-
 class Hub:
     """The server. `tokens` names the users by token, each of whom may write to the organisations of `members`.
 
@@ -130,7 +52,7 @@ class Hub:
         assert not hub.failures
     """
 
-    def __init__(self, xet: Path | None = None):
+    def __init__(self, xet: XetStorage | None = None):
         self.tokens = {"hf_writer": "ann", "hf_stranger": "bob"}
         self.members = {"org": {"ann"}}
         self.repos: dict[str, Repo] = {}
@@ -317,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
         try:
             content = yaml.safe_load(found[1])
-            errors = list(_wrong_metadata(content)) if isinstance(content, dict) else ["metadata must be a mapping"]
+            errors = list(wrong_metadata(content)) if isinstance(content, dict) else ["metadata must be a mapping"]
         except yaml.YAMLError as error:
             errors = [str(error)]
         answer = {"errors": [{"message": message} for message in errors], "warnings": []}
@@ -366,6 +288,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not blob.sha256:
             return self._answer(blob.content, ETag=f'"{blob.oid}"', **known)
         linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content))}
+        if self.hub.xet:
+            token = f"{self.hub.url}/api/models/{repo_id}/xet-read-token/{sha}"
+            linked |= {"X-Xet-Hash": self.hub.xet.hashes[blob.sha256], "Link": f'<{token}>; rel="xet-auth"'}
         self._answer(b"", 302, Location=f"{self.hub.storage}/{blob.sha256}", **linked, **known)
 
     def preupload(self, body, repo_id, revision):
@@ -384,7 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
             blob = there.get(path)
             oid = {"oid": blob.sha256 or blob.oid} if blob else {}
-            ignore = any(_ignores(pattern, path) for pattern in ignored)
+            ignore = any(ignores(pattern, path) for pattern in ignored)
             answers.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignore, **oid})
         self._json({"files": answers})
 
@@ -425,6 +350,8 @@ class _Handler(BaseHTTPRequestHandler):
             files[path] = Blob(base64.b64decode(content, validate=True))
         elif key == "lfsFile":
             algorithm, oid, size = _asked(value, algo=str, oid=str, size=int)
+            if self.hub.xet and oid not in self.hub.objects:
+                self._store(oid, self.hub.xet.content(oid))
             if algorithm != "sha256" or len(self.hub.objects.get(oid, ())) != size:
                 raise Refused(400, f"{path} was committed before it was uploaded")
             files[path] = Blob(self.hub.objects[oid], oid)
@@ -476,6 +403,18 @@ class _Handler(BaseHTTPRequestHandler):
         urls = {str(n): f"{self.hub.storage}/{oid}/{n}" for n in range(1, -(-size // PART) + 1)}
         return {"href": f"{self.hub.url}/complete/{oid}", "header": {"chunk_size": str(PART), **urls}}
 
+    def xet_token(self, body, repo_id, kind, revision):
+        """Leave to talk to xet's storage, and where that is."""
+        self._repo(repo_id, write=kind == "write")
+        if self.hub.xet is None:
+            raise Refused(404, "no xet here")
+        expires = int(time.time()) + 3600
+        headers = {"Cas-Url": self.hub.xet.url, "Access-Token": "xet", "Token-Expiration": str(expires)}
+        self._json(
+            {"casUrl": self.hub.xet.url, "accessToken": "xet", "exp": expires},
+            **{f"X-Xet-{name}": value for name, value in headers.items()},
+        )
+
     def verify(self, body, repo_id):
         oid, size = _asked(self._read(body), oid=str, size=int)
         if len(self.hub.objects.get(oid, ())) != size:
@@ -515,29 +454,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(400, "a token was sent to the storage")
 
 
-def _ignores(pattern: str, path: str) -> bool:
-    """Whether a line of a .gitignore, without its finer points, is about a path."""
-    if pattern.endswith("/"):
-        return f"/{path}".startswith(pattern)
-    return fnmatch(f"/{path}", pattern) if pattern.startswith("/") else fnmatch(path.rpartition("/")[2], pattern)
-
-
-def _wrong_metadata(content: dict):
-    """What the Hub would refuse of a card's metadata, as far as this project writes any."""
-    for name in ("tags", "datasets", "metrics"):
-        if not isinstance(content.get(name, []), list):
-            yield f'"{name}" must be an array'
-    for name in ("license", "library_name", "pipeline_tag"):
-        if not isinstance(content.get(name, ""), str):
-            yield f'"{name}" must be a string'
-    if content.get("base_model_relation", "finetune") not in RELATIONS:
-        yield f'"base_model_relation" must be one of {sorted(RELATIONS)}'
-    for model in content.get("model-index", []):
-        for result in model["results"] if "name" in model else [{}]:
-            if not {"type", "name"} <= set(result.get("dataset", {})) or "task" not in result:
-                yield '"model-index" needs a name, and of each result task and dataset'
-
-
 _REPO, _REVISION = r"(?P<repo_id>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 _MODEL = f"/api/models/{_REPO}"
 _OBJECT = r"(?P<oid>[0-9a-f]{64})"
@@ -558,6 +474,7 @@ _ROUTES = [
     ("HEAD GET", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _Handler.resolve),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/verify", _Handler.verify),
+    ("GET", f"{_MODEL}/xet-(?P<kind>read|write)-token/{_REVISION}", _Handler.xet_token),
     ("PUT", f"/storage/{_OBJECT}(?:/(?P<part>[0-9]+))?", _Handler.put),
     ("POST", f"/complete/{_OBJECT}", _Handler.complete),
     ("GET HEAD", f"/storage/{_OBJECT}", _Handler.storage),

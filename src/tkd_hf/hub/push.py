@@ -154,6 +154,8 @@ def hub_errors(action: str, way_out: str):
 def _reason(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, (HTTPError, OSError)):
         error = error.__cause__  # an upload wraps what went wrong
+    if type(error) is ConnectionError:  # of hf_xet; the errors of sockets are subclasses, those of HTTP have their own
+        return f"xet's storage was not reached ({_one_line(str(error))}); HF_HUB_DISABLE_XET=1 goes without xet"
     if not isinstance(error, HfHubHTTPError):
         kind = "the connection failed" if isinstance(error, (HTTPError, ConnectionError)) else type(error).__name__
         return f"{kind} ({_one_line(str(error))})"
