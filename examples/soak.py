@@ -2,7 +2,7 @@
 
     python examples/soak.py --kills 30
 
-The recipe labels, distils with learned projections, prunes and evaluates, on models and data made in code. The process
+The recipe labels, distils with learned projections, prunes, exports and reports, on models and data made in code. The process
 that works through it gets a SIGKILL at a random moment, as the same command is started again and again until it ends by
 itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit. Writes
 examples/results/soak.{json,md}.
@@ -47,7 +47,9 @@ STAGES = [
     {"distill": {**TRAINING, "layers": 1, "heads": 1, "objectives": {"logits": 0.9, "hard": 0.1, "hidden": 1.0}}},
     {"distill": TRAINING},
     {"prune": {**TRAINING, "target_params": 0.9}},
+    {"quantize": {"backend": "onnx"}},
     {"evaluate": {}},
+    {"report": {"batch_sizes": "1", "lengths": "16", "rounds": 2}},
 ]
 
 
@@ -123,13 +125,15 @@ def state(folder: Path) -> str:
 
 
 def different(whole: Path, killed: Path) -> list[str]:
-    """The stages whose models are not the same, bit for bit."""
+    """The stages whose models and exports are not the same, bit for bit, and what a report lacks."""
     found = []
     for path in sorted(whole.glob("*/model.safetensors")):
         one, other = load_file(path), load_file(killed / path.parent.name / path.name)
         if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
             found.append(path.parent.name)
-    return found
+    exports = sorted(path.relative_to(whole) for path in whole.glob("**/*.onnx"))
+    found += [str(path) for path in exports if (whole / path).read_bytes() != (killed / path).read_bytes()]
+    return found + [name for name in ("report.md", "pictures/pareto.png") if not (killed / "report" / name).exists()]
 
 
 def write(options: argparse.Namespace, runs: list[dict]) -> None:
@@ -149,7 +153,7 @@ def write(options: argparse.Namespace, runs: list[dict]) -> None:
         "",
         f"`{content['command']}`",
         "",
-        f"A recipe of {len(STAGES)} stages (fine-tune, label, distil twice, prune, evaluate) was killed (SIGKILL) "
+        f"A recipe of {len(STAGES)} stages (fine-tune, label, distil twice, prune, export to ONNX, evaluate, report) was killed (SIGKILL) "
         f"{len(kills)} times in {len(runs)} runs, each repeated by the same command until it was done. "
         f"Runs that ended with other weights than one that nobody killed: **{content['mismatches']}**.",
         "",

@@ -52,6 +52,10 @@ def test_auto_map_names_this_folder_whatever_it_was_loaded_from():
         ),
         ({"num_hidden_layers": 0}, r"num_hidden_layers=0, but at least 1"),
         ({"num_attention_heads": 0}, r"num_attention_heads=0"),
+        ({"type_vocab_size": -1}, r"type_vocab_size=-1, but 0 is the least"),
+        ({"hidden_dropout_prob": 1.0}, r"hidden_dropout_prob=1.0 is no share to drop"),
+        ({"pad_token_id": 9, "vocab_size": 9}, r"pad_token_id=9 is none of the vocab_size=9 tokens"),
+        ({"pooler_act": "gilu"}, r"pooler_act='gilu' is no activation that transformers knows"),
     ],
 )
 def test_errors_name_both_values_and_the_way_out(fields, message):

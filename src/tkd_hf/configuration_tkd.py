@@ -123,6 +123,7 @@ class TKDConfig(PreTrainedConfig):
         """Part of `@strict` validation, also run when saving: do the values fit together?"""
         super().validate_architecture()
         self._check_positive()
+        self._check_ranges()
         self._check_one_entry_a_layer("heads_per_layer", "num_attention_heads")
         self._check_one_entry_a_layer("intermediate_sizes", "intermediate_size")
         if self.position_embedding_type == "sinusoidal" and self.embedding_size % 2:
@@ -144,6 +145,27 @@ class TKDConfig(PreTrainedConfig):
         for name in (*names, "intermediate_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}, but at least 1 is needed")
+
+    def _check_ranges(self):
+        if self.type_vocab_size < 0:
+            raise ValueError(f"type_vocab_size={self.type_vocab_size}, but 0 is the least: no token types")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is no share of what is dropped; it is 0 or more, below 1"
+                )
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id} is none of the vocab_size={self.vocab_size} tokens; give it one of "
+                "them, or None"
+            )
+        from transformers.activations import ACT2FN  # here, as it loads torch
+
+        for name in ("hidden_act", "pooler_act"):
+            if getattr(self, name) not in ACT2FN:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is no activation that transformers knows, such as 'gelu' or 'relu'"
+                )
 
     def _check_one_entry_a_layer(self, field: str, default_field: str):
         entries = getattr(self, field)
