@@ -151,9 +151,7 @@ class TKDConfig(PreTrainedConfig):
             raise ValueError(f"type_vocab_size={self.type_vocab_size}, but 0 is the least: no token types")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is no share of what is dropped; it is 0 or more, below 1"
-                )
+                raise ValueError(f"{name}={getattr(self, name)} is no share to drop; it is 0 or more, and below 1")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"pad_token_id={self.pad_token_id} is none of the vocab_size={self.vocab_size} tokens; give it one of "
