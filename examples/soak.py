@@ -3,8 +3,8 @@
     python examples/soak.py --kills 30
 
 The recipe labels, distils with learned projections, prunes, exports and reports, on models and data made in code. The
-process that works through it gets a SIGKILL at a random moment, as the same command is started again and again until it ends by
-itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit. Writes
+process that works through it gets a SIGKILL at a random moment, as the same command is started again and again until it
+ends by itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit. Writes
 examples/results/soak.{json,md}.
 """
 
@@ -154,8 +154,8 @@ def write(options: argparse.Namespace, runs: list[dict]) -> None:
         f"`{content['command']}`",
         "",
         f"A recipe of {len(STAGES)} stages (fine-tune, label, distil twice, prune, export to ONNX, evaluate, report) "
-        f"was killed (SIGKILL) {len(kills)} times in {len(runs)} runs, each repeated by the same command until it was done. "
-        f"Runs that ended with other weights than one that nobody killed: **{content['mismatches']}**.",
+        f"was killed (SIGKILL) {len(kills)} times in {len(runs)} runs, each repeated by the same command until it was "
+        f"done. Runs that ended with other weights than one that nobody killed: **{content['mismatches']}**.",
         "",
         "Where the kills met it:",
         "",

@@ -1,5 +1,6 @@
 """Damaged and foreign input, through the commands: an answer or one clear line, never a traceback or a wrong result."""
 
+import gzip
 import json
 import math
 import shutil
@@ -189,6 +190,10 @@ FILES = {
     "quotes.csv": (b'text,label\n"good,1\nbad,0\n', "EOF inside string"),
     "latin.csv": ("text,label\nbonté,1\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
     "nul.csv": (b"text,label\ngo\0od,positive\n", None),
+    "twice.csv": (b"text,label,text\ngood,1,bad\n", "several columns 'text'; give each a name of its own"),
+    "bomb.csv": (gzip.compress(b"text,label\n" + b"a" * 10**7), "is packed (gzip), and not the .csv"),
+    "bomb.json": (b"PK\x03\x04" + bytes(100), "is packed (zip), and not the .json"),
+    "endless.csv": (b"text,label\n" + b"a" * 10**7 + b",0\n" + b"b,1\n" * 3, None),
     "utf16.csv": ("text,label\ngood,1\n".encode("utf-16"), "'utf-8' codec can't decode byte 0xff"),
     "broken.jsonl": (b'{"text": "good", "label": 1}\n{"text": \n', "JSON parse error"),
     "mixed.jsonl": (b'{"text": "good", "label": 1}\n{"text": 3, "label": "x"}\n', "label column 'label'"),

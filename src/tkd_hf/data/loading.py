@@ -1,5 +1,7 @@
 """Loading: a task's name, a Hub id or local files become splits with the columns `text`, `text_pair` and `label`."""
 
+import csv
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,13 @@ from .tasks import Task, get_task
 
 
 _STRINGS = ("string", "large_string")
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 _LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
@@ -177,7 +186,10 @@ def _find(folder: Path, name: str) -> Path:
 def _read_files(path: Path, name: str, split: str) -> Dataset:
     if path.suffix not in _LOADERS:
         raise InputError(f"{path} has the ending {path.suffix!r}; the readable ones are {', '.join(_LOADERS)}")
+    _check_not_packed(path)
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    if _LOADERS[path.suffix] == "csv":
+        _check_header(path, options.get("sep", ","))
     try:
         rows = load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
     except Exception as error:  # `datasets` wraps whatever the reader raised
@@ -186,6 +198,26 @@ def _read_files(path: Path, name: str, split: str) -> Dataset:
     if path.suffix == ".txt":  # blank lines are no texts
         rows = rows.filter(lambda lines: [bool(line.strip()) for line in lines], batched=True, input_columns="text")
     return rows
+
+
+def _check_not_packed(path: Path) -> None:
+    """`datasets` would unpack an archive of any size, whatever its name."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, kind in _PACKED.items():
+        if start.startswith(magic):
+            raise InputError(
+                f"{path} is packed ({kind}), and not the {path.suffix} that its name says; unpack it first"
+            )
+
+
+def _check_header(path: Path, separator: str) -> None:
+    """Of two columns of one name, pandas would rename the second."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        names = next(csv.reader([file.readline(1 << 20)], delimiter=separator), [])
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{path} has several columns {', '.join(map(repr, twice))}; give each a name of its own")
 
 
 def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
