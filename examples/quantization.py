@@ -5,7 +5,7 @@ r"""A teacher and its students, quantized by every backend: what is lost, and wh
         --task sst2 --data-dir DATA
 
 Makes what is missing in runs/quantized, evaluates it all, times it in one run, in turns, beside the teacher in float32,
-and writes examples/results/quantization-TASK.json and .md. Resumable: a finished model is taken as it is. A
+and writes examples/results/quantization-TASK.json, .md and .png. Resumable: a finished model is taken as it is. A
 backend that is not installed is passed over, and the table says so; optimum-intel wants an older transformers than the
 rest (`pip install "tkd-hf[openvino,onnx,quanto]"` finds versions that fit all).
 """
@@ -20,12 +20,14 @@ from tkd_hf.data.loading import DataArguments
 from tkd_hf.errors import InputError
 from tkd_hf.naming import short_names
 from tkd_hf.quantization import BACKENDS, load_backend
+from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
 from tkd_hf.stages.benchmark import benchmark
 from tkd_hf.stages.evaluate import evaluate
 from tkd_hf.stages.quantize import quantize
 
 
 SHAPES = ((1, 32), (32, 128))
+COLORS, MARKERS = (GREY, RED, BLUE), "o s ^ D v".split()
 
 
 def main():
@@ -85,6 +87,7 @@ def main():
     options.results_dir.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("json", json.dumps(content, indent=2) + "\n"), ("md", markdown(content))):
         (options.results_dir / f"quantization-{options.task}.{suffix}").write_text(text, encoding="utf-8")
+    draw(options.results_dir / f"quantization-{options.task}.png", content)
 
 
 def row(name: str, model, cost) -> dict:
@@ -128,6 +131,8 @@ def markdown(content: dict) -> str:
             f"torch {content['software']['torch']}, transformers {content['software']['transformers']}. Speed is that "
             "of a forward pass over batch × tokens, all models in turn in one run, relative to the teacher in float32.",
             "",
+            f"![the same as a figure](quantization-{content['task'].partition(',')[0]}.png)",
+            "",
             f"| {' | '.join(head)} |",
             f"| --- |{' ---: |' * (3 + 2 * len(shapes))}",
             *lines,
@@ -140,6 +145,32 @@ def markdown(content: dict) -> str:
             "",
         ]
     )
+
+
+def draw(path: Path, content: dict) -> None:
+    """The metric against time and size: a colour for whose model it is, a marker for each backend."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+    rows, metric = content["rows"], content["metric"]
+    places = [row["model"].partition(", ") for row in rows]
+    colors = dict(zip(dict.fromkeys(whose for whose, _, _ in places), COLORS, strict=False))
+    markers = dict(zip(dict.fromkeys(how.split()[0] for *_, how in places), MARKERS, strict=False))
+    costs = {"ms, 1 × 32 tokens": lambda row: row["timings"][0]["p50"], "MB on disk": lambda row: row["megabytes"]}
+    for axis, (label, cost) in zip(panels, costs.items(), strict=True):
+        for row, (whose, _, how) in zip(rows, places, strict=True):
+            axis.plot(cost(row), row["metrics"][metric], markers[how.split()[0]], color=colors[whose], alpha=0.8)
+        axis.axhline(rows[0]["metrics"][metric], color=GREY, linewidth=0.8, linestyle=":")
+        axis.set(xscale="log", xlabel=label, ylabel=metric if axis is panels[0] else "")
+        axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(plt.ScalarFormatter())
+        axis.xaxis.set_minor_formatter(plt.NullFormatter())
+        axis.grid(color="#dddddd", linewidth=0.6)
+    for whose, color in colors.items():
+        panels[0].plot([], [], "o", color=color, label=whose)
+    for how, marker in markers.items():
+        panels[1].plot([], [], marker, color=GREY, label="PyTorch" if how == "float32" else how)
+    for axis in panels:
+        axis.legend(fontsize=8, framealpha=1)
+    save(figure, path, f"{content['task'].partition(',')[0]}: what each backend costs and keeps", "dotted: the teacher")
 
 
 if __name__ == "__main__":
