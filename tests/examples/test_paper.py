@@ -78,14 +78,15 @@ def test_recipes_compared_are_those_of_the_papers():
 
 
 def test_the_ablation_takes_one_component_away_at_a_time():
-    whole = recipes.OURS["objectives"]
-    for name, recipe in recipes.ablations().items():
-        (stage,) = recipe.stages
-        off = name.removeprefix("ours-without-")
-        if off in whole:
-            assert stage == recipes.OURS | {"objectives": {k: v for k, v in whole.items() if k != off}}
-    assert {f"ours-without-{name}" for name in whole} <= set(recipes.ablations())
-    assert recipes.ablations()["ours-random-start"].start == "random"
+    ours, found = recipes.OURS, recipes.ablations()
+    for name in recipes.FEATURES | recipes.ANSWERS:
+        (stage,) = found[f"ours-without-{name}"].stages
+        left = {key: {k: v for k, v in ours[key].items() if k != name} for key in ("objectives", "final_objectives")}
+        assert stage == ours | left
+    assert found["ours-without-features"].stages == ({"objectives": recipes.ANSWERS, "temperature": 2.0},)
+    assert found["ours-without-fading"].stages[0]["objectives"] == recipes.FEATURES | recipes.ANSWERS
+    assert (found["ours-random-start"].start, found["ours-uniform-start"].start) == ("random", "uniform")
+    assert {recipe.start for name, recipe in found.items() if "without" in name} == {recipes.OUR_START}
 
 
 def test_the_most_informative_runs_come_first():
