@@ -153,3 +153,26 @@ def test_a_folder_where_another_run_is_at_work(distill, tmp_path):
         }
         other.kill()
     assert distill("--overwrite")[0] == 0
+
+
+def test_a_clock_that_jumps(distill, at_step, tmp_path):
+    """An older checkpoint that seems the younger one is passed over, and no time is negative."""
+    at_step(4, lambda trainer: torch.empty(10**15))
+    assert distill("--save-total-limit", 3)[0] == 2
+    os.utime(tmp_path / "student" / "checkpoint-1" / "trainer_state.json", (4e9, 4e9))
+    os.utime(tmp_path / "student" / "checkpoint-1", (4e9, 4e9))
+    os.utime(tmp_path / "student" / "checkpoint-3", (0, 0))
+    code, _, err = distill("--save-total-limit", 3, "--resume")
+    assert code == 0, err
+    assert read_json(tmp_path / "student" / "tkd_run.json")["seconds"] >= 0
+    assert distill(output="whole")[0] == 0
+    assert same_weights(tmp_path / "student", tmp_path / "whole")
+    assert read_json(tmp_path / "student" / "trainer_state.json")["global_step"] == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(distill, tmp_path):
+    (tmp_path / "shut").mkdir(mode=0o500)
+    code, out, err = distill(output="shut/student")
+    assert (code, out) == (2, "")
+    assert "Permission denied" in last_line(err)
