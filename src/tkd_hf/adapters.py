@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .errors import InputError, first_line
+from .foreign import NO_CODE, NO_PICKLES, check_files
 
 
 if TYPE_CHECKING:
@@ -191,12 +192,16 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
         raise InputError(f"{adapter} holds no adapter (no adapter_config.json)")
     if any(output_dir.glob("*")):
         raise InputError(f"{output_dir} already holds files; name a new folder for the merged model")
+    check_files(adapter)
     made = PeftConfig.from_pretrained(adapter)
     name, revision = (base, None) if base else (made.base_model_name_or_path, made.revision)
-    config = AutoConfig.from_pretrained(adapter) if (adapter / "config.json").exists() else None
+    check_files(name)
+    config = AutoConfig.from_pretrained(adapter, **NO_CODE) if (adapter / "config.json").exists() else None
     auto_class = MODEL_CLASSES.get(made.task_type, AutoModelForSequenceClassification)
     try:
-        model = auto_class.from_pretrained(name, revision=revision, config=config, ignore_mismatched_sizes=True)
+        model = auto_class.from_pretrained(
+            name, revision=revision, config=config, ignore_mismatched_sizes=True, **NO_PICKLES
+        )
     except OSError as error:
         raise InputError(
             f"{name!r}, the base of {adapter}, cannot be loaded ({first_line(error)}); give where it is now as base=…"
@@ -204,7 +209,7 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
     with _peft_warnings():
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.save_pretrained(output_dir)
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
+    AutoTokenizer.from_pretrained(adapter, **NO_CODE).save_pretrained(output_dir)
     return merged.eval()
 
 

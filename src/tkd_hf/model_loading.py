@@ -22,6 +22,7 @@ from transformers import (
 from .adapters import refuse_adapter
 from .data.tasks import Task
 from .errors import InputError, first_line
+from .foreign import NO_CODE, NO_PICKLES, check_attention, check_files
 from .labels import check_label_codes, classifier_problem_type
 from .naming import at_revision
 
@@ -35,7 +36,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
     name, revision = at_revision(model)
     with _named(model, "tokenizer"):
-        found = AutoTokenizer.from_pretrained(name, revision=revision)
+        found = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE)
         if len(found) <= len(found.all_special_ids):  # what transformers makes up where there are no files
             raise InputError(f"the tokenizer of {model!r} knows no words; save the model's own beside it")
         last, rows = max(found.get_vocab().values()), _embeddings(name, revision)
@@ -50,7 +51,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def _embeddings(name: str, revision: str | None) -> int | None:
     """Rows of a model's word embeddings, as far as its configuration says; `None` for a tokenizer by itself."""
     try:
-        return getattr(AutoConfig.from_pretrained(name, revision=revision), "vocab_size", None)
+        return getattr(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE), "vocab_size", None)
     except (OSError, ValueError):
         return None
 
@@ -59,7 +60,8 @@ def load_config(model: str) -> PretrainedConfig:
     """The configuration of a folder or Hub id; `InputError` where there is none."""
     name, revision = at_revision(model)
     with _named(model, "configuration"):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        check_attention(config, model)
         check_label_codes(config, model)
         return config
 
@@ -133,8 +135,9 @@ def _kind_for(problem_type: str) -> str:
 def load_encoder(model: str) -> PreTrainedModel:
     """The encoder of a folder or Hub id, whatever head it has."""
     name, revision = at_revision(model)
+    load_config(model)  # says what is wrong with it
     with _named(model, "model"):
-        return AutoModel.from_pretrained(name, revision=revision)
+        return AutoModel.from_pretrained(name, revision=revision, **NO_PICKLES)
 
 
 def find_masked_lm(model: str) -> PreTrainedModel | None:
@@ -199,7 +202,7 @@ def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[s
             from .quantization import quanto
 
             return quanto.load(name, revision), []
-        found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True)
+        found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True, **NO_PICKLES)
         # heads that are not asked for may be left over, but not parts of the encoder
         if left := sorted(key for key in loading["unexpected_keys"] if _OF_LAYERS.search(key)):
             raise InputError(
@@ -225,7 +228,7 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
     name, revision = at_revision(model)
     with _named(model, "model"):
         return _CLASSIFIERS[kind].from_pretrained(
-            name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **fields
+            name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **NO_PICKLES, **fields
         )
 
 
@@ -261,17 +264,23 @@ def weight_files(model: str) -> list[Path]:
     if not folder.exists() and name.count("/") < 2:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
         folder = Path(config).parent if isinstance(config, str) else folder
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return sorted(folder.glob("*.safetensors"))
 
 
 @contextmanager
 def _named(model: str, what: str):
     try:
         refuse_adapter(*at_revision(model))
+        check_files(at_revision(model)[0])
         yield
     except InputError:
         raise
     except Exception as error:  # files of strangers fail at every depth, each library in its own way
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{model!r} brings code of its own, which no command runs; read it, load the model in Python with "
+                "trust_remote_code=True and a pinned revision, and give it to DistillationTrainer"
+            ) from error
         if not isinstance(error, (OSError, HFValidationError)) and Path(at_revision(model)[0], "config.json").exists():
             shapes = "its weights have other shapes than its config.json says"
             reason = shapes if "ignore_mismatched_sizes" in str(error) else first_line(error)

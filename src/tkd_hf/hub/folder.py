@@ -44,7 +44,8 @@ def publishable(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
         paths within `folder`, sorted.
 
     Raises:
-        InputError: for a folder or an export that is not there, and for pickles, which run code when they are loaded.
+        InputError: for a folder or an export that is not there, for pickles, which run code when they are loaded, and
+            for links that lead out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -65,6 +66,9 @@ def publishable(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
                 f"{path} may be a pickle, which runs code when it is loaded, and is not published; save the model as "
                 "safetensors, and delete the file or move it out of the folder"
             )
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path} is a link to {path.resolve()}, outside the folder; put the file itself there")
     return sorted(found)
 
 
