@@ -49,7 +49,7 @@ STAGES = [
     {"prune": {**TRAINING, "target_params": 0.9}},
     {"quantize": {"backend": "onnx"}},
     {"evaluate": {}},
-    {"report": {"batch_sizes": "1", "lengths": "16", "rounds": 2}},
+    {"report": {"batch_sizes": "1", "lengths": "16", "rounds": 2, "models": ["{folder}/distill-2"]}},
 ]
 
 
@@ -78,16 +78,17 @@ def main():
     sys.exit(1 if any(one["different"] for one in runs) else 0)
 
 
-def prepare(work: Path) -> Path:
+def prepare(work: Path) -> str:
+    """What the recipe says; `{folder}` stands for where it runs."""
     encoder, data = tiny.make_encoder(work / "encoder"), tiny.make_data(work / "data")
-    recipe = {"model": encoder, "data": {"task": "sst2", "data_dir": data}, "stages": STAGES}
-    (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return work / "recipe.yaml"
+    return yaml.safe_dump({"model": encoder, "data": {"task": "sst2", "data_dir": data}, "stages": STAGES})
 
 
-def run(recipe: Path, folder: Path, until: float | None = None) -> bool:
+def run(recipe: str, folder: Path, until: float | None = None) -> bool:
     """The command, in a process of its own and with a cache of its own; whether it came to its end in time."""
-    command = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run", str(recipe)]
+    path = folder.with_suffix(".yaml")
+    path.write_text(recipe.replace("{folder}", str(folder)), encoding="utf-8")
+    command = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run", str(path)]
     environment = {**os.environ, "HF_HOME": str(folder) + "-home", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(
         [*command, "--output-dir", str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -103,7 +104,7 @@ def run(recipe: Path, folder: Path, until: float | None = None) -> bool:
     return True
 
 
-def killed_run(recipe: Path, folder: Path, draw: random.Random, seconds: float, most: int) -> dict:
+def killed_run(recipe: str, folder: Path, draw: random.Random, seconds: float, most: int) -> dict:
     """Runs the recipe, killed after random times, until it is done; and where each kill met it."""
     kills = []
     while len(kills) < most:
