@@ -25,8 +25,8 @@ def check_files(model: str | Path) -> None:
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")):
         raise InputError(
-            f"{pickles[0]} is a pickle, which may run code when it is loaded; where you trust it, load it in Python and "
-            "save it as safetensors (save_pretrained)"
+            f"{pickles[0]} is a pickle, which may run code when it is loaded; where you trust it, load it in Python "
+            "and save it as safetensors (save_pretrained)"
         )
     for index in folder.glob("*.safetensors.index.json"):
         content = read_json(index, way_out="save the model anew")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tkd_hf import InputError
 from tkd_hf.adapters import merge_adapter
+from tkd_hf.cli.recipe import Recipe
 from tkd_hf.hub.folder import publishable
 
 from ..conftest import FAST
@@ -151,10 +152,26 @@ def test_recipes_that_would_run_code(run, tmp_path, tag):
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_recipe_of_aliases_within_aliases(run, tmp_path):
-    """The "billion laughs": nothing of it is ever written out."""
-    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)), "stages: *a39"]
-    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+BOMB = f"[&a0 [x, x], {', '.join(f'&a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 40))}]"
+BOMBS = {
+    "data": (f"data: {BOMB}", "unfolds into more than 10000 values"),
+    "a stage": (f"stages: [distill: {{objectives: {BOMB}}}]", "unfolds into more than 10000 values"),
+    "itself": ("stages: &a [*a]", "unfolds into more than 10000 values"),
+    "depth": ("stages: " + "[" * 2000 + "]" * 2000, "cannot be read: maximum recursion depth exceeded"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_recipes_that_unfold_without_end(run, tmp_path, name):
+    """As the "billion laughs" do."""
+    content, message = BOMBS[name]
+    (tmp_path / "recipe.yaml").write_text(content)
     code, out, err = run("run", tmp_path / "recipe.yaml")
     assert (code, out) == (2, "")
-    assert "has unknown keys a0, a1" in err
+    assert message in err.strip().splitlines()[-1]
+
+
+def test_aliases_of_use(tmp_path):
+    text = "stages: [distill: &fast {use_cpu: true, layers: 2}, finetune: {<<: *fast, layers: 3}]"
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert Recipe.read(tmp_path / "recipe.yaml").stages[1] == ("finetune", {"use_cpu": True, "layers": 3})

@@ -10,6 +10,7 @@ from ..errors import InputError
 
 
 KEYS = ("teacher", "model", "data", "stages", "output_dir")
+MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Recipe:
         """Reads a recipe; `InputError` naming the file for what is none."""
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from None
+        _check_size(content, path)
         if not isinstance(content, dict):
             raise InputError(f"the recipe {path} holds {type(content).__name__}, not the keys of a recipe")
         unknown = [str(name) for name in content if name not in KEYS]
@@ -85,6 +87,20 @@ class Recipe:
         if not {"task", "dataset"} & set(options):
             return self.data
         return {name: value for name, value in self.data.items() if name == "data_dir"}
+
+
+def _check_size(content: Any, path: Path) -> None:
+    """Aliases of aliases unfold into more than any memory holds, and one of itself never ends."""
+    left, count = [content], 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise InputError(
+                f"the recipe {path} unfolds into more than {MOST_VALUES} values; write it with fewer aliases"
+            )
+        if isinstance(value, (dict, list)):
+            left.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _stage(stage: Any, path: Path) -> tuple[str, dict[str, Any]]:
