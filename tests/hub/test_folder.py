@@ -76,6 +76,16 @@ def test_what_lacks_is_named(run, name):
         check_folder(run)
 
 
+def test_what_other_runtimes_need(run):
+    """Graphs bring their own code; only the configuration's is read."""
+    (run / "model.safetensors").rename(run / "model.onnx")
+    (run / "modeling_tkd.py").unlink()
+    check_folder(run)
+    (run / "configuration_tkd.py").unlink()
+    with pytest.raises(InputError, match=r"lacks configuration_tkd\.py"):
+        check_folder(run)
+
+
 def test_damaged_weights_are_named(run):
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])

@@ -106,7 +106,8 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
                 f"{folder / 'config.json'} has no auto_map for {', '.join(missing)}, which loading with "
                 "trust_remote_code needs; save the model anew with save_pretrained, after `import tkd_hf`"
             )
-        _require(folder, names, *SOURCE_FILES)
+        pytorch = any(Path(name).suffix == ".safetensors" for name in names)
+        _require(folder, names, *(SOURCE_FILES if pytorch else SOURCE_FILES[:1]))  # other runtimes read the first alone
 
 
 def _require(folder: Path, there: set[str], *names: str) -> None:
