@@ -7,39 +7,22 @@ given out by another host, which must not see a token. Trouble can be ordered: s
 
 import base64
 import hashlib
-import json
 import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from http.server import ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 import yaml
 
+from .protocol import Fault, Handler, asked
 from .rules import ignores, wrong_metadata
 from .store import Blob, Commit, Refused, Repo
 from .xet import XetStorage
 
 
 PART = 200_000  # bytes of a large file that travel together
-
-
-@dataclass
-class Fault:
-    """Trouble for the next requests of this kind.
-
-    Args:
-        method, place: of the requests: those whose path holds `place`.
-        kind: `"cut"`: the connection ends in the middle of the body; or the status of an error, such as 500.
-        times: how often.
-    """
-
-    method: str
-    place: str
-    kind: str | int
-    times: int = 1
 
 
 class Hub:
@@ -64,7 +47,7 @@ class Hub:
         self.failures: list[str] = []
         self.xet = xet
         self.lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Answers,), {"hub": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -92,116 +75,8 @@ class Hub:
                     return fault
 
 
-def _asked(content: dict, /, **kinds: type) -> list:
-    """The named values of a body; all of them must be there, of their kind."""
-    for name, kind in kinds.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise Refused(400, f"{name} must be {kind.__name__} in {content!r:.200}")
-    return [content[name] for name in kinds]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def _handle(self):
-        url = urlsplit(self.path)
-        self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        path = unquote(url.path)
-        self.hub.requests.append(f"{self.command} {path}")
-        fault = self.hub.fault(self.command, path)
-        for place in [place for place in self.hub.before if place in path]:
-            self.hub.before.pop(place)()
-        try:
-            body = self._body(cut=fault is not None and fault.kind == "cut")
-            if fault:
-                raise Refused(fault.kind, "trouble that was ordered", expected=True)
-            with self.hub.lock:
-                self._route(url.path, body)
-        except Refused as refused:
-            if not refused.expected:
-                self.hub.failures.append(f"{self.command} {path}: {refused.status} {refused.message}")
-            codes = {"X-Error-Code": refused.code} if refused.code else {}
-            self._json(
-                {"error": refused.message, **refused.content},
-                refused.status,
-                **codes,
-                **{"X-Error-Message": refused.message},
-            )
-        except ConnectionError:
-            self.close_connection = True
-        except Exception as error:
-            self.hub.failures.append(f"{self.command} {path}: {error!r}")
-            self._json({"error": repr(error)}, 500)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
-
-    def _body(self, cut: bool) -> bytes:
-        size = int(self.headers.get("Content-Length") or 0)
-        if cut:
-            self.rfile.read(size // 2)
-            self.connection.close()
-            raise ConnectionAbortedError
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(size)
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def _route(self, path: str, body: bytes):
-        for method, pattern, answer in _ROUTES:
-            if (found := re.fullmatch(pattern, path)) and self.command in method.split():
-                return answer(self, body, **{name: unquote(text) for name, text in found.groupdict().items() if text})
-        raise Refused(404, "no such place in the protocol")
-
-    def _answer(self, content: bytes, status: int = 200, kind: str = "application/octet-stream", **headers: str):
-        self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def _json(self, content, status: int = 200, **headers: str):
-        self._answer(json.dumps(content).encode(), status, "application/json", **headers)
-
-    def _read(self, body: bytes) -> dict:
-        try:
-            return json.loads(body)
-        except ValueError:
-            raise Refused(400, f"no JSON: {body[:80]!r}") from None
-
-    # who is asking, and what they may see
-
-    def _user(self) -> str | None:
-        given = self.headers.get("Authorization")
-        if given is None:
-            return None
-        kind, _, token = given.partition(" ")
-        if kind != "Bearer" or token not in self.hub.tokens:
-            raise Refused(401, "Invalid credentials in Authorization header", expected=True)
-        return self.hub.tokens[token]
-
-    def _may_write(self, repo_id: str) -> bool:
-        owner, user = repo_id.split("/")[0], self._user()
-        return user is not None and (user == owner or user in self.hub.members.get(owner, ()))
-
-    def _repo(self, repo_id: str, write: bool = False) -> Repo:
-        repo = self.hub.repos.get(repo_id)
-        if repo is None or (repo.private and not self._may_write(repo_id)):
-            # as on the Hub: who is not known learns nothing of what is private
-            raise Refused(404 if self._user() else 401, "Repository not found", "RepoNotFound", expected=True)
-        if write and not self._may_write(repo_id):
-            raise Refused(403, "you don't have the rights to write here", expected=True)
-        return repo
-
-    # answers
+class _Answers(Handler):
+    """What it says to each request that it knows."""
 
     def whoami(self, body):
         user = self._user()
@@ -212,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, body):
         content = self._read(body)
-        [name] = _asked(content, name=str)
+        [name] = asked(content, name=str)
         unknown = set(content) - {"name", "organization", "visibility", "private", "type"}
         if unknown or content.get("visibility") not in (None, "private", "public"):
             raise Refused(400, f"create: {content}")
@@ -233,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refused(404, "no list of agents, which a client takes in good part", expected=True)
 
     def validate_yaml(self, body):
-        text, _kind = _asked(self._read(body), content=str, repoType=str)
+        text, _kind = asked(self._read(body), content=str, repoType=str)
         found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
         if not found:
             return self._json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
@@ -299,11 +174,11 @@ class _Handler(BaseHTTPRequestHandler):
         there = repo.commits[repo.resolve(revision)].files
         answers = []
         content = self._read(body)
-        [files] = _asked(content, files=list)
+        [files] = asked(content, files=list)
         kept = there.get(".gitignore", Blob(b"")).content.decode()
         ignored = content.get("gitIgnore", kept).split()
         for file in files:
-            path, sample, size = _asked(file, path=str, sample=str, size=int)
+            path, sample, size = asked(file, path=str, sample=str, size=int)
             large = (
                 path.endswith(".safetensors") or b"\0" in base64.b64decode(sample, validate=True) or size > 1_000_000
             )
@@ -326,12 +201,12 @@ class _Handler(BaseHTTPRequestHandler):
         head = repo.resolve(revision)
         if first.get("key") != "header":
             raise Refused(400, f"a commit begins with {first!r:.200}")
-        summary, _ = _asked(first["value"], summary=str, description=str)
+        summary, _ = asked(first["value"], summary=str, description=str)
         if first["value"].get("parentCommit", head) != head:
             raise Refused(412, "A commit has happened since. Please refresh and try again.", expected=True)
         files = dict(repo.commits[head].files)
         for line in lines:
-            key, value = _asked(line, key=str, value=dict)
+            key, value = asked(line, key=str, value=dict)
             self._change(files, key, value)
         if not lines:
             raise Refused(400, "an empty commit")
@@ -342,14 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}", **opened})
 
     def _change(self, files: dict[str, Blob], key: str, value: dict):
-        [path] = _asked(value, path=str)
+        [path] = asked(value, path=str)
         if key == "file":
-            content, encoding = _asked(value, content=str, encoding=str)
+            content, encoding = asked(value, content=str, encoding=str)
             if encoding != "base64":
                 raise Refused(400, f"{path} in {encoding}")
             files[path] = Blob(base64.b64decode(content, validate=True))
         elif key == "lfsFile":
-            algorithm, oid, size = _asked(value, algo=str, oid=str, size=int)
+            algorithm, oid, size = asked(value, algo=str, oid=str, size=int)
             if self.hub.xet and oid not in self.hub.objects:
                 self._store(oid, self.hub.xet.content(oid))
             if algorithm != "sha256" or len(self.hub.objects.get(oid, ())) != size:
@@ -369,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def tag(self, body, repo_id, revision):
         repo = self._repo(repo_id, write=True)
-        [name] = _asked(self._read(body), tag=str)
+        [name] = asked(self._read(body), tag=str)
         if f"refs/tags/{name}" in repo.refs:
             raise Refused(409, "tag exists", expected=True)
         repo.refs[f"refs/tags/{name}"] = repo.resolve(revision)
@@ -382,14 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self._user() is None:
             raise Refused(401, "log in first", expected=True)
         content = self._read(body)
-        operation, transfers, objects, algorithm = _asked(
+        operation, transfers, objects, algorithm = asked(
             content, operation=str, transfers=list, objects=list, hash_algo=str
         )
         if operation != "upload" or algorithm != "sha256" or not {"basic", "multipart"} <= set(transfers):
             raise Refused(400, f"batch: {content}")
         answers = []
         for one in objects:
-            oid, size = _asked(one, oid=str, size=int)
+            oid, size = asked(one, oid=str, size=int)
             answer = {"oid": oid, "size": size}
             if oid not in self.hub.objects:
                 answer["actions"] = {
@@ -407,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Leave to talk to xet's storage, and where that is."""
         self._repo(repo_id, write=kind == "write")
         if self.hub.xet is None:
-            raise Refused(404, "no xet here")
+            raise Refused(404, "no xet here", expected=True)
         expires = int(time.time()) + 3600
         headers = {"Cas-Url": self.hub.xet.url, "Access-Token": "xet", "Token-Expiration": str(expires)}
         self._json(
@@ -416,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def verify(self, body, repo_id):
-        oid, size = _asked(self._read(body), oid=str, size=int)
+        oid, size = asked(self._read(body), oid=str, size=int)
         if len(self.hub.objects.get(oid, ())) != size:
             raise Refused(404, f"{oid} was not uploaded")
         self._json({})
@@ -430,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b"", ETag=f'"{hashlib.md5(body).hexdigest()}"')
 
     def complete(self, body, oid):
-        given, parts = _asked(self._read(body), oid=str, parts=list)
+        given, parts = asked(self._read(body), oid=str, parts=list)
         there = self.hub.parts.pop(oid, {})
         etags = {part["partNumber"]: part["etag"].strip('"') for part in parts}
         if given != oid or etags != {number: hashlib.md5(part).hexdigest() for number, part in there.items()}:
@@ -457,25 +332,25 @@ class _Handler(BaseHTTPRequestHandler):
 _REPO, _REVISION = r"(?P<repo_id>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 _MODEL = f"/api/models/{_REPO}"
 _OBJECT = r"(?P<oid>[0-9a-f]{64})"
-_ROUTES = [
-    ("GET", "/api/whoami-v2", _Handler.whoami),
-    ("GET", "/api/agent-harnesses", _Handler.harnesses),
-    ("POST", "/api/repos/create", _Handler.create),
-    ("POST", "/api/validate-yaml", _Handler.validate_yaml),
-    ("GET", _MODEL, _Handler.info),
-    ("GET", f"{_MODEL}/revision/{_REVISION}", _Handler.info),
-    ("GET", f"{_MODEL}/refs", _Handler.refs),
-    ("GET", f"{_MODEL}/tree/{_REVISION}(?:/(?P<folder>.+))?", _Handler.tree),
-    ("POST", f"{_MODEL}/paths-info/{_REVISION}", _Handler.paths_info),
-    ("POST", f"{_MODEL}/preupload/{_REVISION}", _Handler.preupload),
-    ("POST", f"{_MODEL}/commit/{_REVISION}", _Handler.commit),
-    ("POST", f"{_MODEL}/branch/(?P<name>[^/]+)", _Handler.branch),
-    ("POST", f"{_MODEL}/tag/{_REVISION}", _Handler.tag),
-    ("HEAD GET", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _Handler.resolve),
-    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
-    ("POST", rf"/{_REPO}\.git/info/lfs/objects/verify", _Handler.verify),
-    ("GET", f"{_MODEL}/xet-(?P<kind>read|write)-token/{_REVISION}", _Handler.xet_token),
-    ("PUT", f"/storage/{_OBJECT}(?:/(?P<part>[0-9]+))?", _Handler.put),
-    ("POST", f"/complete/{_OBJECT}", _Handler.complete),
-    ("GET HEAD", f"/storage/{_OBJECT}", _Handler.storage),
+_Answers.routes = [
+    ("GET", "/api/whoami-v2", _Answers.whoami),
+    ("GET", "/api/agent-harnesses", _Answers.harnesses),
+    ("POST", "/api/repos/create", _Answers.create),
+    ("POST", "/api/validate-yaml", _Answers.validate_yaml),
+    ("GET", _MODEL, _Answers.info),
+    ("GET", f"{_MODEL}/revision/{_REVISION}", _Answers.info),
+    ("GET", f"{_MODEL}/refs", _Answers.refs),
+    ("GET", f"{_MODEL}/tree/{_REVISION}(?:/(?P<folder>.+))?", _Answers.tree),
+    ("POST", f"{_MODEL}/paths-info/{_REVISION}", _Answers.paths_info),
+    ("POST", f"{_MODEL}/preupload/{_REVISION}", _Answers.preupload),
+    ("POST", f"{_MODEL}/commit/{_REVISION}", _Answers.commit),
+    ("POST", f"{_MODEL}/branch/(?P<name>[^/]+)", _Answers.branch),
+    ("POST", f"{_MODEL}/tag/{_REVISION}", _Answers.tag),
+    ("HEAD GET", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _Answers.resolve),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Answers.batch),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/verify", _Answers.verify),
+    ("GET", f"{_MODEL}/xet-(?P<kind>read|write)-token/{_REVISION}", _Answers.xet_token),
+    ("PUT", f"/storage/{_OBJECT}(?:/(?P<part>[0-9]+))?", _Answers.put),
+    ("POST", f"/complete/{_OBJECT}", _Answers.complete),
+    ("GET HEAD", f"/storage/{_OBJECT}", _Answers.storage),
 ]

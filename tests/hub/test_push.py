@@ -7,7 +7,8 @@ import pytest
 
 from ..conftest import build_teacher, read_json
 from .conftest import reword
-from .server import Blob, Commit, Fault
+from .protocol import Fault
+from .store import Blob, Commit
 
 
 PUSHED = {

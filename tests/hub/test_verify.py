@@ -17,7 +17,8 @@ from tkd_hf.stages.verify import Figure, Verification, false_text
 
 from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run
-from .server import Blob, Fault
+from .protocol import Fault
+from .store import Blob
 
 
 @pytest.fixture(scope="module")
