@@ -39,15 +39,26 @@ def test_there_and_back(hub, client, run_folder, sst2_dir):
     assert not any("/storage/" in request or "/objects/" in request for request in hub.requests)
 
 
-def test_a_storage_that_cannot_be_reached(hub, client, tmp_path):
+def test_a_storage_that_cannot_be_reached(hub, client, tmp_path, monkeypatch):
+    """Neither where nobody answers, nor where the Hub has no such thing."""
     folder = build_run(tmp_path / "run")
-    there, hub.xet.url = hub.xet.url, "http://127.0.0.1:9"
-    try:
-        done = client("push", folder, "--repo-id", "org/far")
-    finally:
-        hub.xet.url = there
+    for number, storage in enumerate((XetStorage("http://127.0.0.1:9"), None)):
+        monkeypatch.setattr(hub, "xet", storage)
+        name = f"org/far-{number}"
+        done = client("push", folder, "--repo-id", name)
+        assert done.code == 2
+        assert f"cannot push to {name}: xet's storage was not reached (" in done.err
+        assert f"HF_HUB_DISABLE_XET=1 goes without xet; {name} is as it was before" in done.err
+        assert "Traceback" not in done.err
+        assert hub.repos[name].history() == ["initial commit"]
+
+
+def test_a_download_from_a_storage_that_cannot_be_reached(hub, client, run_folder, sst2_dir, monkeypatch):
+    hub.xet.expect(run_folder / "model.safetensors")
+    assert client("push", run_folder, "--repo-id", "org/gone").code == 0
+    monkeypatch.setattr(hub.xet, "url", "http://127.0.0.1:9")
+    done = client("verify", "org/gone", "--data-dir", sst2_dir)
     assert done.code == 2
-    assert "cannot push to org/far: xet's storage was not reached (" in done.err
-    assert "HF_HUB_DISABLE_XET=1 goes without xet; org/far is as it was before" in done.err
+    assert "cannot fetch org/gone: xet's storage was not reached (" in done.err
+    assert "HF_HUB_DISABLE_XET=1 goes without xet" in done.err
     assert "Traceback" not in done.err
-    assert hub.repos["org/far"].history() == ["initial commit"]

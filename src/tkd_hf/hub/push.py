@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -154,7 +154,7 @@ def hub_errors(action: str, way_out: str):
 def _reason(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, (HTTPError, OSError)):
         error = error.__cause__  # an upload wraps what went wrong
-    if type(error) is ConnectionError:  # of hf_xet; the errors of sockets are subclasses, those of HTTP have their own
+    if _of_xet(error):
         return f"xet's storage was not reached ({_one_line(str(error))}); HF_HUB_DISABLE_XET=1 goes without xet"
     if not isinstance(error, HfHubHTTPError):
         kind = "the connection failed" if isinstance(error, (HTTPError, ConnectionError)) else type(error).__name__
@@ -170,6 +170,14 @@ def _reason(error: BaseException) -> str:
     if status == 403:
         return "your token may not write there (403); take one with the right to write, or another owner"
     return f"the Hub answered {status} {_one_line(said)}".strip()
+
+
+def _of_xet(error: BaseException) -> bool:
+    """Whether it is of hf_xet, which raises bare errors of Python's: those of sockets are subclasses, those of HTTP have
+    classes of their own, and an upload over LFS names a cause.
+    """
+    bare = type(error) in (ConnectionError, TimeoutError, RuntimeError) and error.__cause__ is None
+    return not constants.HF_HUB_DISABLE_XET and (bare or type(error).__module__ == "hf_xet")
 
 
 def _one_line(text: str) -> str:
