@@ -173,8 +173,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _of_xet(error: BaseException) -> bool:
-    """Whether it is of hf_xet, which raises bare errors of Python's: those of sockets are subclasses, those of HTTP have
-    classes of their own, and an upload over LFS names a cause.
+    """Whether it is of hf_xet, which raises bare errors of Python's.
+
+    Those of sockets are subclasses, those of HTTP have classes of their own, and an upload over LFS names a cause.
     """
     bare = type(error) in (ConnectionError, TimeoutError, RuntimeError) and error.__cause__ is None
     return not constants.HF_HUB_DISABLE_XET and (bare or type(error).__module__ == "hf_xet")
