@@ -122,5 +122,6 @@ def _model_name(model: Any, key: str, path: Path) -> str | None:
     if not isinstance(model, dict):
         raise InputError(f"the recipe {path} has a {key} of {model!r}; write its folder or Hub id")
     if "model" not in model or not set(model) <= {"model", "revision"}:
-        raise InputError(f"the recipe {path} has a {key} of {', '.join(map(str, model))}; write model, and perhaps revision")
+        names = ", ".join(map(str, model))
+        raise InputError(f"the recipe {path} has a {key} of {names}; write model, and perhaps revision")
     return f"{model['model']}@{model['revision']}" if "revision" in model else model["model"]
