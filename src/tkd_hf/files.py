@@ -42,5 +42,5 @@ def read_json(path: Path, way_out: str) -> Any:
     """The content of a file that tkd-hf or the Trainer wrote; `InputError` with the way out where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); {way_out}") from None

@@ -12,6 +12,7 @@ from tkd_hf import InputError
 from tkd_hf.adapters import merge_adapter
 from tkd_hf.cli.recipe import Recipe
 from tkd_hf.hub.folder import publishable
+from tkd_hf.stages.run_folder import read_record
 
 from ..conftest import FAST
 
@@ -175,3 +176,24 @@ def test_aliases_of_use(tmp_path):
     text = "stages: [distill: &fast {use_cpu: true, layers: 2}, finetune: {<<: *fast, layers: 3}]"
     (tmp_path / "recipe.yaml").write_text(text)
     assert Recipe.read(tmp_path / "recipe.yaml").stages[1] == ("finetune", {"use_cpu": True, "layers": 3})
+
+
+GOOD = {"stage": "distill", "inputs": {"teacher": "t", "task": "sst2"}, "arguments": {}}
+RECORDS = [
+    *("[]", "null", "{}", "[" * 100_000, '{"stage"'),
+    *({"stage": 3}, {"inputs": []}, {"inputs": None}, {"arguments": 1}, {"details": []}, {"hardware": "x"}),
+    *({"metrics": [1]}, {"metrics": {"accuracy": "high"}}, {"seconds": "x"}, {"finished": 3}, {"surprise": 1}),
+    *({"before": "x"}, {"before": [1]}, {"before": [{}]}, {"before": [GOOD | {"inputs": 3}]}),
+    *({"inputs": {"teacher": 3}}, {"inputs": {"teacher": ["t", 3]}}, {"inputs": {"teacher": {"a": "b"}}}),
+    *({"inputs": {"task": 7}}, {"arguments": {"student": 7}}),
+]
+
+
+@pytest.mark.parametrize("change", RECORDS, ids=lambda change: str(change)[:30])
+def test_records_of_strangers(tmp_path, change):
+    """All commands that read records do it by this function."""
+    (tmp_path / "tkd_run.json").write_text(json.dumps(GOOD | {"before": [GOOD]}))
+    assert read_record(tmp_path).before == [GOOD]
+    (tmp_path / "tkd_run.json").write_text(change if isinstance(change, str) else json.dumps(GOOD | change))
+    with pytest.raises(InputError, match=r"tkd_run\.json is damaged \("):
+        read_record(tmp_path)

@@ -140,4 +140,5 @@ def said_by(runs: Sequence[str], name: str) -> str:
 
 def _log(run: str) -> list[dict[str, Any]]:
     path = Path(run, TRAINER_STATE_NAME)
-    return read_json(path, way_out="delete it, and there is no curve")["log_history"] if path.exists() else []
+    state = read_json(path, way_out="delete it, and there is no curve") if path.exists() else {}
+    return state.get("log_history", []) if isinstance(state, dict) else []

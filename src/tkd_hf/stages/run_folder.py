@@ -29,6 +29,13 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "tkd_run.json"
 LOCK_NAME = ".tkd_run.lock"
 
+# of a record of strangers, what the rest of tkd-hf relies on
+_TYPES = {
+    **{"stage": str, "before": list, "finished": (str, type(None)), "seconds": (int, float, type(None))},
+    **dict.fromkeys(("inputs", "arguments", "metrics", "details", "software", "hardware"), dict),
+}
+_NAMES = {"model", "student", "teacher", "task", "dataset", "config"}
+
 
 @dataclass
 class StageRecord:
@@ -68,9 +75,33 @@ def read_record(folder: str | Path) -> StageRecord | None:
         return None
     content = read_json(path, way_out="--overwrite starts anew")
     try:
+        _check_types(content)
+        for earlier in content.get("before", []):
+            _check_types(earlier)
+            StageRecord(**earlier)
         return StageRecord(**content)
     except TypeError as error:
         raise InputError(f"{path} is damaged ({error}); --overwrite starts anew") from None
+
+
+def _check_types(content: Any) -> None:
+    """Whether what is read may be a record: a `TypeError` says what in it is of another kind."""
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds {type(content).__name__}, not the fields of a record")
+    for name, value in content.items():
+        if name in _TYPES and not isinstance(value, _TYPES[name]):
+            raise TypeError(f"{name} is {value!r}")
+    named = {**content.get("inputs", {}), **content.get("arguments", {})}
+    for name in _NAMES & set(named):  # of several teachers a list
+        if not all(isinstance(one, (str, type(None))) for one in _as_list(named[name])):
+            raise TypeError(f"{name} is {named[name]!r}")
+    for name, value in content.get("metrics", {}).items():
+        if isinstance(value, (str, dict)):
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def write_record(folder: str | Path, record: StageRecord) -> None:
