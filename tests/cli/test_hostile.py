@@ -193,7 +193,12 @@ FILES = {
     "twice.csv": (b"text,label,text\ngood,1,bad\n", "several columns 'text'; give each a name of its own"),
     "bomb.csv": (gzip.compress(b"text,label\n" + b"a" * 10**7), "is packed (gzip), and not the .csv"),
     "bomb.json": (b"PK\x03\x04" + bytes(100), "is packed (zip), and not the .json"),
-    "endless.csv": (b"text,label\n" + b"a" * 10**7 + b",0\n" + b"b,1\n" * 3, None),
+    "endless.csv": (
+        b"text,label\n" + b"a " * 10**6 + b",0\nb,1\n",
+        "has a text of 2000000 characters; cut it to 1000000",
+    ),
+    "long.csv": (b"text,label\n" + b"a" * 10**6 + b",0\n" + b"b,1\n" * 3, None),
+    "columns.csv": (b",".join(b"c%d" % i for i in range(200_000)) + b"\n", "is longer than 1048576 characters, and no"),
     "utf16.csv": ("text,label\ngood,1\n".encode("utf-16"), "'utf-8' codec can't decode byte 0xff"),
     "broken.jsonl": (b'{"text": "good", "label": 1}\n{"text": \n', "JSON parse error"),
     "mixed.jsonl": (b'{"text": "good", "label": 1}\n{"text": 3, "label": "x"}\n', "label column 'label'"),

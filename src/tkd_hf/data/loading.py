@@ -17,7 +17,9 @@ from .tags import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, hold
 from .tasks import Task, get_task
 
 
+MOST_CHARACTERS = 1_000_000  # of a text: a tokenizer takes some hundred bytes for each, before it cuts
 _STRINGS = ("string", "large_string")
+_LONGEST_HEADER = 1 << 20
 _PACKED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -214,7 +216,10 @@ def _check_not_packed(path: Path) -> None:
 def _check_header(path: Path, separator: str) -> None:
     """Of two columns of one name, pandas would rename the second."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = next(csv.reader([file.readline(1 << 20)], delimiter=separator), [])
+        header = file.readline(_LONGEST_HEADER)
+    if len(header) == _LONGEST_HEADER:
+        raise InputError(f"the first line of {path} is longer than {_LONGEST_HEADER} characters, and no header")
+    names = next(csv.reader([header], delimiter=separator), [])
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{path} has several columns {', '.join(map(repr, twice))}; give each a name of its own")
@@ -308,8 +313,15 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
             continue
         if rows.features[column] not in map(Value, (*_STRINGS, "null")):
             raise InputError(f"column {columns[column]!r} of {task.name} holds {rows.features[column]}, not texts")
-        if None in rows.unique(column):
+        texts = rows.unique(column)
+        if None in texts:
             raise InputError(f"column {columns[column]!r} of {task.name} has empty texts; fill or drop them")
+        longest = max(map(len, texts))
+        if longest > MOST_CHARACTERS:
+            raise InputError(
+                f"column {columns[column]!r} of {task.name} has a text of {longest} characters; cut it to "
+                f"{MOST_CHARACTERS} or fewer, of which the first max_length tokens are read"
+            )
     return _encode_labels(rows, task) if "label" in columns else rows
 
 
