@@ -353,6 +353,14 @@ def test_a_push_from_python_has_the_card(build, tmp_path):
     assert card(tmp_path / "run") == page
 
 
+def test_figures_of_data_without_a_name(tmp_path):
+    """As a trainer has them: they stand in the text, and the Hub's index of results takes none."""
+    page = card(run_folder(tmp_path / "x", distilled(inputs={"train": "aaaa1111"})))
+    assert "| accuracy | 0.7500 |" in page
+    found = ModelCard(page).data
+    assert (found.metrics, found.eval_results) == (["accuracy"], None)
+
+
 def test_a_trainer_without_a_model_on_disk(build, tmp_path):
     """As in a push from a checkpoint."""
     trainer = build(cached=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 
 TRAIN = """
@@ -20,7 +21,8 @@ from tkd_hf.data.features import tokenize
 teacher, tokenizer = build_teacher(), build_tokenizer()
 data = tokenize(Dataset.from_dict({{"text": TEXTS, "label": LABELS}}), tokenizer)
 hub = dict(hub_token="hf_writer", hub_model_id="org/" + {strategy!r}, hub_private_repo=True, hub_always_push=True)
-hub |= dict(push_to_hub=True, hub_strategy={strategy!r}, save_strategy="epoch")
+hub |= dict(push_to_hub=True, hub_strategy={strategy!r}, save_strategy="epoch", eval_strategy="epoch")
+hub |= dict(objectives={{"logits": 0.9, "hard": 0.1}}, temperature=3.0, learning_rate=0.001)
 trainer = DistillationTrainer(
     model=student_of(teacher),
     args=arguments(Path({folder!r}), **hub),
@@ -28,6 +30,7 @@ trainer = DistillationTrainer(
     train_dataset=data,
     eval_dataset=data,
     processing_class=tokenizer,
+    compute_metrics=lambda found: {{"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean().item()}},
 )
 
 class Waits(transformers.TrainerCallback):
@@ -40,7 +43,7 @@ class Waits(transformers.TrainerCallback):
 trainer.add_callback(Waits())
 trainer.train()
 trainer.push_to_hub()
-print(trainer.hub_model_id)
+print(trainer.state.log_history[-2]["eval_accuracy"])
 """
 
 
@@ -57,7 +60,16 @@ def test_strategies(client, hub, tmp_path, strategy):
     files = repo.files()
     own = {"config.json", "model.safetensors", "modeling_tkd.py", "configuration_tkd.py", "tokenizer.json", "README.md"}
     assert own <= set(files)
-    assert b"<!-- tkd-hf" in files["README.md"]  # the card of `tkd-hf card`
+    page = files["README.md"].decode()  # the card of `tkd-hf card`, from what the trainer knows
+    accuracy = float(done.out.split()[-1])
+    for said in (
+        *(f'model="org/{strategy}"', f"| accuracy | {accuracy:.4f} |", "| answered as the teacher does |"),
+        *("`BertForSequenceClassification`, hash of its weights", "| fingerprint of training data |"),
+        *("0.9 × logits + 0.1 × hard", "| temperature | 3 |", "| layers taken from the teacher | 1, 3 |"),
+        *("| learning_rate | 0.001 |", "| took |", "| torch |"),
+    ):
+        assert said in page
+    assert yaml.safe_load(page.split("---")[1])["metrics"] == ["accuracy"]
     kept = {path for path in files if path.startswith("last-checkpoint/")}
     assert ("last-checkpoint/trainer_state.json" in kept) == (strategy == "checkpoint")
     assert not any(path.endswith("training_args.bin") for path in files)

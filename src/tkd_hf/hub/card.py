@@ -255,10 +255,10 @@ class Card:
         return [{"text": self.text}] if isinstance(self.text, str) else None
 
     def _eval_results(self) -> list[EvalResult]:
-        if not self.metrics:
-            return []
         inputs = self.record.inputs if self.record else {}
         task = self.results["evaluation"]["task"] if self.results else self.task
+        if not (self.metrics and task):
+            return []  # the Hub takes no figures of data without a name, as a trainer's is
         split = self.results["evaluation"]["split"] if self.results else (inputs.get("splits") or {}).get("eval")
         about = {
             "task_type": self.pipeline_tag,

@@ -96,7 +96,7 @@ def card_of_training(trainer: "OrderedTrainer", **chosen: Any) -> str:
 
 
 def record_of(trainer: "OrderedTrainer") -> StageRecord:
-    """What a trainer knows of its run: teachers, data, arguments, and how the last evaluation went."""
+    """What a trainer knows of its run: teachers, data, arguments, time, and how the last evaluation went."""
     live = getattr(trainer, "teacher", None)
     models = [trainer.accelerator.unwrap_model(one.model) for one in getattr(live, "teachers", [live] if live else [])]
     names = [model.config.name_or_path or type(model).__name__ for model in models]
@@ -109,6 +109,9 @@ def record_of(trainer: "OrderedTrainer") -> StageRecord:
     report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
     evaluated = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
     last = evaluated[-1] if evaluated else {}
+    seconds = next(
+        (one["train_runtime"] for one in reversed(trainer.state.log_history) if "train_runtime" in one), None
+    )
     return StageRecord(
         "distill" if hasattr(trainer, "objective") else "finetune",
         inputs=taught | {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
@@ -119,6 +122,7 @@ def record_of(trainer: "OrderedTrainer") -> StageRecord:
             if name.startswith("eval_") and not name.endswith(("runtime", "_per_second"))
         },
         details={"teacher_layers": list(report.layers)} if report else {},
+        seconds=seconds and round(seconds, 1),
     )
 
 
