@@ -18,7 +18,7 @@ from tkd_hf.stages.verify import Figure, Verification, false_text
 from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run
 from .protocol import Fault
-from .store import Blob
+from .store import Blob, Commit
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,15 @@ def test_an_adapter(hub, client, verify, tmp_path, teacher, tokenizer):
     found = read_json(tmp_path / "v.json")
     assert found["figures"] == [{"metric": "accuracy", "card": accuracy, "measured": accuracy}]
     assert found["loads"] == ["with tkd_hf", "with trust_remote_code=True"]
+    repo = hub.repos["org/adapter"]
+    there = repo.commits[repo.resolve("main")].files
+    for base in (b"null", b'"/home/ann/base"'):
+        lost = there["adapter_config.json"].content.replace(b'"org/base"', base)
+        repo.move("refs/heads/lost", Commit(there | {"adapter_config.json": Blob(lost)}, None, "lost"))
+        done = verify("org/adapter@lost")
+        assert done.code == 2
+        assert "the base of the adapter cannot be fetched (" in done.err
+        assert "Traceback" not in done.err
 
 
 def measured_on(model, tokenizer):

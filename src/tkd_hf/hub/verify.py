@@ -82,8 +82,15 @@ def _fetch_base(adapter: Path, cache: Path) -> Snapshot | None:
     if not path.exists():
         return None
     named = read_json(path, way_out="push it anew")
-    revision = named.get("revision")
-    return fetch(named["base_model_name_or_path"] + (f"@{revision}" if revision else ""), cache)
+    base, revision = named.get("base_model_name_or_path"), named.get("revision")
+    try:
+        check_repo_id(base or "")
+    except InputError as error:
+        raise InputError(
+            f"the base of the adapter cannot be fetched ({error}); set base_model_name_or_path in its "
+            "adapter_config.json to a Hub id, and push it anew"
+        ) from None
+    return fetch(base + (f"@{revision}" if revision else ""), cache)
 
 
 def claims(folder: Path) -> list[Claim]:
