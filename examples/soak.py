@@ -108,7 +108,7 @@ def killed_run(recipe: str, folder: Path, draw: random.Random, seconds: float, m
     """Runs the recipe, killed after random times, until it is done; and where each kill met it."""
     kills = []
     while len(kills) < most:
-        if run(recipe, folder, until=draw.uniform(0.1, 0.5) * seconds):
+        if run(recipe, folder, until=draw.uniform(0.1, 1.0) * seconds):
             return {"kills": kills}
         kills.append(state(folder))
     run(recipe, folder)
