@@ -205,7 +205,7 @@ def test_a_record_of_other_settings_or_of_another_teacher_is_made_again(work, mo
     made, one = quick_study(work), study.Run("ours", "sst2", 1, 0)
     assert made.missing([one]) == []
     with monkeypatch.context() as changed:
-        changed.setattr(recipes, "OURS", {"objectives": {"logits": 1.0}})
+        changed.setattr(recipes, "OURS", {**recipes.OURS, "temperature": 3.0})
         assert made.missing([one]) == [one]
     with monkeypatch.context() as changed:
         changed.setattr(study, "teacher_revision", lambda folder: "another")
