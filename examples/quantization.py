@@ -76,7 +76,7 @@ def main():
     rows = [row(*one) for one in zip(names, found.models, timed.models, strict=True)]
     metric = next(iter(found.models[0].metrics))
     content = {
-        "command": inspect.cleandoc(__doc__.split("\n\n")[1]),
+        "command": inspect.cleandoc(__doc__.split("\n\n")[1]).replace("sst2", options.task),
         "task": f"{found.task}, {found.split}, {found.examples} examples",
         "metric": metric,
         "rows": rows,
@@ -110,7 +110,8 @@ def row(name: str, model, cost) -> dict:
 def markdown(content: dict) -> str:
     rows, metric, hardware = content["rows"], content["metric"], content["hardware"]
     shapes = [f"{size} × {length}" for size, length in SHAPES]
-    head = ["", metric, "agreement with the teacher", "MB", *(f"p50 ms, {shape} | speed" for shape in shapes)]
+    likeness = "correlation with the teacher" if metric == "pearson" else "agreement with the teacher"
+    head = ["", metric, likeness, "MB", *(f"p50 ms, {shape} | speed" for shape in shapes)]
     lines = [
         " | ".join(
             [
