@@ -1,0 +1,97 @@
+"""The benchmark's table: medians over rounds, and ratios within them."""
+
+from statistics import median
+
+from clock import PHASES
+from contenders import MEMORY, OURS
+from peers import PEERS
+
+
+REFERENCES = ("plain Trainer", *PEERS)
+
+
+def summary(runs: list[dict]) -> list[dict]:
+    """One row for each contender and precision, in the order of the table."""
+    names = [*OURS, *REFERENCES, *MEMORY, *dict.fromkeys(run["contender"] for run in runs)]
+    rows = []
+    for precision in dict.fromkeys(run["precision"] for run in runs):
+        for name in dict.fromkeys(names):
+            own = {run["seed"]: run for run in runs if (run["contender"], run["precision"]) == (name, precision)}
+            if own:
+                rows.append(_row(name, precision, own, _fastest_peer(runs, precision)))
+    return rows
+
+
+def _fastest_peer(runs: list[dict], precision: str) -> dict[int, float]:
+    """Examples a second of the fastest of the others, by round."""
+    fastest = {}
+    for run in runs:
+        if run["precision"] == precision and run["contender"] in REFERENCES:
+            fastest[run["seed"]] = max(run["examples"], fastest.get(run["seed"], 0.0))
+    return fastest
+
+
+def _row(name: str, precision: str, own: dict[int, dict], fastest: dict[int, float]) -> dict:
+    def middle(field: str) -> float | None:
+        values = [run[field] for run in own.values() if field in run]
+        return median(values) if values else None
+
+    ratios = [run["examples"] / fastest[seed] for seed, run in own.items() if seed in fastest]
+    row = {"contender": name, "precision": precision, "rounds": len(own)}
+    row |= {field: middle(field) for field in ("examples", "utilisation", "peak", "peak_megabytes", "accuracy")}
+    row["of_fastest_peer"] = median(ratios) if ratios and not name.startswith("labelling") else None
+    phases = [run["phases"] for run in own.values() if "phases" in run]
+    row["phases"] = {phase: median(one[phase] for one in phases) for phase in PHASES} if phases else None
+    return row
+
+
+def markdown(content: dict) -> str:
+    rows = content["rows"]
+    lines = [
+        "# Training: ours and the others",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"A student of {content['layers']} layers on SST-2, {content['steps']} steps of {content['batch_size']} "
+        f"examples: one pass over the same examples for everyone. Medians of {content['rounds']} rounds, in which all "
+        "took turns; × is against the fastest other at that precision in the same round.",
+        "Utilisation is arithmetic on real tokens (the teacher's forward too, where it ran) over the largest matrix "
+        "product's rate at that precision in the same process.",
+    ]
+    if not content["hardware"]["bf16"]:
+        lines.append(
+            "This processor emulates bfloat16: figures in bf16, if any, say nothing of one that computes in it."
+        )
+    if content["absent"]:
+        lines.append(f"Not installed, and passed over: {', '.join(content['absent'])}.")
+    trained = [row for row in rows if row["phases"]]
+    head = ["", "", "examples/s", "×", "peak MB", "utilisation", "accuracy", *PHASES]
+    lines += ["", *_table(head, [_cells(row) for row in trained])]
+    labelled = [row for row in rows if not row["phases"]]
+    if labelled:
+        cells = [
+            [row["contender"], row["precision"], f"{row['examples']:.0f}", f"{row['utilisation']:.0%}"]
+            for row in labelled
+        ]
+        lines += ["", "Labelling, once for all trainings:", ""]
+        lines += _table(["", "", "examples/s", "utilisation"], cells)
+    hardware, software = content["hardware"], content["software"]
+    lines += ["", f"{hardware['accelerator'] or hardware['cpu']}, {hardware['threads']} threads, {software['torch']}."]
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: dict) -> list[str]:
+    return [
+        row["contender"],
+        row["precision"],
+        f"{row['examples']:.1f}",
+        f"{row['of_fastest_peer']:.2f}×" if row["of_fastest_peer"] else "–",
+        f"{row['peak_megabytes']:.0f}",
+        f"{row['utilisation']:.0%}",
+        f"{row['accuracy']:.4f}",
+        *(f"{row['phases'][phase]:.0%}" for phase in PHASES),
+    ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

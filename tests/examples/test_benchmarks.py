@@ -1,0 +1,84 @@
+"""The benchmark of training at its quick size: what is counted, timed, written and passed over."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import table
+import training
+from clock import PHASES, Clock, matmul_peak, useful_flops
+from tests.conftest import build_teacher, read_json
+from tkd_hf import student_from_teacher
+
+
+def test_useful_operations_are_those_of_a_batch_without_padding():
+    model = student_from_teacher(build_teacher(attn_implementation="eager"), num_hidden_layers=2)
+    model.set_attn_implementation("eager")
+    counted = FlopCounterMode(display=False)
+    with counted:
+        model(input_ids=torch.tensor([[1, 5, 6, 2]]))
+    head = 2 * 16 * 2  # the classifier is not worth a term
+    assert useful_flops(model.config, [4], passes=1) == counted.get_total_flops() - head
+    assert useful_flops(model.config, [4, 2], passes=3) == 3 * (
+        useful_flops(model.config, [4], 1) + useful_flops(model.config, [2], 1)
+    )
+    assert matmul_peak(bf16=False, patience=0.01) > 0
+
+
+def test_phases_add_up_to_the_time_of_the_steps(teacher):
+    student, clock = student_from_teacher(teacher, num_hidden_layers=1), Clock(2)
+    clock.watch(student, teacher)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(clock.total_steps):
+        with torch.no_grad():
+            wanted = teacher(input_ids=torch.tensor([[1, 5, 2]])).logits
+        (student(input_ids=torch.tensor([[1, 5, 2]])).logits - wanted).square().sum().backward()
+        optimizer.step()
+    assert set(clock.phases) == set(PHASES)
+    assert sum(clock.phases.values()) == pytest.approx(clock.seconds, rel=0.05)
+
+
+def test_ratios_are_within_rounds():
+    def run(contender, seed, examples):
+        fields = {"utilisation": 0.5, "peak": 1.0, "peak_megabytes": 1.0, "accuracy": 0.9, "precision": "fp32"}
+        return {"contender": contender, "seed": seed, "examples": examples, "phases": dict.fromkeys(PHASES, 0)} | fields
+
+    runs = [run("ours", 0, 60), run("plain Trainer", 0, 10), run("TextBrewer", 0, 20)]
+    runs += [run("ours", 1, 30), run("plain Trainer", 1, 5), run("TextBrewer", 1, 3)]
+    rows = {row["contender"]: row for row in table.summary(runs)}
+    assert list(rows) == ["ours", "plain Trainer", "TextBrewer"]
+    assert rows["ours"]["of_fastest_peer"] == 4.5  # of 3 and 6
+    assert rows["plain Trainer"]["examples"] == 7.5
+
+
+@pytest.mark.slow
+def test_it_trains_resumes_and_names_who_is_not_there(teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    contenders = ["ours", "plain Trainer", "TextBrewer", "labelling, ours"]
+    words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
+    words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", *contenders]
+    assert training.main(words) == 0
+    assert "TextBrewer is not installed and is passed over" in capsys.readouterr().err
+    content, text = read_json(tmp_path / "training.json"), (tmp_path / "training.md").read_text()
+    assert content["absent"] == ["TextBrewer"]
+    assert [row["contender"] for row in content["rows"]] == ["ours", "plain Trainer", "labelling, ours"]
+    for row in content["rows"][:2]:
+        assert sum(row["phases"].values()) == pytest.approx(1)
+        assert 0 < row["utilisation"] < 1
+        assert 0 <= row["accuracy"] <= 1
+    assert str(tmp_path) not in text + str(content)
+    monkeypatch.setattr(training.subprocess, "run", None)
+    assert training.main(words) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", training.PEERS)
+def test_peers_train_where_they_are_installed(peer, teacher_folder, sst2_dir, tmp_path):
+    if importlib.util.find_spec(training.PEERS[peer][0]) is None:
+        pytest.skip(f"{peer} is not installed")
+    words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
+    words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", peer]
+    assert training.main(words) == 0
+    assert read_json(tmp_path / "training.json")["rows"][0]["examples"] > 0
