@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -101,6 +102,55 @@ def test_logits_do_not_depend_on_the_batch():
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits[:1], model(one).logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(model(**batch).logits[1:], model(other).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attention, side):
+    lengths = torch.tensor([9, 2, 1, 5])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    inputs = {"input_ids": sentence(9, batch=4) * mask, "attention_mask": mask}
+    inputs = {name: value.flip(1) if side == "left" else value for name, value in inputs.items()}
+    for model_class in CLASSES:
+        packed, seen = (
+            tiny(model_class, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SHAPES[shape]).train()
+            for _ in range(2)
+        )
+        seen.base_model.layers[1].register_forward_hook(lambda *_: None)  # who looks inside sees the batch's shape
+        answers = []
+        for model in (packed, seen):
+            model.set_attn_implementation(attention)
+            answer = model(**inputs)[0]
+            answers.append(
+                answer if model_class is TKDForSequenceClassification else answer[inputs["attention_mask"] == 1]
+            )
+            answers[-1].square().sum().backward()
+        torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
+        for (name, one), other in zip(packed.named_parameters(), seen.parameters(), strict=True):
+            scale = max(1.0, other.grad.abs().max().item())
+            torch.testing.assert_close(one.grad / scale, other.grad / scale, rtol=0, atol=1e-5, msg=name)
+
+
+def test_padding_costs_no_arithmetic_outside_attention():
+    model = tiny()
+    model.set_attn_implementation("eager")
+    one, batch = sentence(4), padded(sentence(4), 0, 4)
+    counts = []
+    for inputs in ({"input_ids": one}, batch):
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(**inputs)
+        counts.append({str(name): count for name, count in counted.get_flop_counts()["Global"].items()})
+    assert counts[0]["aten.addmm"] == counts[1]["aten.addmm"]
+    assert counts[0]["aten.bmm"] < counts[1]["aten.bmm"]
+
+
+def test_positions_and_token_types_given_once_for_all_rows():
+    model, inputs = tiny(), padded(sentence(5, batch=2), 0, 3)
+    ids = {"position_ids": torch.arange(8)[None], "token_type_ids": torch.ones(1, 8, dtype=torch.long)}
+    whole = {name: value.expand(2, 8) for name, value in ids.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs, **ids).logits, model(**inputs, **whole).logits)
 
 
 def test_a_boolean_mask_is_a_mask():

@@ -62,6 +62,32 @@ def first_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
     return hidden_states[rows, (attention_mask != 0).int().argmax(dim=1).to(hidden_states.device)]
 
 
+def is_tracing() -> bool:
+    """Whether a graph is being made, in which nothing may depend on what is in a tensor."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+class Packing:
+    """Rows of a padded batch without their padding: one sequence of all real tokens, and the way back.
+
+    Args:
+        attention_mask (`(batch, length)`): nonzero at real tokens.
+    """
+
+    def __init__(self, attention_mask: torch.Tensor):
+        self.shape = attention_mask.shape
+        self.places = attention_mask.flatten().nonzero().flatten()
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, ...)` -> `(1, tokens, ...)`."""
+        return states.flatten(0, 1).index_select(0, self.places.to(states.device)).unsqueeze(0)
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """`(1, tokens, ...)` -> `(batch, length, ...)`, 0 at padding."""
+        padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
+        return padded.index_copy(0, self.places.to(states.device), states.squeeze(0)).unflatten(0, self.shape)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -116,14 +142,14 @@ class TKDEmbeddings(nn.Module):
     def positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         if self.position_embeddings is None:
             return sinusoidal_positions(position_ids, self.norm.normalized_shape[0])
-        self.check_length(position_ids.shape[-1])
         return self.position_embeddings(position_ids)
 
     def check_length(self, length: int):
         """Say what is wrong with a text that is too long, before the embedding table fails with an index error."""
+        if self.position_embeddings is None or is_tracing():  # where a comparison would fix the length
+            return
         longest = self.position_embeddings.num_embeddings
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # where a comparison would fix the length
-        if not tracing and length > longest:
+        if length > longest:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than max_position_embeddings={longest}; "
                 f"truncate it (tokenizer(..., truncation=True, max_length={longest}))"
@@ -152,20 +178,23 @@ class TKDAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        packing: Packing | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        projected = [project(hidden_states) for project in (self.query, self.key, self.value)]
+        if packing is not None:  # only attention needs to know which token is of which row
+            projected = map(packing.pad, projected)
         mixed, probabilities = attend(
             self,
-            self.split_heads(self.query(hidden_states)),
-            self.split_heads(self.key(hidden_states)),
-            self.split_heads(self.value(hidden_states)),
+            *map(self.split_heads, projected),
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
-        return self.output(mixed.flatten(-2)), probabilities
+        mixed = mixed.flatten(-2)
+        return self.output(mixed if packing is None else packing.pack(mixed)), probabilities
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, heads * head_dim)` -> `(batch, heads, length, head_dim)`."""
@@ -312,15 +341,38 @@ class TKDModel(TKDPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if position_ids is None:
+            position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
+        self.embeddings.check_length(position_ids.shape[-1])
+        packing = self.packing(attention_mask)
+        if packing is not None:
+            inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
+            packed = [
+                None if one is None else packing.pack(one.expand(*packing.shape, *one.shape[2:])) for one in inputs
+            ]
+            input_ids, inputs_embeds, token_type_ids, position_ids = packed
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
-        if position_ids is None:
-            position_ids = default_position_ids(inputs_embeds, attention_mask)
         hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        mask = create_bidirectional_mask(self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        padded = hidden_states if packing is None else hidden_states.new_empty(*packing.shape, 1)  # says only its shape
+        mask = create_bidirectional_mask(self.config, inputs_embeds=padded, attention_mask=attention_mask)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=hidden_states)
+            hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states if packing is None else packing.pad(hidden_states))
+
+    def packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
+        """How to leave out the padding of a batch, in training as in inference; the answers are the same.
+
+        `None`, so that everything has the shape of the batch, where there is no padding, where a graph is made, and
+        while hooks on modules inside see what passes through, those of `output_hidden_states` included.
+        """
+        if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
+            return None
+        packing = Packing(attention_mask)
+        if len(packing.places) == attention_mask.numel():
+            return None
+        inside = (module for part in (self.embeddings, self.layers) for module in part.modules())
+        return None if any(one._forward_hooks or one._forward_pre_hooks for one in inside) else packing
 
 
 class TKDForSequenceClassification(TKDPreTrainedModel):
