@@ -1,6 +1,11 @@
-"""One process of a distributed training: `python -m tests.distributed_training FOLDER BATCH_SIZE` under torchrun."""
+"""One process of a distributed training, or of a labelling, under torchrun:
+
+python -m tests.distributed_training FOLDER BATCH_SIZE [CHECKPOINT]
+python -m tests.distributed_training TEACHER LABELS.safetensors
+"""
 
 import sys
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -9,6 +14,7 @@ from safetensors.torch import save_file
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, TKDForSequenceClassification
 from tkd_hf.configuration_tkd import TKDConfig
 from tkd_hf.data.features import tokenize
+from tkd_hf.stages import label as stages_label
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
 from .training import QUIET
@@ -22,10 +28,12 @@ FIXED = QUIET | {
     "warmup_steps": 0,
     "num_train_epochs": 3,
     "train_sampling_strategy": "sequential",
+    "save_strategy": "steps",
+    "save_steps": 1,
 }
 
 
-def main(folder: str, batch_size: int):
+def train(folder: str, batch_size: int, checkpoint: str | None = None):
     torch.manual_seed(0)
     student = TKDForSequenceClassification(
         TKDConfig(
@@ -48,7 +56,7 @@ def main(folder: str, batch_size: int):
         train_dataset=tokenize(Dataset.from_dict({"text": TEXTS, "label": LABELS}), tokenizer),
         processing_class=tokenizer,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
         losses = torch.tensor([[entry[f"loss_{name}"] for name in OBJECTIVES] for entry in logged])
@@ -56,5 +64,15 @@ def main(folder: str, batch_size: int):
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, f"{folder}/end.safetensors")
 
 
+def label(teacher: str, path: str):
+    stages_label.AT_ONCE = 3  # the last part leaves one of two processes with nothing to do
+    rows = tokenize(Dataset.from_dict({"text": TEXTS[:7]}), build_tokenizer())
+    _, computed = stages_label.complete(Path(path), teacher, "r", [rows])
+    assert computed == 7
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[2].isdigit():
+        train(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    else:
+        label(*sys.argv[1:])

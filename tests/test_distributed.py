@@ -1,28 +1,52 @@
-"""Two processes train as one does, projections included."""
+"""Two processes train and label as one does, projections included, and one goes on where two were."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tkd_hf import SoftLabels
 
 
 ROOT = Path(__file__).parents[1]
 
 
+def launch(processes: int, *words) -> None:
+    """Runs tests/distributed_training.py in so many processes, joined by gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "--module", "tests.distributed_training", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.slow
-def test_two_processes_of_four_are_one_of_eight(tmp_path):
+def test_two_processes_of_four_are_one_of_eight_and_one_goes_on_from_two(tmp_path):
     """Weights, projections and logged components are the same, so gradients of all of them were averaged."""
     ends = []
-    for processes, batch_size in ((1, 8), (2, 4)):
-        folder = tmp_path / f"of{processes}"
-        folder.mkdir()
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        words = [sys.executable, *launch, "--module", "tests.distributed_training", str(folder), str(batch_size)]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        ends.append(load_file(folder / "end.safetensors"))
-    assert "hidden.projection.weight" in ends[0]
-    torch.testing.assert_close(*ends, atol=1e-4, rtol=1e-3)
+    for name, processes, batch_size, *checkpoint in (
+        ("one", 1, 8),
+        ("two", 2, 4),
+        ("resumed", 1, 8, tmp_path / "two/checkpoint-1"),
+    ):
+        (tmp_path / name).mkdir()
+        launch(processes, tmp_path / name, batch_size, *checkpoint)
+        ends.append(load_file(tmp_path / name / "end.safetensors"))
+    one, two, resumed = ends
+    assert "hidden.projection.weight" in one
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(one, resumed, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_label_as_one(tmp_path, teacher_folder):
+    labels = []
+    for processes in (1, 2):
+        path = tmp_path / f"of{processes}.safetensors"
+        launch(processes, teacher_folder, path)
+        labels.append(SoftLabels.load(path, "r"))
+    np.testing.assert_array_equal(labels[0].keys, labels[1].keys)
+    np.testing.assert_allclose(labels[0].logits, labels[1].logits, atol=1e-5)

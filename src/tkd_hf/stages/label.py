@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..data.features import teacher_features, tokenize
@@ -12,6 +13,9 @@ from ..data.loading import DataArguments, load_split
 from ..data.unlabelled import read_unlabelled
 from ..model_loading import load_classifier, load_tokenizer
 from ..soft_labels import SoftLabels, default_path, teacher_revision
+
+
+AT_ONCE = 1 << 16  # examples between two saves
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ def complete(
 ) -> tuple[SoftLabels, int]:
     """The soft labels in a file, after running the teacher on the examples that they lack.
 
+    They are saved after every `AT_ONCE` examples, so that an interrupted labelling goes on from there; examples stay on
+    disk meanwhile. Under `accelerate launch` each process runs the teacher on its share, and all get the whole.
+
     Args:
         path: the file; it need not exist.
         teacher, revision: the teacher, loaded only if anything is missing, and what its soft labels are marked with.
@@ -90,19 +97,26 @@ def complete(
     Returns:
         the soft labels, and on how many distinct examples the teacher was run.
     """
+    state = PartialState()
     known = SoftLabels.load(path, revision) if path.exists() and not overwrite else None
+    state.wait_for_everyone()  # nobody writes before all have read
     model, computed = None, 0
     for rows in features:
         wanted = rows if known is None else rows.select(known.missing(rows, place))
-        if len(wanted) == 0:
-            continue
-        if model is None:
-            model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
-            model.to("cuda" if torch.cuda.is_available() else "cpu")
-        new = SoftLabels.compute(model, tokenizer, teacher_features(wanted, place), revision, batch_size)
-        computed += len(new.keys)
-        known = new if known is None else known.merge(new)
-        known.save(path)
+        for start in range(0, len(wanted), AT_ONCE):
+            if model is None:
+                model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
+                model.to(state.device)
+            part = teacher_features(wanted.select(range(start, min(start + AT_ONCE, len(wanted)))), place)
+            own = part.shard(state.num_processes, state.process_index, contiguous=True)
+            new = SoftLabels.compute(model, tokenizer, own, revision, batch_size) if len(own) else None
+            before = 0 if known is None else len(known.keys)
+            for one in filter(None, gather_object([new])):
+                known = one if known is None else known.merge(one)
+            computed += len(known.keys) - before
+            if state.is_main_process:
+                known.save(path)
+    state.wait_for_everyone()
     return known, computed
 
 
