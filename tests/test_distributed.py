@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 def launch(processes: int, *words) -> None:
     """Runs tests/distributed_training.py in so many processes, joined by gloo."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", "examples/accelerate/cpu.yaml"]
+    launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
     command = [sys.executable, *launcher, "--module", "tests.distributed_training", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

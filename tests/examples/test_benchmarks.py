@@ -1,11 +1,14 @@
 """The benchmark of training at its quick size: what is counted, timed, written and passed over."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from torch.utils.flop_counter import FlopCounterMode
 
+import scale
 import table
 import training
 from clock import PHASES, Clock, matmul_peak, useful_flops
@@ -82,3 +85,19 @@ def test_peers_train_where_they_are_installed(peer, teacher_folder, sst2_dir, tm
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", peer]
     assert training.main(words) == 0
     assert read_json(tmp_path / "training.json")["rows"][0]["examples"] > 0
+
+
+def test_costs_fall_with_devices_and_say_what_was_measured():
+    row = {"precision": "fp32", "utilisation": 0.5, "peak": 2e12}
+    rows = [row | {"contender": name} for name in ("ours", "labelling, ours")]
+    text = scale.table({"rows": rows, "hardware": {"accelerator": "X", "cpu": None, "threads": 1}})
+    days = scale.useful_flops(scale.MODELS["BERT-large"], [20], 1) * 1e9 / 1e12 / 86400
+    assert f"| label with BERT-large | {days:,.1f} days | {days / 8:,.1f} days" in text
+    assert "Measured: 1000 and 1000 GFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples/accelerate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_accelerate_reads_the_configurations(path):
+    assert load_config_from_file(str(path)).num_processes > 1

@@ -1,0 +1,53 @@
+"""What large jobs would cost on many devices, computed from what training.py measured on one.
+
+    python examples/benchmarks/scale.py examples/results/training.json
+
+Only the two rates are measured: arithmetic a second on real tokens, of labelling and of training. The rest is counting,
+and devices are taken to add up without loss, which labelling nearly does and training does not quite.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from transformers import BertConfig
+
+from clock import useful_flops
+
+
+SENTENCES, TOKENS = 10**9, 20
+DEVICES = (1, 8, 64, 512)
+MODELS = {
+    "MiniLM-L6": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "BERT-base": BertConfig(),
+    "BERT-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+STUDENT = BertConfig(hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536)
+
+
+def table(content: dict) -> str:
+    """Days for each job and number of devices, as Markdown."""
+    rates = {
+        row["contender"]: row["utilisation"] * row["peak"] for row in content["rows"] if row["precision"] == "fp32"
+    }
+    jobs = [
+        (f"label with {name}", useful_flops(config, [TOKENS], passes=1), rates["labelling, ours"])
+        for name, config in MODELS.items()
+    ]
+    jobs.append(
+        ("train a student of 3 layers once over them", useful_flops(STUDENT, [TOKENS], passes=3), rates["ours"])
+    )
+    lines = [f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(f'{n} devices' for n in DEVICES)} |"]
+    lines.append(f"| --- |{' --- |' * len(DEVICES)}")
+    for name, flops, rate in jobs:
+        days = flops * SENTENCES / rate / 86400
+        lines.append(f"| {name} | {' | '.join(f'{days / n:,.1f} days' for n in DEVICES)} |")
+    measured = f"{rates['labelling, ours'] / 1e9:.0f} and {rates['ours'] / 1e9:.0f}"
+    hardware = content["hardware"]
+    lines += ["", f"Measured: {measured} GFLOP/s, labelling and training in fp32, on one device."]
+    lines.append(f"The device: {hardware['accelerator'] or hardware['cpu']}, {hardware['threads']} threads.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
