@@ -301,9 +301,10 @@ def test_the_saved_student_is_the_trained_one(build, features, tmp_path):
     trainer.train()
     trainer.save_model()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(trainer.model.state_dict()), atol=0, rtol=0)
     ids = torch.tensor([features[0]["input_ids"]])
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, atol=0, rtol=0)
+    with torch.no_grad():  # weights mapped from a file lie elsewhere, and sums may round otherwise
+        torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits)
 
 
 def test_several_teachers_each_with_its_own_tokenizer_and_order_of_labels(tmp_path, tokenizer, examples, teacher):
