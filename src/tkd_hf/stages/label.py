@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -97,7 +98,7 @@ def complete(
     Returns:
         the soft labels, and on how many distinct examples the teacher was run.
     """
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     known = SoftLabels.load(path, revision) if path.exists() and not overwrite else None
     state.wait_for_everyone()  # nobody writes before all have read
     model, computed = None, 0
@@ -108,8 +109,8 @@ def complete(
                 model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
                 model.to(state.device)
             part = teacher_features(wanted.select(range(start, min(start + AT_ONCE, len(wanted)))), place)
-            own = part.shard(state.num_processes, state.process_index, contiguous=True)
-            new = SoftLabels.compute(model, tokenizer, own, revision, batch_size) if len(own) else None
+            own = range(state.process_index, len(part), state.num_processes)
+            new = SoftLabels.compute(model, tokenizer, part.select(own), revision, batch_size) if own else None
             before = 0 if known is None else len(known.keys)
             for one in filter(None, gather_object([new])):
                 known = one if known is None else known.merge(one)
