@@ -1,21 +1,23 @@
-"""Kills a recipe at random moments until it is done, again and again, and compares what it ends with.
+"""Kills a recipe in each of its stages, again and again, and compares what it ends with.
 
     python examples/soak.py --kills 30
 
 The recipe labels, distils with learned projections, prunes, exports and reports, on models and data made in code. The
-process that works through it gets a SIGKILL at a random moment, as the same command is started again and again until it
-ends by itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit. Writes
-examples/results/soak.{json,md}.
+process that works through it gets a SIGKILL at a random moment of each stage, and the same command is started again,
+until it ends by itself; then the students, weights and all, must be those of a run that nobody killed, bit for bit.
+Writes examples/results/soak.{json,md}.
 """
 
 import argparse
 import json
 import os
 import random
-import signal
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,18 +64,17 @@ def main():
 
     draw = random.Random(options.seed)
     with TemporaryDirectory() as work:
-        recipe = prepare(Path(work))
-        started = time.monotonic()
-        run(recipe, Path(work) / "whole")
-        seconds = time.monotonic() - started
-        runs = []
-        while sum(len(one["kills"]) for one in runs) < options.kills:
-            left = options.kills - sum(len(one["kills"]) for one in runs)
-            runs.append(killed_run(recipe, Path(work) / f"killed-{len(runs)}", draw, seconds, left))
-            runs[-1]["different"] = different(Path(work) / "whole", Path(work) / f"killed-{len(runs) - 1}")
-            announce(
-                f"run {len(runs)}: {len(runs[-1]['kills'])} kills, differs in {runs[-1]['different'] or 'nothing'}"
-            )
+        recipe, whole = prepare(Path(work)), Path(work, "whole")
+        begun = run(recipe, whole)
+        seconds = [end - begin for begin, end in pairwise(begun)]
+        runs, left = [], options.kills
+        while left:
+            folder = Path(work, f"killed-{len(runs)}")
+            stages = sorted(draw.sample(range(len(STAGES)), min(left, len(STAGES))))
+            kills = killed_run(recipe, folder, {stage: draw.uniform(0, seconds[stage]) for stage in stages})
+            runs.append({"kills": kills, "different": different(whole, folder)})
+            left -= len(kills)
+            announce(f"run {len(runs)}: {len(kills)} kills, differs in {runs[-1]['different'] or 'nothing'}")
     write(options, runs)
     sys.exit(1 if any(one["different"] for one in runs) else 0)
 
@@ -84,45 +85,53 @@ def prepare(work: Path) -> str:
     return yaml.safe_dump({"model": encoder, "data": {"task": "sst2", "data_dir": data}, "stages": STAGES})
 
 
-def run(recipe: str, folder: Path, until: float | None = None) -> bool:
-    """The command, in a process of its own and with a cache of its own; whether it came to its end in time."""
-    path = folder.with_suffix(".yaml")
+def run(recipe: str, folder: Path, kill: tuple[int, float] | None = None) -> list[float]:
+    """The command, in a process of its own and with a cache of its own; when each stage began, and the last ended.
+
+    Args:
+        kill: the stage in which it is killed, counted from 0, and how many seconds after that stage began.
+    """
+    path, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
     path.write_text(recipe.replace("{folder}", str(folder)), encoding="utf-8")
     command = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run", str(path)]
     environment = {**os.environ, "HF_HOME": str(folder) + "-home", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(
-        [*command, "--output-dir", str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=until)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return False
+    begun = []
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, "--output-dir", str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        ) as process,
+    ):
+        while process.poll() is None:
+            time.sleep(0.02)
+            said = len(re.findall(r"stage \d+ of \d+:", log.read_text(errors="replace")))
+            begun += [time.monotonic()] * (said - len(begun))
+            if kill and len(begun) > kill[0] and time.monotonic() - begun[kill[0]] >= kill[1]:
+                process.kill()
+                return begun
     if process.returncode:
-        raise SystemExit(f"the run failed: {errors.decode()[-2000:]}")
-    return True
+        raise SystemExit(f"the run failed: {log.read_text(errors='replace')[-2000:]}")
+    return [*begun, time.monotonic()]
 
 
-def killed_run(recipe: str, folder: Path, draw: random.Random, seconds: float, most: int) -> dict:
-    """Runs the recipe, killed after random times, until it is done; and where each kill met it."""
+def killed_run(recipe: str, folder: Path, moments: dict[int, float]) -> list[str]:
+    """Runs the recipe until it is done, killed once in each of these stages; and where each kill met it."""
     kills = []
-    while len(kills) < most:
-        if run(recipe, folder, until=draw.uniform(0.1, 1.0) * seconds):
-            return {"kills": kills}
-        kills.append(state(folder))
+    for kill in moments.items():
+        begun = run(recipe, folder, kill)
+        if len(begun) <= len(STAGES):
+            kills.append(state(folder, len(begun) - 1))
     run(recipe, folder)
-    return {"kills": kills}
+    return kills
 
 
-def state(folder: Path) -> str:
-    """What was under way: the last stage begun, and its last checkpoint."""
-    begun = sorted(folder.glob("*/tkd_run.json"), key=lambda path: path.stat().st_mtime)
-    if not begun:
-        return "before the first stage"
-    checkpoints = [int(path.name.rpartition("-")[2]) for path in begun[-1].parent.glob("checkpoint-*")]
-    done = json.loads(begun[-1].read_text(encoding="utf-8"))["finished"] is not None
-    return f"{'after' if done else 'in'} {begun[-1].parent.name}, checkpoint {max(checkpoints, default=0)}"
+def state(folder: Path, stage: int) -> str:
+    """What was under way: the stage, and its last checkpoint."""
+    names = [next(iter(one)) for one in STAGES]
+    count = names[: stage + 1].count(names[stage])
+    name = names[stage] if count == 1 else f"{names[stage]}-{count}"
+    checkpoints = [int(path.name.rpartition("-")[2]) for path in (folder / name).glob("checkpoint-*")]
+    return f"{name}, checkpoint {max(checkpoints)}" if checkpoints else name
 
 
 def different(whole: Path, killed: Path) -> list[str]:
@@ -158,9 +167,9 @@ def write(options: argparse.Namespace, runs: list[dict]) -> None:
         f"was killed (SIGKILL) {len(kills)} times in {len(runs)} runs, each repeated by the same command until it was "
         f"done. Runs that ended with other weights than one that nobody killed: **{content['mismatches']}**.",
         "",
-        "Where the kills met it:",
-        "",
-        *(f"- {kill}" for kill in kills),
+        "| what was under way | kills |",
+        "| --- | ---: |",
+        *(f"| {what} | {count} |" for what, count in Counter(kills).items()),
         "",
     ]
     (options.results_dir / "soak.md").write_text("\n".join(lines), encoding="utf-8")
