@@ -32,6 +32,7 @@ from .layer_map import layer_map
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
 from .objectives.combined import CombinedObjective
 from .objectives.nearness import nearness
+from .rows_in_use import train_rows_in_use, train_whole
 from .sampling import OrderedTrainer
 from .signals import Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
@@ -130,6 +131,7 @@ class DistillationTrainer(OrderedTrainer):
         self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": _Means(), "eval": _Means()}
         self._objectives_fit = True
+        self._rows_in_use = None
 
     def replace_model(self, model):
         """As in `OrderedTrainer`; what objectives read is read from the new model.
@@ -157,10 +159,34 @@ class DistillationTrainer(OrderedTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, *args, **kwargs):
-        """The student's, with the projections that objectives learn."""
+        """The student's, with the projections that objectives learn, and of the word embeddings only what is in use."""
+        if self._rows_in_use:  # trained before, by the optimizer that goes on
+            self._rows_in_use.stand_in(self.model)
+        elif self._leaves_rows_out():
+            padding = self.data_collator.tokenizer.pad_token_id
+            self._rows_in_use = train_rows_in_use(
+                self.model, self.train_dataset, padding, self.args.optim, self.args.weight_decay
+            )
         optimizer = super().create_optimizer(*args, **kwargs)
         self.objective.add_to(optimizer)
         return optimizer
+
+    def train(self, *args, **kwargs):
+        """As in `Trainer`."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            train_whole(self.model)
+
+    def _leaves_rows_out(self) -> bool:
+        """Not where another collator may make tokens up, where callbacks change weights, or others share them out."""
+        return not (
+            self.optimizer
+            or self.is_fsdp_enabled
+            or self.is_deepspeed_enabled
+            or type(self.data_collator) is not DistillationCollator
+            or self._checkpointed() != [self.objective]
+        )
 
     def log(self, logs: dict[str, float], *args, **kwargs):
         """Logs the mean of each objective since the last time beside their weighted sum, and the agreement."""
