@@ -307,6 +307,21 @@ def test_the_saved_student_is_the_trained_one(build, features, tmp_path):
         torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits)
 
 
+def test_a_stream_is_learned_from_as_the_data_set_is(build, teacher, features, tmp_path):
+    """With a live teacher and with soft labels: neither wants the length of the data."""
+    args = arguments(tmp_path, max_steps=3, train_sampling_strategy="sequential")
+    labelled = build(cached=True).train_dataset
+    for data in (features, labelled):
+        ends = []
+        for rows in (data, data.to_iterable_dataset()):
+            trainer = build(args=args, model=student_of(teacher), data=rows)
+            ends.append((losses(trainer), weights(trainer)))
+        assert ends[0][0] == pytest.approx(ends[1][0])
+        torch.testing.assert_close(ends[0][1], ends[1][1])
+    grouped = arguments(tmp_path, max_steps=3, train_sampling_strategy="group_by_length")  # of a stream, nothing is
+    assert losses(build(args=grouped, data=labelled.to_iterable_dataset())) == pytest.approx(ends[1][0])
+
+
 def test_several_teachers_each_with_its_own_tokenizer_and_order_of_labels(tmp_path, tokenizer, examples, teacher):
     """Two teachers in other guises give what the two of them give as they are."""
     second = build_teacher(seed=3)
