@@ -80,9 +80,12 @@ def test_every_kind_of_model(build, tokenizer):
     gates = Gates(student)
     gates.set(masks)
     small = compact(student, masks)
-    torch.testing.assert_close(answers(student, tokenizer), answers(small, tokenizer), atol=1e-5, rtol=1e-5)
-    if hasattr(small, "decoder"):
+    masked, compacted = answers(student, tokenizer), answers(small, tokenizer)
+    if hasattr(small, "decoder"):  # at padding there is nothing to answer
+        real = tokenizer(TEXTS, padding=True, return_tensors="pt")["attention_mask"].bool()
+        masked, compacted = masked[real], compacted[real]
         assert small.decoder.weight is small.get_input_embeddings().weight
+    torch.testing.assert_close(masked, compacted, atol=1e-5, rtol=1e-5)
 
 
 def test_hidden_states_of_a_masked_model_are_those_its_layers_read(teacher, tokenizer):
