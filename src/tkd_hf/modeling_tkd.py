@@ -331,7 +331,8 @@ class TKDModel(TKDPreTrainedModel):
         r"""
         Args:
             input_ids (`(batch, length)`): token ids; or give `inputs_embeds`.
-            attention_mask (`(batch, length)`, *optional*): 1 at real tokens, 0 at padding, which may be on either side.
+            attention_mask (`(batch, length)`, *optional*): 1 at real tokens, 0 at padding, which may be on either side,
+                and for which nothing is computed: there the answer is 0 while no hooks look inside.
             token_type_ids (`(batch, length)`, *optional*): 0 by default; ignored when `type_vocab_size` is 0.
             position_ids (`(batch, length)`, *optional*): counted over the real tokens by default.
             inputs_embeds (`(batch, length, embedding_size)`, *optional*): in place of `input_ids`.

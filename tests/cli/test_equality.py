@@ -77,6 +77,7 @@ def test_two_ranks_are_one(run, words, calm, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("\nnext: ") == 1, done.stderr[-3000:]  # one speaks for all
     assert_same(tmp_path / "one", tmp_path / "two", calm)
 
 

@@ -1,6 +1,7 @@
 """What a command says: its intention and its hints on standard error, its results on standard output."""
 
 import json
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,12 +54,17 @@ def standing_at(place: Place):
         _place.reset(token)
 
 
+def _console(stderr: bool = False) -> Console:
+    """Where to speak; of the processes that `accelerate launch` starts, only the first does."""
+    return Console(stderr=stderr, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+
+
 def announce(text: str) -> None:
     """The first line of a command, once its options are read and before its work: what it is about to do."""
     place = _place.get()
     if place and place.rehearsal:
         raise Rehearsed
-    Console(stderr=True, highlight=False).print(
+    _console(stderr=True).print(
         f"{place.name}: {text}" if place else text, markup=False, soft_wrap=True
     )
 
@@ -67,7 +73,7 @@ def suggest(command: str) -> None:
     """The next command one would type."""
     place = _place.get()
     if place is None or place.last:
-        Console(stderr=True, highlight=False).print(f"next: {command}", markup=False, soft_wrap=True)
+        _console(stderr=True).print(f"next: {command}", markup=False, soft_wrap=True)
 
 
 def show(columns: list[str], rows: list[list[str]]) -> None:
@@ -77,7 +83,7 @@ def show(columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = _console()
     if not console.is_terminal:  # a table for a pipe is not to be cut at a width that nobody sees
         console.width = 1000
     console.print(table)
