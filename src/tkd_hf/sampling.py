@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .callbacks import FiniteSteps
+from .signals import without_adapters
 
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class OrderedTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        _save_under_own_names(without_adapters(self.model))
         self.add_callback(FiniteSteps(self))
 
     def compute_loss(self, *args, **kwargs):
@@ -87,3 +90,16 @@ class OrderedTrainer(Trainer):
             from .stages.card import card_of_training
 
             card_of_training(self, language=language, license=license, tags=tags)
+
+
+def _save_under_own_names(model: nn.Module) -> None:
+    """Has LayerNorm saved as `weight` and `bias` where the file that a model came from had `gamma` and `beta`.
+
+    transformers saves a model under the names that its file had: 5.5 always under the old ones, 5.23 still where the
+    file had them, as that of bert-base-uncased. A Trainer that resumes reads checkpoints by the model's names alone: it
+    would go on with the LayerNorm of before the training, with no more than a warning. The old names stem from
+    https://github.com/huggingface/transformers/issues/29554; no version has ended this yet.
+    """
+    if conversions := getattr(model, "_weight_conversions", None):
+        old = {"LayerNorm.gamma", "LayerNorm.beta"}
+        model._weight_conversions = [one for one in conversions if not old & set(one.source_patterns)]

@@ -64,9 +64,7 @@ def announce(text: str) -> None:
     place = _place.get()
     if place and place.rehearsal:
         raise Rehearsed
-    _console(stderr=True).print(
-        f"{place.name}: {text}" if place else text, markup=False, soft_wrap=True
-    )
+    _console(stderr=True).print(f"{place.name}: {text}" if place else text, markup=False, soft_wrap=True)
 
 
 def suggest(command: str) -> None:

@@ -1,0 +1,37 @@
+"""Resuming a model whose file names LayerNorm as bert-base-uncased does."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments
+
+from tests.conftest import build_teacher
+from tests.training import QUIET
+from tkd_hf.sampling import OrderedTrainer
+
+
+@pytest.mark.parametrize("old_names", [True, False])
+def test_layer_norms_are_resumed_whatever_their_file_called_them(tmp_path, features, tokenizer, old_names):
+    build_teacher().save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    if old_names:
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        weights = {}
+        for name, weight in load_file(path).items():
+            for new, before in old.items():
+                name = name.replace(new, before)
+            weights[name] = weight
+        save_file(weights, path, {"format": "pt"})
+    ends = []
+    for folder, checkpoint in (("whole", None), ("resumed", tmp_path / "whole/checkpoint-2")):
+        fields = {**QUIET, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "learning_rate": 0.1}
+        trainer = OrderedTrainer(
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / "model"),
+            TrainingArguments(str(tmp_path / folder), per_device_train_batch_size=4, **fields),
+            train_dataset=features,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        ends.append(dict(trainer.model.state_dict()))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    assert set(load_file(tmp_path / "resumed/checkpoint-4/model.safetensors")) == set(ends[0])
