@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -113,9 +114,11 @@ def run(spec: Spec, folder: Path) -> dict:
 
 
 def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> None:
+    some = options.contenders != [*TRAINERS, *LABELLERS]
     content = {
         "command": "python examples/benchmarks/training.py --teacher TEACHER --data-dir DATA"
-        + (" --quick" if options.quick else f" --steps {options.steps} --rounds {options.rounds}"),
+        + (" --quick" if options.quick else f" --steps {options.steps} --rounds {options.rounds}")
+        + (f" --contenders {shlex.join(options.contenders)}" if some else ""),
         "steps": options.steps,
         "batch_size": options.batch_size,
         "layers": options.layers,
