@@ -64,6 +64,18 @@ def test_it_is_saved_loaded_and_evaluated_as_the_embedding_itself():
     torch.testing.assert_close(other.train()(torch.tensor([2, 3])), saved["weight"][[2, 3]])
 
 
+def test_a_model_that_is_moved_meanwhile_keeps_what_it_learned(teacher, features):
+    model = student_of(teacher)
+    used = train_rows_in_use(model, features, 0, "adamw_torch", 0.0)
+    model.double()
+    with torch.no_grad():
+        used.in_use += 1
+    train_whole(model)
+    weight = model.get_input_embeddings().weight
+    assert weight.dtype == torch.float64
+    torch.testing.assert_close(weight[used.rows], used.in_use.detach())
+
+
 def test_padding_learns_nothing():
     used = RowsInUse(torch.nn.Embedding(6, 2, padding_idx=2), torch.tensor([2, 3]))
     used(torch.tensor([2, 3])).sum().backward()

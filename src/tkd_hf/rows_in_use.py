@@ -63,6 +63,7 @@ class RowsInUse(nn.Embedding):
     def stand_in(self, model: PreTrainedModel) -> None:
         """Takes the place of the whole again, with its weights of today."""
         if without_adapters(model).get_input_embeddings() is self.whole[0]:
+            self.weight.data = self.whole[0].weight.data
             self.in_use.data.copy_(self.weight[self.rows])
             without_adapters(model).set_input_embeddings(self)
 
@@ -121,6 +122,7 @@ def train_whole(model: PreTrainedModel) -> None:
     base = without_adapters(model)
     if isinstance(used := base.get_input_embeddings(), RowsInUse):
         used.write()
+        used.whole[0].weight.data = used.weight.data  # if the model was moved meanwhile, the two are no longer one
         base.set_input_embeddings(used.whole[0].train(used.training))
 
 

@@ -160,7 +160,7 @@ class DistillationTrainer(OrderedTrainer):
 
     def create_optimizer(self, *args, **kwargs):
         """The student's, with the projections that objectives learn, and of the word embeddings only what is in use."""
-        if self._rows_in_use:  # trained before, by the optimizer that goes on
+        if self._rows_in_use is not None:  # trained before, by the optimizer that goes on
             self._rows_in_use.stand_in(self.model)
         elif self._leaves_rows_out():
             padding = self.data_collator.tokenizer.pad_token_id
