@@ -20,6 +20,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from datasets import load_from_disk
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from one_run import LABELLERS, TRAINERS, Spec
@@ -92,8 +93,8 @@ def prepare(options: argparse.Namespace) -> Path:
     student = student_from_teacher(teacher, num_hidden_layers=options.layers)
     student.save_pretrained(work / "student")
     to_bert(student).save_pretrained(work / "student-bert")
-    rows = tokenize(train.shuffle(seed=0).select(range(wanted)), tokenizer, data.max_length)
-    SoftLabels.compute(teacher, tokenizer, rows.remove_columns("label"), bf16=False).save(work / "labels.safetensors")
+    rows = load_from_disk(work / "train").remove_columns("labels")
+    SoftLabels.compute(teacher, tokenizer, rows, bf16=False).save(work / "labels.safetensors")
     return work
 
 

@@ -1,7 +1,6 @@
 """What a command says: its intention and its hints on standard error, its results on standard output."""
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError
+from ..processes import is_first_process
 
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def standing_at(place: Place):
 
 def _console(stderr: bool = False) -> Console:
     """Where to speak; of the processes that `accelerate launch` starts, only the first does."""
-    return Console(stderr=stderr, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+    return Console(stderr=stderr, highlight=False, quiet=not is_first_process())
 
 
 def announce(text: str) -> None:

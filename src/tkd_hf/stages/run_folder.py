@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ..data.tasks import GLUE_TASKS, Task
 from ..errors import InputError
 from ..files import read_json, written_whole
 from ..hardware import describe_hardware, describe_software
+from ..processes import is_first_process
 
 
 logger = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class RunFolder:
     def _take(self):
         """Keeps other processes out, by a lock that the system frees when this one ends, however it ends."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if os.environ.get("RANK", "0") != "0":
+        if not is_first_process():
             return  # the processes of one run are one
         # one lock a folder and process: what failed here before does not stand in the way
         self._lock = FileLock(self.path / LOCK_NAME, is_singleton=True)
