@@ -125,7 +125,7 @@ class Costs:
 
     def prepared(self, cases: list[Case]) -> list[Case]:
         """The cases with the teacher and the data that they run on."""
-        places = {"teacher": self.study.teacher(SETTING), "data_dir": self.study.data(SETTING).data_dir}
+        places = {"teacher": self.study.teacher(SETTING, seed=0), "data_dir": self.study.data(SETTING).data_dir}
         return [replace(case, measurement=replace(case.measurement, **places)) for case in cases]
 
 

@@ -11,7 +11,7 @@ except InputError as error:  # no matplotlib
     raise SystemExit(str(error)) from None
 
 
-DOTS = "dashed: teacher, ± one standard error; dot and bar: mean ± standard deviation over seeds; ticks: seeds"
+DOTS = "dashed: teachers' mean, ± one standard error; dot and bar: mean ± standard deviation over seeds; ticks: seeds"
 
 
 def dots(path: Path, content: dict) -> None:
@@ -33,7 +33,7 @@ def dots(path: Path, content: dict) -> None:
             panel.errorbar(values["mean"], place, xerr=values["sd"], fmt="o", color=BLUE, capsize=3, zorder=3)
             panel.plot(values["values"], [place] * len(values["values"]), "|", color=GREY, markersize=9, zorder=2)
         if "teacher" in task:
-            taught, error = task["teacher"][metric], task["resolution"][metric]
+            taught, error = task["teacher"][metric]["mean"], task["resolution"][metric]
             panel.axvline(taught, color=RED, linestyle="--", linewidth=1)
             panel.axvspan(taught - error, taught + error, color=RED, alpha=0.08, linewidth=0)
         panel.set_title(setting)

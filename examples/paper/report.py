@@ -54,18 +54,29 @@ def task_summary(study: Study, setting: str, records: dict) -> dict:
     summary = {"metrics": list(get_task(chosen.task).metrics), "steps": chosen.steps, "train_examples": chosen.examples}
     if not found:
         return summary
-    teachers = distinct(record["teacher"] for record in found)
-    if len(teachers) > 1:
-        raise InputError(
-            f"the records of {setting} are of {len(teachers)} teachers; run the experiment again with one of them"
-        )
-    values, examples = teachers[0]["metrics"], found[0]["examples"]
+    taught, examples = teachers(setting, records), found[0]["examples"]
+    values = {metric: spread([teacher["metrics"][metric] for teacher in taught]) for metric in summary["metrics"]}
     return summary | {
         "split": found[0]["split"],
         "examples": examples,
         "teacher": values,
-        "resolution": {metric: COUNTED[metric](value, examples) for metric, value in values.items()},
+        "resolution": {metric: COUNTED[metric](value["mean"], examples) for metric, value in values.items()},
     }
+
+
+def teachers(setting: str, records: dict) -> list[dict]:
+    """The teacher of each seed: all recipes of a seed have learned from one."""
+    by_seed = {}
+    for run, record in records.items():
+        if run.setting != setting:
+            continue
+        known = by_seed.setdefault(run.seed, record["teacher"])
+        if known != record["teacher"]:
+            raise InputError(
+                f"{run.name} is of the teacher {record['teacher']['revision']} and other runs of its seed are of "
+                f"{known['revision']}; run the experiment again with one of them in --teachers"
+            )
+    return list(by_seed.values())
 
 
 def row(recipe: str, layers: int, experiment: Experiment, records: dict) -> dict:
@@ -133,7 +144,11 @@ def markdown(content: dict) -> str:
     columns = [(setting, metric) for setting, task in tasks.items() for metric in task["metrics"]]
     head = ["student", *(f"{setting} {SHORT.get(metric, metric)}" for setting, metric in columns), "of the teacher"]
     lines = [
-        line("teacher", [figure(tasks[setting].get("teacher", {}).get(metric)) for setting, metric in columns], "100 %")
+        line(
+            "teacher",
+            [with_spread(tasks[setting].get("teacher", {}).get(metric)) for setting, metric in columns],
+            "100 %",
+        )
     ]
     for row in content["rows"]:
         cells = [row["tasks"].get(setting, {"metrics": {}})["metrics"].get(metric) for setting, metric in columns]
@@ -185,8 +200,9 @@ def notes(content: dict) -> list[str]:
     found = [
         f"Students of {layers} layers. Mean ± standard deviation over seeds ({' or '.join(map(str, seeds)) or 0} a "
         f"cell; a single one has no spread). Measured on: {sizes or 'nothing yet'}.",
-        "“Of the teacher” is the mean over tasks of student ÷ teacher, by each task's first metric, over the seeds "
-        "that have all tasks.",
+        "Each seed has a teacher of its own, fine-tuned with that seed, from which all its students learn. “Of the "
+        "teacher” is the mean over tasks of student ÷ teacher, by each task's first metric, over the seeds that have "
+        "all tasks.",
         "One standard error is how far the teacher's value would move by chance on another sample of so many examples "
         "(of correlations, an approximation); differences well below it say nothing.",
         f"Optimisation steps, the same for every recipe: {steps}.{parts}",

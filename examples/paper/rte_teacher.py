@@ -1,6 +1,6 @@
 """The teacher of RTE: MiniLM alone stays at chance on its 2,490 pairs, so it is fine-tuned on MNLI first.
 
-python examples/paper/rte_teacher.py MINILM DATA OUT     # OUT/rte-teacher, for `run.py --teachers OUT`
+python examples/paper/rte_teacher.py MINILM DATA OUT SEED     # OUT/rte-teacher-s<SEED>, for `run.py --teachers OUT`
 
 Of MNLI it takes DATA/mnli/train_subset.parquet and validation_matched.parquet, less 500 pairs that the model in between
 is measured on.
@@ -21,10 +21,11 @@ from tkd_hf.stages.finetune import finetune
 LEFT_OUT = 500
 
 
-def main(encoder: str, data: Path, out: Path) -> None:
+def main(encoder: str, data: Path, out: Path, seed: int) -> None:
     split_mnli(data / "mnli", out / "data" / "mnli")
-    train(encoder, "mnli", out / "data", out / "mnli-teacher", epochs=2)
-    train(str(out / "mnli-teacher"), "rte", data, out / "rte-teacher", epochs=5)
+    between = out / f"mnli-teacher-s{seed}"
+    train(encoder, "mnli", out / "data", between, seed, epochs=2)
+    train(str(between), "rte", data, out / f"rte-teacher-s{seed}", seed, epochs=5)
 
 
 def split_mnli(found: Path, folder: Path) -> None:
@@ -40,13 +41,13 @@ def split_mnli(found: Path, folder: Path) -> None:
     rows.select(range(LEFT_OUT)).to_parquet(folder / "validation_matched.parquet")
 
 
-def train(model: str, task: str, data: Path, folder: Path, epochs: int) -> None:
+def train(model: str, task: str, data: Path, folder: Path, seed: int, epochs: int) -> None:
     args = FineTuningArguments(
         str(folder),
         num_train_epochs=epochs,
         per_device_train_batch_size=32,
         learning_rate=TEACHER_LEARNING_RATE,
-        seed=0,
+        seed=seed,
         save_strategy="epoch",
         save_total_limit=1,
         report_to="none",
@@ -56,4 +57,4 @@ def train(model: str, task: str, data: Path, folder: Path, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:4]))
+    main(sys.argv[1], *map(Path, sys.argv[2:4]), int(sys.argv[4]))

@@ -55,7 +55,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="random models and data made in code, a few steps: a test")
     parser.add_argument("--encoder", help="what teachers are fine-tuned from")
     parser.add_argument("--data-dir", help="local copies of the tasks")
-    parser.add_argument("--teachers", type=Path, help="folder with <task>-teacher, taken instead of making them")
+    parser.add_argument(
+        "--teachers", type=Path, help="folder with <task>-teacher-s<seed>, taken instead of making them"
+    )
     parser.add_argument("--work-dir", type=Path, help="data, teachers and runs under way; by default in runs/")
     parser.add_argument("--results-dir", type=Path, help="by default examples/paper/results; of --quick in --work-dir")
     parser.add_argument("--keep", action="store_true", help="keep the students' weights")

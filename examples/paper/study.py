@@ -62,7 +62,7 @@ class Study:
         size: tasks and their steps.
         encoder: folder or Hub id of the encoder that teachers are fine-tuned from; not needed where they are there.
         data_dir: local copies of the tasks, as in `DataArguments`; from the Hub by default.
-        teachers: a folder with `<task>-teacher`, taken as they are; by default they are made in `work`.
+        teachers: a folder with `<task>-teacher-s<seed>`, taken as they are; by default they are made in `work`.
         work: data, teachers and weights of students under way.
         results: tables and figures, with the records beneath.
         keep: keep the weights of finished students.
@@ -86,11 +86,14 @@ class Study:
     # --- records
 
     def record(self, run: Run) -> dict | None:
-        """The run's record, if there is one, made with the settings of today and with the teacher that is there."""
+        """The run's record, if there is one, made with the settings of today and with the teacher that is there.
+
+        Without that teacher it counts too: each seed has a teacher of its own and may be run on another machine.
+        """
         found = read_record(self._path(run))
         if not found or found["settings"] != self.settings(run):
             return None
-        revision = self._revision(self._teacher_folder(run.setting))
+        revision = self._revision(self._teacher_folder(run.setting, run.seed))
         return found if revision in (None, found["teacher"]["revision"]) else None
 
     def settings(self, run: Run) -> dict:
@@ -132,7 +135,7 @@ class Study:
 
     def _make(self, run: Run, command: str) -> None:
         settings, recipe = self.settings(run), recipes(run.layers)[run.recipe]
-        teacher, data = self.teacher(run.setting), self.data(run.setting)
+        teacher, data = self.teacher(run.setting, run.seed), self.data(run.setting)
         identity = hashlib.sha256(json.dumps([settings, teacher_revision(teacher)]).encode()).hexdigest()[:8]
         folder = self.work / "students" / f"{run.name}-{identity}"
         resumed = folder.exists()
@@ -218,31 +221,31 @@ class Study:
                 write_split(evaluation, folder, setting.task, "validation")
         return DataArguments(task=setting.task, data_dir=str(folder))
 
-    def teacher(self, name: str) -> str:
-        """The folder of a setting's teacher, fine-tuned first if need be."""
-        folder = self._teacher_folder(name)
+    def teacher(self, name: str, seed: int) -> str:
+        """The folder of a setting's teacher with that seed, fine-tuned first if need be."""
+        folder = self._teacher_folder(name, seed)
         if folder not in self._ready:
             if self._given(name) and not (folder / "config.json").exists():
                 raise InputError(f"no teacher in {folder}; leave --teachers out to have one made of --encoder")
             if not self._given(name):
-                self._finetune(name, folder)
+                self._finetune(name, folder, seed)
             self._ready.add(folder)
         return str(folder)
 
     def _given(self, name: str) -> bool:
         return self.teachers is not None and not self.size.settings[name].held_out
 
-    def _teacher_folder(self, name: str) -> Path:
+    def _teacher_folder(self, name: str, seed: int) -> Path:
         setting = self.size.settings[name]
         key = name if setting.held_out else setting.task
-        return (self.teachers if self._given(name) else self.work / "teachers") / f"{key}-teacher"
+        return (self.teachers if self._given(name) else self.work / "teachers") / f"{key}-teacher-s{seed}"
 
     def _revision(self, folder: Path) -> str | None:
         if folder not in self._revisions and (folder / "config.json").exists():
             self._revisions[folder] = teacher_revision(str(folder))
         return self._revisions.get(folder)
 
-    def _finetune(self, name: str, folder: Path) -> None:
+    def _finetune(self, name: str, folder: Path, seed: int) -> None:
         setting = self.size.settings[name]
         if not self.encoder:
             raise InputError(f"no teacher for {name}: give --teachers, or an --encoder to make one of")
@@ -252,12 +255,12 @@ class Study:
             num_train_epochs=self.size.teacher_epochs[setting.task],
             per_device_train_batch_size=2 * self.size.batch_size if setting.task == "sst2" else self.size.batch_size,
             learning_rate=TEACHER_LEARNING_RATE,
-            seed=0,
+            seed=seed,
             save_steps=self.size.save_steps,
             **QUIET,
         )
         with FileLock(lock_path(self.work / "locks" / f"{folder.name}.lock")):
-            announce(f"teacher of {name}")
+            announce(f"teacher of {name}, seed {seed}")
             finetune(self.encoder, data, args, resume=True)
 
     def _soft_labels(self, teacher: str, data: DataArguments) -> Path:

@@ -3,6 +3,7 @@
 All tests share one work folder: what one has run, another finds.
 """
 
+import shutil
 from dataclasses import replace
 from statistics import mean
 
@@ -17,7 +18,7 @@ import study
 from experiments import EXPERIMENTS
 from sizes import FULL, QUICK
 from tests.conftest import read_json
-from tkd_hf import DistillationTrainer, DistillationTrainingArguments
+from tkd_hf import DistillationTrainer, DistillationTrainingArguments, InputError
 from tkd_hf.data.loading import load_splits
 
 
@@ -193,7 +194,7 @@ def test_costs_are_measured_once(work, monkeypatch, name):
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(work):
     made = quick_study(work)
-    places = (made.teacher("timing"), "sst2", made.data("timing").data_dir)
+    places = (made.teacher("timing", seed=0), "sst2", made.data("timing").data_dir)
     found = measure.in_own_process(measure.Measurement("memory", *places, (1,), ("fp32",), (4,), {}, 0))
     assert 0 < found["before_megabytes"] <= found["peak_megabytes"]
     assert found["parameters"] == 3426
@@ -210,6 +211,18 @@ def test_a_record_of_other_settings_or_of_another_teacher_is_made_again(work, mo
     with monkeypatch.context() as changed:
         changed.setattr(study, "teacher_revision", lambda folder: "another")
         assert quick_study(work).missing([one]) == [one]
+
+
+@pytest.mark.slow
+def test_each_seed_has_a_teacher_of_its_own_and_may_be_run_on_another_machine(work, tmp_path):
+    command(work, "comparison", "--tasks", "sst2", "--recipes", "plain")
+    runs = [study.Run("plain", "sst2", 1, seed) for seed in QUICK.seeds]
+    revisions = [quick_study(work).record(one)["teacher"]["revision"] for one in runs]
+    assert len(set(revisions)) == len(runs)
+    shutil.copytree(work / "results", tmp_path / "results")  # without any teacher
+    assert quick_study(tmp_path).missing(runs) == []
+    content, _ = assert_written(work, "comparison")
+    assert len(content["tasks"]["sst2"]["teacher"]["accuracy"]["values"]) == len(runs)
 
 
 def test_a_subset_is_the_same_at_every_time_and_held_out_data_is_not_trained_on(tmp_path):
@@ -238,6 +251,18 @@ def test_mistakes_are_named(work, tmp_path, capsys):
 
 
 # --- reporting
+
+
+def test_a_seed_of_two_teachers_is_not_reported():
+    def record(revision):
+        return {"teacher": {"revision": revision, "metrics": {"accuracy": 0.9}}}
+
+    runs = [study.Run(recipe, "sst2", 3, seed) for recipe in ("plain", "ours") for seed in (0, 1)]
+    made = dict(zip(runs, map(record, ("a", "b", "a", "b")), strict=True))
+    assert [one["revision"] for one in report.teachers("sst2", made)] == ["a", "b"]
+    assert report.teachers("mrpc", made) == []
+    with pytest.raises(InputError, match=r"ours/sst2-3l-s1 is of the teacher c and other runs of its seed are of b"):
+        report.teachers("sst2", made | {runs[3]: record("c")})
 
 
 def test_mean_spread_and_resolution():
