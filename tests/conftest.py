@@ -62,15 +62,19 @@ def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFa
 
 
 def build_teacher(
-    labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0, kind=BertForSequenceClassification, **fields
+    labels: tuple[str, ...] = ("negative", "positive"),
+    seed: int = 0,
+    kind=BertForSequenceClassification,
+    layers: int = 4,
+    **fields,
 ):
-    """A BERT of four layers with weights large enough for its answers to differ."""
+    """A BERT with weights large enough for its answers to differ."""
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=32,

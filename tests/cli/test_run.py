@@ -96,6 +96,21 @@ def test_stages_take_what_was_made_before_them(tmp_path):
     assert (evaluate["model"], evaluate["teacher"]) == ("runs/finetune-2", "runs/finetune")
 
 
+def test_a_teacher_may_learn_another_task_first(tmp_path):
+    stages = [
+        {"finetune": {"task": "mnli"}},
+        {"finetune": {}},
+        {"label": {}},
+        {"distill": {"layers": 3}},
+        {"report": {}},
+    ]
+    first, second, label, distill, report = plan(tmp_path, stages, model="org/encoder", data={"task": "rte"})
+    assert (first["task"], second["task"], second["model"]) == ("mnli", "rte", "runs/finetune")
+    assert label["teacher"] == distill["teacher"] == report["teacher"] == "runs/finetune-2"
+    assert "student" not in distill
+    assert report["models"] == ["runs/finetune-2", "runs/distill"]  # not the model in between
+
+
 def test_the_teacher_of_a_recipe_stays_the_teacher(tmp_path):
     label, distill, tuned, evaluate = plan(
         tmp_path,

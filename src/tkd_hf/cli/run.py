@@ -41,7 +41,8 @@ def run(
 
     A stage is a command with its options, and has a folder of its own: runs/sst2/distill, runs/sst2/distill-2.
 
-    Each goes on with what was made before it. Where there is no teacher, finetune makes it. Otherwise the student that
+    Each goes on with what was made before it. Where there is no teacher, finetune makes it, and a second finetune after
+    it goes on with that teacher (on another task first, say). Otherwise the student that
     pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
     out of the teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the
     teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in
@@ -132,8 +133,9 @@ def _plan(
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
         versions += [made] if made and name not in ("pretrain", *_MAKE_NO_MODEL) else []
-        if made and name == "finetune" and teacher is None:
+        if made and name == "finetune" and teacher in (None, worked_on):
             student = None if worked_on == student else student  # a base that became the teacher is no student
+            versions = [version for version in versions if version != teacher]
             teacher = model = made
         elif name == "augment":
             unlabelled.append(made)
