@@ -89,22 +89,27 @@ def is_model_file(name: str) -> bool:
 
 
 def get_snippets(folder: Path):
-    """Turns mean ratings from -4 to 4 into negative and positive, and splits 80 : 10 : 10 with a fixed seed."""
+    """The sentences from movie reviews, split 80 : 10 : 10 with a fixed seed."""
     if (folder / "test.parquet").exists():
         return
-    with tarfile.open(download("vaderSentiment==3.3.2", "--no-binary")) as package:
-        inner = package.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz").read()
-    with tarfile.open(fileobj=io.BytesIO(inner)) as study:
-        lines = study.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt").read().decode().splitlines()
-    ratings = {text: float(rating) for _, rating, text in (line.split("\t") for line in lines)}  # two come twice
-    rated = {text: rating for text, rating in ratings.items() if rating != 0}
-    rows = {"text": list(rated), "label": ["positive" if rating > 0 else "negative" for rating in rated.values()]}
-    rest = datasets.Dataset.from_dict(rows).train_test_split(test_size=0.2, seed=0)
+    rest = rated_texts("movieReviewSnippets").train_test_split(test_size=0.2, seed=0)
     held_out = rest["test"].train_test_split(test_size=0.5, seed=0)
     splits = {"train": rest["train"], "validation": held_out["train"], "test": held_out["test"]}
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in splits.items():  # test comes last: with it, the folder is complete
         split.to_parquet(folder / f"{name}.parquet")
+
+
+def rated_texts(kind: str) -> datasets.Dataset:
+    """Texts of one kind in the collection, their mean ratings from -4 to 4 turned into negative and positive."""
+    with tarfile.open(download("vaderSentiment==3.3.2", "--no-binary")) as package:
+        inner = package.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz").read()
+    with tarfile.open(fileobj=io.BytesIO(inner)) as study:
+        lines = study.extractfile(f"hutto_ICWSM_2014/{kind}_GroundTruth.txt").read().decode().splitlines()
+    ratings = {text: float(rating) for _, rating, text in (line.split("\t") for line in lines)}  # some come twice
+    rated = {text: rating for text, rating in ratings.items() if rating != 0}
+    labels = ["positive" if rating > 0 else "negative" for rating in rated.values()]
+    return datasets.Dataset.from_dict({"text": list(rated), "label": labels})
 
 
 def download(requirement: str, kind: str) -> Path:
