@@ -59,7 +59,7 @@ def comparison(size: Size) -> Experiment:
     about = (
         "The recipes of DistilBERT and TinyBERT, the plain fine-tuned student, and ours: same teacher, same data, same "
         "number of steps, same learning rate. DistilBERT's student starts from the teacher's layers 1, 3, 5 "
-        "(two layers: 1, 4) as its authors have it, and so does ours, the others from 2, 4, 6 (3, 6), counted from 1."
+        "(two layers: 1, 4) as its authors have it, the others from 2, 4, 6 (3, 6), counted from 1."
     )
     return Experiment("Recipes compared", about, COMPARED, size.compared_tasks, size.students, size.seeds)
 

@@ -27,6 +27,7 @@ COUNTED = {
 def report(study: Study, name: str, experiment: Experiment, command: str) -> Path:
     """Writes `<name>.json`, `.md` and `.png` from the records that are there."""
     records = {run: record for run in experiment.runs() if (record := study.record(run))}
+    rows = [row(recipe, layers, experiment, records) for layers in experiment.students for recipe in experiment.recipes]
     content = {
         "name": name,
         "title": experiment.title,
@@ -34,9 +35,7 @@ def report(study: Study, name: str, experiment: Experiment, command: str) -> Pat
         "command": command,
         "size": study.size.name,
         "tasks": {setting: task_summary(study, setting, records) for setting in experiment.settings},
-        "rows": [
-            row(recipe, layers, experiment, records) for layers in experiment.students for recipe in experiment.recipes
-        ],
+        "rows": [made for made in rows if made["tasks"]] or rows,
         "records": [len(records), len(experiment.runs())],
         "missing": [run.name for run in experiment.runs() if run not in records],
         "resumed": [run.name for run, record in records.items() if record["resumed"]],
@@ -209,7 +208,7 @@ def notes(content: dict) -> list[str]:
     ]
     if made < wanted:
         missing = ", ".join(content["missing"][:12]) + (" …" if len(content["missing"]) > 12 else "")
-        found.append(f"**{wanted - made} of {wanted} runs are missing**: {missing}.")
+        found.append(f"**{wanted - made} of {wanted} runs are missing** (rows without any are left out): {missing}.")
     found += measured_on(content)
     return [part for text in found for part in (text, "")][:-1]
 

@@ -96,6 +96,13 @@ def test_stages_take_what_was_made_before_them(tmp_path):
     assert (evaluate["model"], evaluate["teacher"]) == ("runs/finetune-2", "runs/finetune")
 
 
+def test_of_distillations_that_go_on_with_one_another_the_last_is_reported(tmp_path):
+    again = {"distill": {"student": None, "layers": 2}}
+    stages = [{"distill": {"layers": 3}}, {"distill": {}}, again, {"distill": {}}, {"prune": {}}, {"report": {}}]
+    *_, report = plan(tmp_path, stages, teacher="org/teacher")
+    assert report["models"] == ["org/teacher", "runs/distill-2", "runs/distill-4", "runs/prune"]
+
+
 def test_a_teacher_may_learn_another_task_first(tmp_path):
     stages = [
         {"finetune": {"task": "mnli"}},

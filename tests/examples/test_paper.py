@@ -81,13 +81,15 @@ def test_recipes_compared_are_those_of_the_papers():
 def test_the_ablation_takes_one_component_away_at_a_time():
     ours, found = recipes.OURS, recipes.ablations()
     for name in recipes.FEATURES | recipes.ANSWERS:
-        (stage,) = found[f"ours-without-{name}"].stages
-        left = {key: {k: v for k, v in ours[key].items() if k != name} for key in ("objectives", "final_objectives")}
-        assert stage == ours | left
-    assert found["ours-without-features"].stages == ({"objectives": recipes.ANSWERS, "temperature": 2.0},)
-    assert found["ours-without-fading"].stages[0]["objectives"] == recipes.FEATURES | recipes.ANSWERS
-    assert (found["ours-random-start"].start, found["ours-uniform-start"].start) == ("random", "uniform")
-    assert {recipe.start for name, recipe in found.items() if "without" in name} == {recipes.OUR_START}
+        left = [{k: v for k, v in stage["objectives"].items() if k != name} for stage in ours]
+        assert [stage["objectives"] for stage in found[f"ours-without-{name}"].stages] == left
+    assert found["ours-without-features"].stages == ours[1:]
+    assert [set(stage["objectives"]) for stage in found["ours-at-once"].stages] == [
+        {*recipes.FEATURES, *recipes.ANSWERS}
+    ]
+    assert [stage.get("temperature") for stage in found["ours-temperature-1"].stages] == [None, 1.0]
+    assert (found["ours-random-start"].start, found["ours-skip-start"].start) == ("random", "skip")
+    assert {recipe.start for name, recipe in found.items() if not name.endswith("start")} == {recipes.OUR_START}
 
 
 def test_the_most_informative_runs_come_first():
@@ -206,7 +208,7 @@ def test_a_record_of_other_settings_or_of_another_teacher_is_made_again(work, mo
     made, one = quick_study(work), study.Run("ours", "sst2", 1, 0)
     assert made.missing([one]) == []
     with monkeypatch.context() as changed:
-        changed.setattr(recipes, "OURS", {**recipes.OURS, "temperature": 3.0})
+        changed.setattr(recipes, "OURS", (recipes.FIRST, recipes.ANSWERED | {"temperature": 3.0}))
         assert made.missing([one]) == [one]
     with monkeypatch.context() as changed:
         changed.setattr(study, "teacher_revision", lambda folder: "another")

@@ -73,9 +73,9 @@ def test_a_recipe_in_its_quick_size(run, tmp_path, path):
     assert code == 0, err
 
     made = tmp_path / "runs"
-    layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill", "distill-2")]
+    layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
-    student = "prune" if (made / "prune").exists() else "distill-2"
+    student = "prune" if (made / "prune").exists() else "distill-4"
     card = (made / student / "README.md").read_text()
     assert "onnx" in card.lower()
     assert (made / "report" / "report.md").exists()

@@ -46,8 +46,9 @@ def run(
     pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
     out of the teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the
     teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in
-    floats. card is that student's, with what a report before it says. benchmark compares the teacher with all that was
-    made. What augment made is learned from by what follows. The teacher teaches pretrain, too (`teacher: null`: it does
+    floats. card is that student's, with what a report before it says. benchmark and report compare the teacher with all
+    that was made; of distillations that go on with one another, the last. What augment made is learned from by what
+    follows. The teacher teaches pretrain, too (`teacher: null`: it does
     not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
@@ -132,6 +133,8 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
+        if name == "distill":  # what it goes on with is no version of its own
+            versions = [version for version in versions if version != values.get("student")]
         versions += [made] if made and name not in ("pretrain", *_MAKE_NO_MODEL) else []
         if made and name == "finetune" and teacher in (None, worked_on):
             student = None if worked_on == student else student  # a base that became the teacher is no student
