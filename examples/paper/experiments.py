@@ -75,7 +75,7 @@ def tuning(size: Size) -> Experiment:
         "on which neither teacher nor student was trained."
     )
     tuned = tuple(f"{name}-lr{rate:g}" for name in (*COMPARED, *CANDIDATES) for rate in LEARNING_RATES)
-    return Experiment("Learning rates and variants", about, tuned, size.tuned_tasks, size.students[:1], size.seeds[:1])
+    return Experiment("Learning rates and variants", about, tuned, size.tuned_tasks, size.students, size.seeds[:1])
 
 
 EXPERIMENTS: dict[str, Callable[[Size], Experiment]] = {

@@ -40,6 +40,7 @@ class Recipe:
 # Variants of ours to choose from; `tuning` runs them all on held-out training data. A name must start with "ours-".
 FIRST, ANSWERED = OURS
 ATTENTION_FIRST = {"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention": 3.0}}
+BOTH_FIRST = {"objectives": FEATURES | {"attention": 3.0}}
 COSINE = {"objectives": {"logits": 0.625, "hard": 0.25, "cosine": 0.125}, "temperature": 2.0}
 FADING = {"objectives": FEATURES, "final_objectives": ANSWERS, "temperature": 2.0}
 CANDIDATES = {
@@ -48,7 +49,8 @@ CANDIDATES = {
     "ours-hidden": Recipe("hidden states beside the answers", (ANSWERED | {"objectives": ANSWERS | {"hidden": 1.0}},)),
     "ours-skip": Recipe("features first, every other layer", OURS, start="skip"),
     "ours-then-cosine": Recipe("features first, cosine beside the answers", (FIRST, COSINE)),
-    "ours-attention-first": Recipe("attention first", (ATTENTION_FIRST, ANSWERED)),
+    "ours-attention-first": Recipe("attention in place of relations", (ATTENTION_FIRST, ANSWERED)),
+    "ours-both-first": Recipe("attention beside relations", (BOTH_FIRST, ANSWERED)),
     "ours-fading": Recipe("features, fading into answers", (FADING,)),
     "ours-skip-fading": Recipe("features, fading into answers, every other layer", (FADING,), start="skip"),
 }

@@ -73,7 +73,8 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
 def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder, sst2_dir):
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     small = {"rounds": 1, "batch_sizes": "1", "lengths": "16"}
-    stages = [{"distill": {"layers": 2} | fast}, {"distill": fast}, {"report": small}, {"distill": fast}]
+    another = {"student": None, "layers": 1}
+    stages = [{"distill": {"layers": 2} | fast}, {"distill": another | fast}, {"report": small}, {"distill": fast}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
     recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(tmp_path / "all"))
     code, _, err = run("run", recipe)

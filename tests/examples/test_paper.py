@@ -16,7 +16,7 @@ import report
 import run
 import study
 from experiments import EXPERIMENTS
-from sizes import FULL, QUICK
+from sizes import FULL, QUICK, Setting
 from tests.conftest import read_json
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, InputError
 from tkd_hf.data.loading import load_splits
@@ -154,7 +154,7 @@ def test_every_experiment_writes_its_table(work, name, only):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_from_its_checkpoint(work, monkeypatch):
-    """The one run of `headline` that no other experiment makes, stopped in its last step."""
+    """The one run of `headline` that no other experiment makes, stopped in the last step of its first stage."""
     steps, train = [], DistillationTrainer.training_step
 
     def step(self, *args):
@@ -163,7 +163,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(work, monkeypatch):
         steps.append(self.state.global_step)
         return train(self, *args)
 
-    monkeypatch.setattr(run, "QUICK", replace(QUICK, save_steps=1))
+    settings = QUICK.settings | {"sst2-all": Setting("sst2", steps=4, tokens=6)}  # two in each stage
+    monkeypatch.setattr(run, "QUICK", replace(QUICK, save_steps=1, settings=settings))
     monkeypatch.setattr(DistillationTrainer, "training_step", step)
     arguments = ["headline", "--seeds", "0", "--tasks", "sst2-all"]
     with pytest.raises(KeyboardInterrupt):
@@ -173,7 +174,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(work, monkeypatch):
 
     steps.append("interrupted")
     assert command(work, *arguments) == 0
-    assert steps == [0, "interrupted", 1]
+    assert steps == [0, "interrupted", 1, 0, 1]
     record = read_json(path)
     assert record["resumed"] is True
     assert record["seconds"] is None

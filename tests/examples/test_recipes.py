@@ -22,12 +22,11 @@ QUICK = {
 def write_task(folder: Path, name: str) -> None:
     """A GLUE task in the layout of `--data-dir`."""
     task = get_task(name)
-    rows = dict.fromkeys(task.text_columns, TEXTS) | {"label": LABELS if task.num_labels > 1 else map(float, LABELS)}
+    labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
+    rows = Dataset.from_dict(dict.fromkeys(task.text_columns, TEXTS) | {"label": labels})
     (folder / name).mkdir(parents=True)
     for split in (task.train_split, task.eval_split):
-        Dataset.from_dict({key: list(values) for key, values in rows.items()}).to_parquet(
-            folder / name / f"{split}.parquet"
-        )
+        rows.to_parquet(folder / name / f"{split}.parquet")
 
 
 def write_dataset(folder: Path, data: dict) -> dict:
