@@ -47,7 +47,7 @@ def run(
     out of the teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the
     teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in
     floats. card is that student's, with what a report before it says. benchmark and report compare the teacher with all
-    that was made; of distillations that go on with one another, the last. What augment made is learned from by what
+    that was made, but for what a later distill went on with. What augment made is learned from by what
     follows. The teacher teaches pretrain, too (`teacher: null`: it does
     not). What a stage says itself wins.
 
