@@ -41,15 +41,14 @@ def run(
 
     A stage is a command with its options, and has a folder of its own: runs/sst2/distill, runs/sst2/distill-2.
 
-    Each goes on with what was made before it. Where there is no teacher, finetune makes it, and a second finetune after
-    it goes on with that teacher (on another task first, say). Otherwise the student that
-    pretrain, distill, prune or finetune made last is what the next distill starts from (`student: null` cuts a new one
-    out of the teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the
-    teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in
-    floats. card is that student's, with what a report before it says. benchmark and report compare the teacher with all
-    that was made, but for what a later distill went on with. What augment made is learned from by what
-    follows. The teacher teaches pretrain, too (`teacher: null`: it does
-    not). What a stage says itself wins.
+    Each goes on with what was made before it. Where there is no teacher, finetune makes it, and a second finetune
+    after it goes on with that teacher (on another task first, say). Otherwise the student that pretrain, distill,
+    prune or finetune made last is what the next distill starts from (`student: null` cuts a new one out of the
+    teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the teacher. What
+    quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in floats. card
+    is that student's, with what a report before it says. benchmark and report compare the teacher with all that was
+    made, but for what a later distill went on with. What augment made is learned from by what follows. The teacher
+    teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
