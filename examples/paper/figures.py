@@ -19,9 +19,8 @@ def dots(path: Path, content: dict) -> None:
     rows, tasks = content["rows"], content["tasks"]
     several = len({row["layers"] for row in rows}) > 1
     names = [f"{row['about']} · {row['layers']} layers" if several else row["about"] for row in rows]
-    figure, panels = plt.subplots(
-        1, len(tasks), figsize=(3.2 + 2.1 * len(tasks), 1.8 + 0.34 * len(rows)), sharey=True, squeeze=False
-    )
+    width = 0.3 + 0.075 * max(map(len, names)) + 2.3 * len(tasks)  # inches; a letter of the names, a panel
+    figure, panels = plt.subplots(1, len(tasks), figsize=(width, 1.8 + 0.34 * len(rows)), sharey=True, squeeze=False)
     for panel, (setting, task) in zip(panels[0], tasks.items(), strict=True):
         metric = task["metrics"][0]
         for place, row in enumerate(rows):
@@ -40,6 +39,7 @@ def dots(path: Path, content: dict) -> None:
         panel.set_xlabel(metric.replace("_", " "))
         panel.grid(axis="x", color="#dddddd", linewidth=0.6)
         panel.margins(x=0.15)
+        panel.locator_params(axis="x", nbins=4)
     panels[0][0].set_yticks(range(len(rows)), names)
     panels[0][0].set_ylim(len(rows) - 0.5, -0.5)
     save(figure, path, content["title"], DOTS)
