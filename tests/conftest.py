@@ -45,6 +45,12 @@ def own_caches(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path_factory.mktemp("home")))
 
 
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """No processor computes in bfloat16 unless a test says so: tolerances are those of float32 everywhere."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+
+
 def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:
     """A word-level tokenizer that writes `[CLS] a [SEP] b [SEP]`, as BERT's does."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
