@@ -129,6 +129,12 @@ def test_the_teacher_of_a_recipe_stays_the_teacher(tmp_path):
     assert evaluate["model"] == "runs/finetune"
 
 
+def test_the_teacher_that_a_recipe_names_stays_the_teacher_even_where_it_is_fine_tuned(tmp_path):
+    stages = [{"finetune": {"model": "org/teacher"}}, {"evaluate": {}}]
+    _, evaluate = plan(tmp_path, stages, teacher="org/teacher")
+    assert (evaluate["model"], evaluate["teacher"]) == ("runs/finetune", "org/teacher")
+
+
 def test_a_pretrained_base_is_what_distill_starts_from(tmp_path):
     """With a teacher it learns from it, too; without one, it becomes the teacher, unless the recipe names a model."""
     stages = [{"pretrain": {"dataset": "text"}}, {"distill": {}}]

@@ -132,12 +132,12 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
         stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
-        if name == "distill":  # what it goes on with is no version of its own
-            versions = [version for version in versions if version != values.get("student")]
+        makes_teacher = made and name == "finetune" and not recipe.teacher and teacher in (None, worked_on)
+        gone_on_with = teacher if makes_teacher else values.get("student") if name == "distill" else None
+        versions = [version for version in versions if version != gone_on_with]
         versions += [made] if made and name not in ("pretrain", *_MAKE_NO_MODEL) else []
-        if made and name == "finetune" and teacher in (None, worked_on):
+        if makes_teacher:
             student = None if worked_on == student else student  # a base that became the teacher is no student
-            versions = [version for version in versions if version != teacher]
             teacher = model = made
         elif name == "augment":
             unlabelled.append(made)
