@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 
@@ -102,14 +103,19 @@ def get_snippets(folder: Path):
 
 def rated_texts(kind: str) -> datasets.Dataset:
     """Texts of one kind in the collection, their mean ratings from -4 to 4 turned into negative and positive."""
-    with tarfile.open(download("vaderSentiment==3.3.2", "--no-binary")) as package:
-        inner = package.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz").read()
-    with tarfile.open(fileobj=io.BytesIO(inner)) as study:
+    with tarfile.open(fileobj=io.BytesIO(collection())) as study:
         lines = study.extractfile(f"hutto_ICWSM_2014/{kind}_GroundTruth.txt").read().decode().splitlines()
     ratings = {text: float(rating) for _, rating, text in (line.split("\t") for line in lines)}  # some come twice
     rated = {text: rating for text, rating in ratings.items() if rating != 0}
     labels = ["positive" if rating > 0 else "negative" for rating in rated.values()]
     return datasets.Dataset.from_dict({"text": list(rated), "label": labels})
+
+
+@cache
+def collection() -> bytes:
+    """The archive of all rated texts, fetched once."""
+    with tarfile.open(download("vaderSentiment==3.3.2", "--no-binary")) as package:
+        return package.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz").read()
 
 
 def download(requirement: str, kind: str) -> Path:
