@@ -34,6 +34,8 @@ TEXTS = [
     "fine",
 ]
 LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
+# the first lines of a program of which a test compares what it computes: what `float32` does here
+FLOAT32 = "import torch\ntorch.cpu.get_capabilities = dict\n"
 # training arguments of a command that is to be quick
 FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
 

@@ -7,8 +7,11 @@ import sys
 
 import yaml
 
+from ..conftest import FLOAT32
 
-KILLED = """
+
+KILLED = f"""
+{FLOAT32}
 import os, signal, sys
 from tkd_hf import DistillationTrainer
 from tkd_hf.cli import main

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tkd_hf.pruning import StructuredPruner
 
-from ..conftest import FAST, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
+from ..conftest import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
 from ..training import answers
 
 
@@ -67,7 +67,7 @@ def test_students_are_the_same(run, words, calm, tmp_path, one, other):
 @pytest.mark.slow
 def test_two_ranks_are_one(run, words, calm, tmp_path):
     assert run(*words, "--output-dir", tmp_path / "one", SIZE[0], 8)[0] == 0
-    (tmp_path / "command.py").write_text("from tkd_hf.cli import main\nmain()\n")
+    (tmp_path / "command.py").write_text(f"{FLOAT32}from tkd_hf.cli import main\nmain()\n")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     two = [*words, "--output-dir", tmp_path / "two", SIZE[0], 4]
     done = subprocess.run(
