@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
@@ -20,6 +21,7 @@ from transformers import (
 
 from tkd_hf.cli import main
 from tkd_hf.data.features import tokenize
+from tkd_hf.data.tasks import get_task
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
@@ -160,12 +162,19 @@ def teacher_folder(tmp_path, teacher, tokenizer):
 @pytest.fixture
 def sst2_dir(tmp_path):
     """A folder in the layout of `--data-dir`, with a tiny SST-2."""
-    folder = tmp_path / "data" / "sst2"
-    folder.mkdir(parents=True)
-    rows = {"sentence": TEXTS, "label": LABELS, "idx": list(range(len(TEXTS)))}
-    for split in ("train", "validation"):
-        datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
-    return folder.parent
+    write_task(tmp_path / "data", "sst2")
+    return tmp_path / "data"
+
+
+def write_task(folder: Path, name: str) -> None:
+    """A tiny GLUE task in the layout of `--data-dir`."""
+    task = get_task(name)
+    labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
+    texts = dict.fromkeys(task.text_columns, TEXTS)
+    rows = datasets.Dataset.from_dict(texts | {"label": labels, "idx": list(range(len(TEXTS)))})
+    (folder / name).mkdir(parents=True)
+    for split in (task.train_split, task.eval_split):
+        rows.to_parquet(folder / name / f"{split}.parquet")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset
 
-from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
-from tkd_hf.data.tasks import GLUE_TASKS, get_task
+from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
+from tkd_hf.data.tasks import GLUE_TASKS
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
@@ -17,16 +17,6 @@ QUICK = {
     "distill": TRAINING,
     "report": {"rounds": 1, "batch_sizes": "1", "lengths": "8"},
 }
-
-
-def write_task(folder: Path, name: str) -> None:
-    """A GLUE task in the layout of `--data-dir`."""
-    task = get_task(name)
-    labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
-    rows = Dataset.from_dict(dict.fromkeys(task.text_columns, TEXTS) | {"label": labels})
-    (folder / name).mkdir(parents=True)
-    for split in (task.train_split, task.eval_split):
-        rows.to_parquet(folder / name / f"{split}.parquet")
 
 
 def write_dataset(folder: Path, data: dict) -> dict:
