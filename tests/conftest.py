@@ -81,17 +81,14 @@ def build_teacher(
     """A BERT with weights large enough for its answers to differ."""
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
+    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(
         vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=32,
         max_position_embeddings=32,
         initializer_range=0.5,
         num_labels=len(labels) or 1,
         **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if labels else {}),
-        **fields,
+        **sizes | fields,
     )
     return kind(config).eval()
 
