@@ -43,6 +43,7 @@ ATTENTION_FIRST = {"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention":
 BOTH_FIRST = {"objectives": FEATURES | {"attention": 3.0}}
 COSINE = {"objectives": {"logits": 0.625, "hard": 0.25, "cosine": 0.125}, "temperature": 2.0}
 FADING = {"objectives": FEATURES, "final_objectives": ANSWERS, "temperature": 2.0}
+BOTH_FADING = BOTH_FIRST | {"final_objectives": ANSWERS, "temperature": 2.0}
 CANDIDATES = {
     "ours-logits-only": Recipe("logits alone", (ANSWERED,)),
     "ours-skip-logits-only": Recipe("logits alone, every other layer", (ANSWERED,), start="skip"),
@@ -51,6 +52,10 @@ CANDIDATES = {
     "ours-then-cosine": Recipe("features first, cosine beside the answers", (FIRST, COSINE)),
     "ours-attention-first": Recipe("attention in place of relations", (ATTENTION_FIRST, ANSWERED)),
     "ours-both-first": Recipe("attention beside relations", (BOTH_FIRST, ANSWERED)),
+    "ours-both-fading": Recipe("attention beside relations, fading into answers", (BOTH_FADING,)),
+    "ours-both-twice": Recipe(
+        "attention beside relations, alone and then fading into answers", (BOTH_FIRST, BOTH_FADING)
+    ),
     "ours-fading": Recipe("features, fading into answers", (FADING,)),
     "ours-skip-fading": Recipe("features, fading into answers, every other layer", (FADING,), start="skip"),
 }
