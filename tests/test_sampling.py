@@ -1,9 +1,9 @@
-"""Resuming a model whose file names LayerNorm as bert-base-uncased does."""
+"""What every training has: resuming under old names of LayerNorm, and the attention that is fastest to train."""
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from tests.conftest import build_teacher
 from tests.training import QUIET
@@ -35,3 +35,20 @@ def test_layer_norms_are_resumed_whatever_their_file_called_them(tmp_path, featu
         ends.append(dict(trainer.model.state_dict()))
     torch.testing.assert_close(*ends, rtol=0, atol=0)
     assert set(load_file(tmp_path / "resumed/checkpoint-4/model.safetensors")) == set(ends[0])
+
+
+@pytest.mark.parametrize(("bf16", "trained_with"), [(True, "eager"), (False, "sdpa")])
+def test_bfloat16_on_a_cpu_is_trained_without_fused_attention(build, bf16, trained_with):
+    trainer, seen = build(bf16=bf16, max_steps=1), []
+    trainer.add_callback(Seen(seen))
+    trainer.train()
+    assert seen == [trained_with]
+    assert trainer.model.config._attn_implementation == "sdpa"
+
+
+class Seen(TrainerCallback):
+    def __init__(self, seen: list):
+        self.seen = seen
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        self.seen.append(model.config._attn_implementation)
