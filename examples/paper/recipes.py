@@ -6,7 +6,7 @@ linear warm-up and decay, and the start from layers of the fine-tuned teacher (a
 sees the teacher's answers).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 # Ours: the default that is compared with the other recipes, and taken apart in the ablation. It learns what the teacher
@@ -30,11 +30,13 @@ class Recipe:
         about: one line for people.
         stages: arguments of each stage; a stage starts from the student of the one before.
         start: the teacher's layers that the student is built from, by the name of a layer map, or `"random"`.
+        dropout: of the student; by default the teacher's.
     """
 
     about: str
     stages: tuple[dict, ...]
     start: str = "uniform"
+    dropout: float | None = None
 
 
 # Variants of ours to choose from; `tuning` runs them all on held-out training data. A name must start with "ours-".
@@ -56,6 +58,8 @@ CANDIDATES = {
     "ours-both-twice": Recipe(
         "attention beside relations, alone and then fading into answers", (BOTH_FIRST, BOTH_FADING)
     ),
+    "ours-no-dropout": Recipe("without dropout", OURS, dropout=0.0),
+    "ours-both-no-dropout": Recipe("attention beside relations, without dropout", (BOTH_FIRST, ANSWERED), dropout=0.0),
     "ours-fading": Recipe("features, fading into answers", (FADING,)),
     "ours-skip-fading": Recipe("features, fading into answers, every other layer", (FADING,), start="skip"),
 }
@@ -146,4 +150,4 @@ def softness() -> dict[str, Recipe]:
 def tune(recipe: Recipe, learning_rate: float) -> Recipe:
     """The recipe at another learning rate."""
     stages = tuple(stage | {"learning_rate": learning_rate} for stage in recipe.stages)
-    return Recipe(f"{recipe.about}, learning rate {learning_rate:g}", stages, recipe.start)
+    return replace(recipe, about=f"{recipe.about}, learning rate {learning_rate:g}", stages=stages)

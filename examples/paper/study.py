@@ -31,7 +31,7 @@ from tkd_hf.stages.evaluate import Evaluation, evaluate
 from tkd_hf.stages.finetune import finetune
 from tkd_hf.stages.label import label
 from tkd_hf.stages.run_folder import StageRecord
-from tkd_hf.stages.student import StudentArguments
+from tkd_hf.stages.student import StudentArguments, dropouts
 
 
 LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-4, 1e-4
@@ -106,6 +106,7 @@ class Study:
             "seed": run.seed,
             "start": recipe.start,
             "stages": [self._stage(recipe, setting, stage) for stage in recipe.stages],
+            **({} if recipe.dropout is None else {"dropout": recipe.dropout}),
         }
         return json.loads(json.dumps(content))
 
@@ -276,12 +277,14 @@ class Study:
     def _start(self, run: Run, recipe: Recipe, teacher: str, folder: Path) -> StudentArguments:
         if recipe.start != "random":
             depth = AutoConfig.from_pretrained(teacher).num_hidden_layers
-            return StudentArguments(layers=tuple(layer_map(recipe.start, run.layers, depth)))
+            return StudentArguments(tuple(layer_map(recipe.start, run.layers, depth)), dropout=recipe.dropout)
         path = folder / "random"
         if not path.exists():
             set_seed(run.seed)
             shape = student_from_teacher(
-                AutoModelForSequenceClassification.from_pretrained(teacher), num_hidden_layers=run.layers
+                AutoModelForSequenceClassification.from_pretrained(teacher),
+                num_hidden_layers=run.layers,
+                **dropouts(recipe.dropout),
             )
             type(shape)(shape.config).save_pretrained(path)
             AutoTokenizer.from_pretrained(teacher).save_pretrained(path)

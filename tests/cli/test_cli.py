@@ -61,8 +61,11 @@ def test_regression_and_pairs(run, tmp_path, tokenizer):
         Dataset.from_dict(rows).to_parquet(tmp_path / "stsb" / f"{split}.parquet")
     data = ["--task", "stsb", "--data-dir", tmp_path]
     out_dir = tmp_path / "student"
-    words = ["--layers", "1,3", "--output-dir", out_dir, "--live", "--heads", 1, "--intermediate-size", 8]
-    assert run("distill", tmp_path / "teacher", *data, *words, *FAST.split())[0] == 0
+    shape = ["--layers", "1,3", "--heads", 1, "--intermediate-size", 8, "--dropout", 0]
+    assert run("distill", tmp_path / "teacher", *data, *shape, "--output-dir", out_dir, "--live", *FAST.split())[0] == 0
+    config = read_json(out_dir / "config.json")
+    assert [config[f"{part}_dropout_prob"] for part in ("hidden", "attention_probs")] == [0, 0]
+    assert config["classifier_dropout"] == 0
     assert {"pearson", "spearman"} <= set(read_json(out_dir / "tkd_run.json")["metrics"])
     code, out, _ = run("evaluate", out_dir, "--teacher", tmp_path / "teacher", *data)
     assert code == 0
@@ -192,7 +195,11 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers x", "--layers 'x' is neither"),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers 2 --student {teacher}",
-            "has a shape already, but {'layers': 2} are to be cut out",
+            "is made already, but {'layers': 2} are of one that is cut out",
+        ),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --dropout 1",
+            "dropout=1.0 is no probability below 1",
         ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --temperature 0",

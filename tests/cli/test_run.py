@@ -216,7 +216,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
         ({"distill": {"student": None, "learning_rat": 1}}, "stage 3 of 3, distill: unknown option '--learning_rat'"),
         (
             {"distill": {"layers": 1}},
-            "distill' has a shape already, but {'layers': 1} are to be cut out of the teacher",
+            "distill' is made already, but {'layers': 1} are of one that is cut out of the teacher",
         ),
         ({"distill": {"teacher": "no/such"}}, "'no/such' is neither a folder with a loadable tokenizer"),
         ({"distill": {"teacher": None}}, "stage 3 of 3, distill: lacks teacher; name it in the stage, or at the top"),

@@ -142,7 +142,7 @@ def test_comparison_fills_what_is_missing_and_says_what_is(work, monkeypatch):
         ("baseline", ["plain"]),
         ("temperature", ["t5-w0.9", "t2-w1"]),
         ("ablation", ["ours-without-hard", "ours-random-start"]),
-        ("tuning", ["ours-lr0.0001"]),
+        ("tuning", ["ours-lr0.0001", "ours-no-dropout-lr0.0001"]),
     ],
 )
 def test_every_experiment_writes_its_table(work, name, only):

@@ -23,22 +23,26 @@ class StudentArguments:
         intermediate_size: width of the feed-forward layers; by default the teacher's.
         student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
             pre-trained encoder, which gets one.
+        dropout: of a student that is cut out of the teacher, everywhere in it; by default what the teacher's
+            configuration says, which is what it was trained with.
 
     Raises:
-        InputError: for a shape and a student.
+        InputError: for a shape or dropout beside a student, or a dropout that is no probability.
     """
 
     layers: int | tuple[int, ...] | None = None
     heads: int | None = None
     intermediate_size: int | None = None
     student: str | None = None
+    dropout: float | None = None
 
     def __post_init__(self):
-        shape = {"layers": self.layers, "heads": self.heads, "intermediate_size": self.intermediate_size}
-        given = {name: value for name, value in shape.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if name != "student" and value is not None}
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout} is no probability below 1; 0 turns it off")
         if self.student and given:
             raise InputError(
-                f"the student {self.student!r} has a shape already, but {given} are to be cut out of the teacher; "
+                f"the student {self.student!r} is made already, but {given} are of one that is cut out of the teacher; "
                 "give only one of the two"
             )
 
@@ -66,7 +70,13 @@ def make_student(
         return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
     model = load_classifier(teacher, task.problem_type)
     shape = cut_shape(student.layers, student.heads, student.intermediate_size)
-    return student_from_teacher(model, label_names=list(names) or None, **shape)
+    return student_from_teacher(model, label_names=list(names) or None, **shape, **dropouts(student.dropout))
+
+
+def dropouts(dropout: float | None) -> dict[str, float]:
+    """The fields of `TKDConfig` that turn it on everywhere; none by default."""
+    fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return {} if dropout is None else dict.fromkeys(fields, dropout)
 
 
 def cut_shape(layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None) -> dict[str, Any]:
