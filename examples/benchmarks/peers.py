@@ -90,6 +90,7 @@ def modelopt(setup: Setup) -> PreTrainedModel:
     )
     setup.clock.watch(wrapped, teacher)
     trainer.train()
+    wrapped.__dict__.pop("forward", None)  # accelerate's autocast around the wrapped model's, which export leaves there
     return distill.export(wrapped)
 
 
