@@ -90,6 +90,8 @@ def test_the_ablation_takes_one_component_away_at_a_time():
     assert [stage.get("temperature") for stage in found["ours-temperature-1"].stages] == [None, 1.0]
     assert (found["ours-random-start"].start, found["ours-skip-start"].start) == ("random", "skip")
     assert {recipe.start for name, recipe in found.items() if not name.endswith("start")} == {recipes.OUR_START}
+    assert {recipe.dropout for name, recipe in found.items() if name != "ours-dropout"} == {recipes.OUR_DROPOUT}
+    assert (found["ours-dropout"].stages, found["ours-dropout"].dropout) == (ours, None)
 
 
 def test_the_most_informative_runs_come_first():
@@ -142,7 +144,7 @@ def test_comparison_fills_what_is_missing_and_says_what_is(work, monkeypatch):
         ("baseline", ["plain"]),
         ("temperature", ["t5-w0.9", "t2-w1"]),
         ("ablation", ["ours-without-hard", "ours-random-start"]),
-        ("tuning", ["ours-lr0.0001", "ours-no-dropout-lr0.0001"]),
+        ("tuning", ["ours-lr0.0001", "ours-dropout-lr0.0001"]),
     ],
 )
 def test_every_experiment_writes_its_table(work, name, only):
