@@ -37,7 +37,9 @@ def table(content: dict) -> str:
     jobs.append(
         ("train a student of 3 layers once over them", useful_flops(STUDENT, [TOKENS], passes=3), rates["ours"])
     )
-    lines = [f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(f'{n} devices' for n in DEVICES)} |"]
+    lines = [
+        f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(f'{n} device{"s"[: n > 1]}' for n in DEVICES)} |"
+    ]
     lines.append(f"| --- |{' --- |' * len(DEVICES)}")
     for name, flops, rate in jobs:
         days = flops * SENTENCES / rate / 86400

@@ -119,6 +119,7 @@ def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> N
     content = {
         "command": "python examples/benchmarks/training.py --teacher TEACHER --data-dir DATA"
         + (" --quick" if options.quick else f" --steps {options.steps} --rounds {options.rounds}")
+        + ("" if options.quick else f" --precisions {shlex.join(options.precisions)}")
         + (f" --contenders {shlex.join(options.contenders)}" if some else ""),
         "steps": options.steps,
         "batch_size": options.batch_size,

@@ -8,6 +8,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from torch.utils.flop_counter import FlopCounterMode
 
+import operations
 import scale
 import table
 import training
@@ -85,6 +86,20 @@ def test_peers_train_where_they_are_installed(peer, teacher_folder, sst2_dir, tm
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", peer]
     assert training.main(words) == 0
     assert read_json(tmp_path / "training.json")["rows"][0]["examples"] > 0
+
+
+@pytest.mark.slow
+def test_operations_add_up(teacher_folder, sst2_dir, tmp_path):
+    words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
+    assert operations.main([*words, "--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path)]) == 0
+    rows = [line.split("|") for line in (tmp_path / "operations.md").read_text().splitlines() if "%" in line]
+    shares = {row[1].strip(): int(row[2].strip(" %")) for row in rows}
+    assert set(shares) == {*operations.PARTS, "all else"}
+    assert sum(shares.values()) == pytest.approx(100, abs=5)  # each is rounded
+    names = ("aten::addmm", "aten::bernoulli_", "aten::_fused_adamw_", "aten::_softmax_backward_data", "aten::mul")
+    layers, dropout, optimizer, softmax, rest = map(operations.part_of, names)
+    assert (layers, rest) == ("matrix products of layers", "all else")
+    assert ("dropout" in dropout, "optimizer" in optimizer, "softmax" in softmax) == (True, True, True)
 
 
 def test_costs_fall_with_devices_and_say_what_was_measured():
