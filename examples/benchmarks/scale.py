@@ -37,9 +37,8 @@ def table(content: dict) -> str:
     jobs.append(
         ("train a student of 3 layers once over them", useful_flops(STUDENT, [TOKENS], passes=3), rates["ours"])
     )
-    lines = [
-        f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(f'{n} device{"s"[: n > 1]}' for n in DEVICES)} |"
-    ]
+    devices = [f"{count} device{'s' if count > 1 else ''}" for count in DEVICES]
+    lines = [f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(devices)} |"]
     lines.append(f"| --- |{' --- |' * len(DEVICES)}")
     for name, flops, rate in jobs:
         days = flops * SENTENCES / rate / 86400
