@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from clock import Clock
 from contenders import Setup, ours
+from table import as_table, machine
 from tkd_hf.hardware import describe_hardware, describe_software
 from training import parse, prepare
 
@@ -37,26 +38,13 @@ def main(words: list[str] | None = None) -> int:
         sys.exit("operations are timed and named as a CPU runs them; hide the GPU: CUDA_VISIBLE_DEVICES= python …")
     work = prepare(options)
     found = {precision: shares(options, work, precision == "bf16") for precision in options.precisions}
-    hardware, software = describe_hardware(), describe_software()
-    text = "\n".join(
-        [
-            "# Where a step of ours spends its time",
-            "",
-            f"`python examples/benchmarks/operations.py --teacher TEACHER --data-dir DATA --steps {options.steps}`",
-            "",
-            f"| of the time of {options.steps} steps of {options.batch_size} | {' | '.join(found)} |",
-            f"| --- |{' ---: |' * len(found)}",
-            *(
-                f"| {part} | {' | '.join(f'{one[part]:.0%}' for one in found.values())} |"
-                for part in (*PARTS, "all else")
-            ),
-            "",
-            f"{hardware['accelerator'] or hardware['cpu']}, {hardware['threads']} threads, torch {software['torch']}.",
-            "",
-        ]
-    )
+    head = [f"of the time of {options.steps} steps of {options.batch_size}", *found]
+    rows = [[part, *(f"{one[part]:.0%}" for one in found.values())] for part in (*PARTS, "all else")]
+    command = f"`python examples/benchmarks/operations.py --teacher TEACHER --data-dir DATA --steps {options.steps}`"
+    lines = ["# Where a step of ours spends its time", "", command, "", *as_table(head, rows)]
+    lines += ["", machine(describe_hardware(), describe_software()), ""]
     options.results_dir.mkdir(parents=True, exist_ok=True)
-    (options.results_dir / "operations.md").write_text(text, encoding="utf-8")
+    (options.results_dir / "operations.md").write_text("\n".join(lines), encoding="utf-8")
     return 0
 
 

@@ -66,7 +66,7 @@ def markdown(content: dict) -> str:
         lines.append(f"Not installed, and passed over: {', '.join(content['absent'])}.")
     trained = [row for row in rows if row["phases"]]
     head = ["", "", "examples/s", "×", "peak MB", "utilisation", "accuracy", *PHASES]
-    lines += ["", *_table(head, [_cells(row) for row in trained])]
+    lines += ["", *as_table(head, [_cells(row) for row in trained])]
     labelled = [row for row in rows if not row["phases"]]
     if labelled:
         cells = [
@@ -74,9 +74,8 @@ def markdown(content: dict) -> str:
             for row in labelled
         ]
         lines += ["", "Labelling, once for all trainings:", ""]
-        lines += _table(["", "", "examples/s", "utilisation"], cells)
-    hardware, software = content["hardware"], content["software"]
-    lines += ["", f"{hardware['accelerator'] or hardware['cpu']}, {hardware['threads']} threads, {software['torch']}."]
+        lines += as_table(["", "", "examples/s", "utilisation"], cells)
+    lines += ["", machine(content["hardware"], content["software"])]
     return "\n".join([*lines, ""])
 
 
@@ -93,5 +92,10 @@ def _cells(row: dict) -> list[str]:
     ]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def machine(hardware: dict, software: dict) -> str:
+    """What it was measured on, in a line."""
+    return f"{hardware['accelerator'] or hardware['cpu']}, {hardware['threads']} threads, {software['torch']}."
+
+
+def as_table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

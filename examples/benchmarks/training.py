@@ -116,10 +116,10 @@ def run(spec: Spec, folder: Path) -> dict:
 
 def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> None:
     some = options.contenders != [*TRAINERS, *LABELLERS]
+    size = f" --steps {options.steps} --rounds {options.rounds} --precisions {shlex.join(options.precisions)}"
     content = {
         "command": "python examples/benchmarks/training.py --teacher TEACHER --data-dir DATA"
-        + (" --quick" if options.quick else f" --steps {options.steps} --rounds {options.rounds}")
-        + ("" if options.quick else f" --precisions {shlex.join(options.precisions)}")
+        + (" --quick" if options.quick else size)
         + (f" --contenders {shlex.join(options.contenders)}" if some else ""),
         "steps": options.steps,
         "batch_size": options.batch_size,

@@ -35,8 +35,8 @@ def mixed_precision(device: torch.device, bf16: bool | None = None):
 def unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
     """Trains a model whose attention is fused (sdpa) with separate matrix products where those are faster.
 
-    On a CPU, the backward pass of the fused kernel in bfloat16 (torch 2.13) takes 25 times as long at 16 tokens and 9
-    times at 128; at 512 the two are level. In float32, and without gradients, it is as fast or faster.
+    On a CPU, training through the fused kernel in bfloat16 (torch 2.13) takes several times as long, the more so the
+    shorter the texts (`examples/benchmarks/attention.py`). In float32, and without gradients, it does not.
     """
     slow = bf16 and device.type == "cpu" and model.config._attn_implementation == "sdpa"
     if slow:

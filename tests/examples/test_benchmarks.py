@@ -8,6 +8,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from torch.utils.flop_counter import FlopCounterMode
 
+import attention
 import operations
 import scale
 import table
@@ -100,6 +101,15 @@ def test_operations_add_up(teacher_folder, sst2_dir, tmp_path):
     layers, dropout, optimizer, softmax, rest = map(operations.part_of, names)
     assert (layers, rest) == ("matrix products of layers", "all else")
     assert ("dropout" in dropout, "optimizer" in optimizer, "softmax" in softmax) == (True, True, True)
+
+
+def test_attention_is_the_same_fused_or_not_and_both_are_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # for the tests after this one
+    states = torch.randn(3, 2, attention.HEADS, 4, attention.HEAD_DIM)
+    torch.testing.assert_close(attention.eager(*states), attention.scaled_dot_product_attention(*states))
+    attention.main(tmp_path, lengths=(512,), rounds=1)
+    rows = [line for line in (tmp_path / "attention.md").read_text().splitlines() if line.startswith("| 512 ")]
+    assert [row.split(" | ")[1] for row in rows] == ["fp32", "bf16"]
 
 
 def test_costs_fall_with_devices_and_say_what_was_measured():
