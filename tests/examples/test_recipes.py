@@ -1,7 +1,9 @@
-"""The recipes of the family in their quick size: the same stages, of a step each, on data made here."""
+"""The family: its recipes in their quick size, the same stages, of a step each, on data made here; and its cards."""
 
+import re
 from pathlib import Path
 
+import family
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset
@@ -10,7 +12,9 @@ from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_j
 from tkd_hf.data.tasks import GLUE_TASKS
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
+CARDS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/card.json"))
 TRAINING = {"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none"}
 QUICK = {
     "finetune": TRAINING,
@@ -39,7 +43,7 @@ def quick(path: Path, folder: Path) -> dict:
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
     stages = [{name: options | QUICK.get(name, {})} for name, options in stages]
-    return recipe | {"model": str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs")}
+    return recipe | {"model": str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
 
 def test_there_is_a_recipe_for_each_of_the_family():
@@ -61,10 +65,43 @@ def test_a_recipe_in_its_quick_size(run, tmp_path, path):
     code, _, err = run("run", tmp_path / "recipe.yaml", "--data-dir", tmp_path / "data")
     assert code == 0, err
 
-    made = tmp_path / "runs"
+    made = tmp_path / "runs" / path.stem
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
     student = "prune" if (made / "prune").exists() else "distill-4"
     card = (made / student / "README.md").read_text()
     assert "onnx" in card.lower()
     assert (made / "report" / "report.md").exists()
+    collected(made, tmp_path)
+
+
+def collected(made: Path, folder: Path) -> None:
+    """What the recipe made is in the family's table, and its cards are made of nothing but their record."""
+    cards, results = folder / "cards", folder / "results"
+    family.main(["--runs-dir", str(made.parent), "--cards-dir", str(cards), "--results-dir", str(results)])
+    assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8"}
+    for card in cards.iterdir():
+        same_from_its_record(card)
+        assert str(folder) not in (card / "card.json").read_text()
+    (task,) = read_json(results / "family.json")["tasks"].values()
+    assert [stage for stage in family.SIZES if (made / stage).exists()] == list(task["students"])
+    assert task["students"]["quantize"]["smaller"] > 1
+    assert "3 layers" in (results / "family.md").read_text()
+
+
+def same_from_its_record(card: Path) -> None:
+    page = (card / "README.md").read_text(encoding="utf-8")
+    assert family.page_of(family.read_card(card)) == page
+    for picture in re.findall(r"\]\((pictures/[^)]+)\)", page):
+        assert (card / picture).exists()
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_a_card_of_the_family_follows_from_its_record(card):
+    same_from_its_record(card)
+
+
+def test_a_spread_is_of_seeds():
+    assert family.spread([0.5]) == {"mean": 0.5, "sd": None, "values": [0.5]}
+    assert family.spread([1.0, 3.0])["sd"] == pytest.approx(2**0.5)
+    assert family.written({"mean": 0.5, "sd": 0.25}, ".2%") == "50.00% ± 25.00%"

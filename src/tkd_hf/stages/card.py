@@ -66,7 +66,7 @@ def card(
     if report is not None:
         _take_over(Path(report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    content = _card(folder, record, repo_id, base_model).render(
+    content = card_of(folder, record, repo_id, base_model).render(
         existing,
         tags=as_tuple(tags or ()),
         license=license,
@@ -131,8 +131,11 @@ def _revision(model: PreTrainedModel) -> str:
     return f"commit-{commit}" if commit and not Path(model.config.name_or_path).exists() else teacher_revision(model)
 
 
-def _card(folder: Path, record: StageRecord | None, repo_id: str | None, base_model: str | None) -> Card:
-    """What the folder holds, without places on the machine."""
+def card_of(
+    folder: Path, record: StageRecord | None = None, repo_id: str | None = None, base_model: str | None = None
+) -> Card:
+    """What the folder of a run holds, without places on the machine; the arguments are those of `card`."""
+    record = record or read_record(folder)
     name = folder.resolve().name
     adapter = folder / "adapter_config.json"
     found = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
