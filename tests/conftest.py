@@ -22,6 +22,7 @@ from transformers import (
 from tkd_hf.cli import main
 from tkd_hf.data.features import tokenize
 from tkd_hf.data.tasks import get_task
+from tkd_hf.evaluation.memory import Footprint
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
@@ -53,6 +54,12 @@ def own_caches(tmp_path_factory, monkeypatch):
 def float32(monkeypatch):
     """No processor computes in bfloat16 unless a test says so: tolerances are those of float32 everywhere."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_memory.py` does."""
+    monkeypatch.setattr("tkd_hf.stages.benchmark.footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:

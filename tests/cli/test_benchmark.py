@@ -3,17 +3,10 @@
 import pytest
 import yaml
 
-from tkd_hf.evaluation.memory import Footprint
-
 from ..conftest import read_json
 
 
 SMALL = ["--batch-sizes", "1,2", "--lengths", "4", "--rounds", 2]
-
-
-@pytest.fixture
-def no_processes(monkeypatch):
-    monkeypatch.setattr("tkd_hf.stages.benchmark.footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 @pytest.mark.slow

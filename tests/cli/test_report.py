@@ -22,7 +22,7 @@ def runs(run, tmp_path, teacher_folder, sst2_dir):
     return [tmp_path / "runs" / name for name in ("notes", "one", "two")]
 
 
-def test_teacher_and_task_are_those_of_the_runs(run, runs, tmp_path, sst2_dir):
+def test_teacher_and_task_are_those_of_the_runs(run, runs, no_processes, tmp_path, sst2_dir):
     words = ["--data-dir", sst2_dir, "--output-dir", tmp_path / "r", *SMALL, "--json", tmp_path / "r.json"]
     code, out, err = run("report", *runs, *words)
     assert code == 0, err
@@ -49,7 +49,7 @@ def test_teacher_and_task_are_those_of_the_runs(run, runs, tmp_path, sst2_dir):
     assert "speed-up" in out
 
 
-def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
+def test_of_scores(run, no_processes, tmp_path, tokenizer, sst2_dir):
     """Without classes there is no calibration, and nothing to say of recall."""
     for name, seed in (("teacher", 0), ("student", 3)):
         build_teacher((), seed, problem_type="regression").save_pretrained(tmp_path / name)
@@ -70,7 +70,7 @@ def test_of_scores(run, tmp_path, tokenizer, sst2_dir):
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["pictures", "report.json", "report.md"]
 
 
-def test_as_a_stage_it_compares_all_that_was_made(run, tmp_path, teacher_folder, sst2_dir):
+def test_as_a_stage_it_compares_all_that_was_made(run, no_processes, tmp_path, teacher_folder, sst2_dir):
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     small = {"rounds": 1, "batch_sizes": "1", "lengths": "16"}
     another = {"student": None, "layers": 1}

@@ -58,7 +58,7 @@ def test_there_is_a_recipe_for_each_of_the_family():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_in_its_quick_size(run, tmp_path, path):
+def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     pytest.importorskip("onnxruntime", reason="the recipes export to ONNX")
     recipe = quick(path, tmp_path)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
