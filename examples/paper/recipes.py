@@ -45,6 +45,13 @@ ATTENTION_FIRST = {"objectives": {"embeddings": 1.0, "hidden": 3.0, "attention":
 BOTH_FIRST = {"objectives": FEATURES | {"attention": 3.0}}
 COSINE = {"objectives": {"logits": 0.625, "hard": 0.25, "cosine": 0.125}, "temperature": 2.0}
 FADING = {"objectives": FEATURES, "final_objectives": ANSWERS, "temperature": 2.0}
+
+
+def like_ours(about: str, stages: tuple[dict, ...], start: str = OUR_START) -> Recipe:
+    """A recipe with our start and without dropout."""
+    return Recipe(about, stages, start, OUR_DROPOUT)
+
+
 # asked before ours was without dropout, which they have as the teacher has it
 WITH_DROPOUT = {
     "ours-logits-only": Recipe("logits alone", (ANSWERED,)),
@@ -59,7 +66,7 @@ WITH_DROPOUT = {
     "ours-dropout": Recipe("features first", OURS, OUR_START),
 }
 CANDIDATES = {
-    "ours-both-no-dropout": Recipe("attention beside relations", (BOTH_FIRST, ANSWERED), OUR_START, OUR_DROPOUT),
+    "ours-both-no-dropout": like_ours("attention beside relations", (BOTH_FIRST, ANSWERED)),
     **{name: replace(recipe, about=f"{recipe.about}, with dropout") for name, recipe in WITH_DROPOUT.items()},
 }
 
@@ -70,7 +77,7 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "plain": Recipe("labels alone, no distillation", ({"objectives": {"hard": 1.0}},)),
         "distilbert": distilbert(),
         "tinybert": tinybert(layers),
-        "ours": Recipe("ours", OURS, OUR_START, OUR_DROPOUT),
+        "ours": like_ours("ours", OURS),
     }
     tuned = {
         f"{name}-lr{rate:g}": tune(recipe, rate)
@@ -111,16 +118,14 @@ def ablations() -> dict[str, Recipe]:
     titles = {"logits": "soft labels", "hard": "labels", "features": "features"}
     groups = {name: (name,) for name in FEATURES | ANSWERS} | {"features": tuple(FEATURES)}
     found = {
-        f"ours-without-{name}": Recipe(f"without {titles.get(name, name)}", _less(group), OUR_START, OUR_DROPOUT)
+        f"ours-without-{name}": like_ours(f"without {titles.get(name, name)}", _less(group))
         for name, group in groups.items()
     }
     at_once = ANSWERED | {"objectives": FEATURES | ANSWERS}
-    found["ours-at-once"] = Recipe("without stages: all at once", (at_once,), OUR_START, OUR_DROPOUT)
-    found["ours-temperature-1"] = Recipe(
-        "without temperature (T = 1)", (FIRST, ANSWERED | {"temperature": 1.0}), OUR_START, OUR_DROPOUT
-    )
-    found["ours-skip-start"] = Recipe("from every other layer, the first among them", OURS, "skip", OUR_DROPOUT)
-    found["ours-random-start"] = Recipe("without the teacher's layers (random start)", OURS, "random", OUR_DROPOUT)
+    found["ours-at-once"] = like_ours("without stages: all at once", (at_once,))
+    found["ours-temperature-1"] = like_ours("without temperature (T = 1)", (FIRST, ANSWERED | {"temperature": 1.0}))
+    found["ours-skip-start"] = like_ours("from every other layer, the first among them", OURS, "skip")
+    found["ours-random-start"] = like_ours("without the teacher's layers (random start)", OURS, "random")
     found["ours-dropout"] = CANDIDATES["ours-dropout"]
     return found
 
