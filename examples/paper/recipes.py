@@ -78,6 +78,7 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "distilbert": distilbert(),
         "tinybert": tinybert(layers),
         "ours": like_ours("ours", OURS),
+        "tinybert-no-dropout": replace(tinybert(layers), about="TinyBERT, without dropout", dropout=OUR_DROPOUT),
     }
     tuned = {
         f"{name}-lr{rate:g}": tune(recipe, rate)
