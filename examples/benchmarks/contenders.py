@@ -22,6 +22,7 @@ from transformers import (
 
 from clock import Clock
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, SoftLabels
+from tkd_hf.stages.student import dropouts
 
 
 TEMPERATURE, SOFT, LEARNING_RATE, WARMUP = 2.0, 0.9, 1e-4, 0.1
@@ -53,8 +54,8 @@ class Setup:
     def device(self) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def load(self, model: str) -> PreTrainedModel:
-        return AutoModelForSequenceClassification.from_pretrained(model).to(self.device)
+    def load(self, model: str, **config: float) -> PreTrainedModel:
+        return AutoModelForSequenceClassification.from_pretrained(model, **config).to(self.device)
 
     @property
     def collate(self) -> DataCollatorWithPadding:
@@ -78,9 +79,10 @@ class Setup:
         }
 
 
-def ours(setup: Setup, live: bool = False, **arguments) -> PreTrainedModel:
+def ours(setup: Setup, live: bool = False, dropout: float | None = None, **arguments) -> PreTrainedModel:
     """Defaults of tkd-hf: soft labels from the cache, batches of similar length."""
-    student, teacher = setup.load(setup.work / "student"), setup.load(setup.teacher) if live else None
+    student = setup.load(setup.work / "student", **dropouts(dropout))
+    teacher = setup.load(setup.teacher) if live else None
     rows = setup.rows if live else SoftLabels.load(setup.work / "labels.safetensors").attach(setup.rows)
     trainer = DistillationTrainer(
         student,
@@ -97,6 +99,11 @@ def ours(setup: Setup, live: bool = False, **arguments) -> PreTrainedModel:
 def ours_live(setup: Setup) -> PreTrainedModel:
     """The teacher runs on each batch."""
     return ours(setup, live=True)
+
+
+def ours_without_dropout(setup: Setup) -> PreTrainedModel:
+    """As the recipes of the family have it: no random numbers are drawn."""
+    return ours(setup, dropout=0.0)
 
 
 def ours_random(setup: Setup) -> PreTrainedModel:
@@ -155,6 +162,7 @@ def plain(setup: Setup) -> PreTrainedModel:
 
 OURS: dict[str, Callable[[Setup], PreTrainedModel]] = {
     "ours": ours,
+    "ours, without dropout": ours_without_dropout,
     "ours, random batches": ours_random,
     "ours, live teacher": ours_live,
     "ours, live teacher, random batches": ours_random_live,

@@ -61,14 +61,18 @@ def test_ratios_are_within_rounds():
 @pytest.mark.slow
 def test_it_trains_resumes_and_names_who_is_not_there(teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "find_spec", lambda name: None)
-    contenders = ["ours", "plain Trainer", "TextBrewer", "labelling, ours"]
+    contenders = ["ours, without dropout", "plain Trainer", "TextBrewer", "labelling, ours"]
     words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", *contenders]
     assert training.main(words) == 0
     assert "TextBrewer is not installed and is passed over" in capsys.readouterr().err
     content, text = read_json(tmp_path / "training.json"), (tmp_path / "training.md").read_text()
     assert content["absent"] == ["TextBrewer"]
-    assert [row["contender"] for row in content["rows"]] == ["ours", "plain Trainer", "labelling, ours"]
+    assert [row["contender"] for row in content["rows"]] == [
+        "ours, without dropout",
+        "plain Trainer",
+        "labelling, ours",
+    ]
     for row in content["rows"][:2]:
         assert sum(row["phases"].values()) == pytest.approx(1)
         assert 0 < row["utilisation"] < 1
