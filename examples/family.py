@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
 
     tasks = {}
-    for recipe in sorted(path.stem for path in RECIPES.glob("*.yaml")):
+    for recipe in sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml")):
         seeds = [folder for folder in seeds_of(options.runs_dir, recipe) if (folder / "report" / REPORT_JSON).exists()]
         if seeds:
             publish(seeds[0], recipe, options.cards_dir)

@@ -82,7 +82,9 @@ def test_uniform_layers_ascend_and_end_in_the_last():
         (None, [1, 6], r"layers=\[1, 6\] for a teacher of 6 layers; name some from 0 to 5"),
         (None, [-1], "name some from 0 to 5"),
         (None, [], "name some from 0 to 5"),
-        (None, [3, 1, 3], r"must ascend without repeating; did you mean \[1, 3\]"),
+        (None, [3, 1, 3], r"layers=\[3, 1, 3\] must ascend, .* the teacher's 6 layers; did you mean \[1, 3\]"),
+        (None, [1, 1, 3], r"layers=\[1, 1, 3\] must ascend, and repeat only in a student deeper than"),
+        (None, [0, 1, 2, 3, 4, 5, 5, 4], "must ascend"),
     ],
 )
 def test_layers_that_cannot_be(number, layers, message):
@@ -94,7 +96,13 @@ def test_layers_that_cannot_be(number, layers, message):
 
 
 @pytest.mark.parametrize(
-    ("choice", "layers"), [({"num_hidden_layers": 3}, [1, 3, 5]), ({"layers": [0, 4]}, [0, 4]), ({}, list(range(6)))]
+    ("choice", "layers"),
+    [
+        ({"num_hidden_layers": 3}, [1, 3, 5]),
+        ({"layers": [0, 4]}, [0, 4]),
+        ({}, list(range(6))),
+        ({"layers": [0, 0, 1, 2, 3, 4, 5, 5]}, [0, 0, 1, 2, 3, 4, 5, 5]),
+    ],
 )
 def test_layers_embeddings_and_classifier_are_the_teachers(choice, layers):
     teacher = bert()

@@ -74,7 +74,8 @@ def student_from_teacher(
         model_class: the student's class; the teacher's kind of head by default. With another head than the teacher's,
             the encoder is copied and the head initialised.
         num_hidden_layers: how many of the teacher's layers to keep, spread evenly (`uniform_layers`); all by default.
-        layers: which of the teacher's layers to keep (0-based, ascending) instead.
+        layers: which of the teacher's layers to keep (0-based, ascending) instead. A student deeper than its teacher
+            takes some of them twice, or more often.
         num_attention_heads: heads of each layer, at most the teacher's; the strongest stay (`narrow_layer`). The width
             of a head stays what it is.
         intermediate_size: feed-forward neurons of each layer, likewise.
@@ -183,8 +184,12 @@ def choose_layers(teacher_layers: int, num_hidden_layers: int | None, layers: li
         raise InputError(
             f"layers={layers} for a teacher of {teacher_layers} layers; name some from 0 to {teacher_layers - 1}"
         )
-    if layers != sorted(set(layers)):
-        raise InputError(f"layers={layers} must ascend without repeating; did you mean {sorted(set(layers))}?")
+    repeats = len(set(layers)) < len(layers)
+    if layers != sorted(layers) or (repeats and len(layers) <= teacher_layers):
+        raise InputError(
+            f"layers={layers} must ascend, and repeat only in a student deeper than the teacher's {teacher_layers} "
+            f"layers; did you mean {sorted(set(layers))}?"
+        )
     return layers
 
 

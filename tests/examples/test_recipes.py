@@ -13,7 +13,8 @@ from tkd_hf.data.tasks import GLUE_TASKS
 
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("tkd-nlp-*.yaml"))
+DEEP = ROOT / "examples" / "recipes" / "tkd-12l-sst2.yaml"
 CARDS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/card.json"))
 TRAINING = {"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none"}
 QUICK = {
@@ -21,6 +22,13 @@ QUICK = {
     "distill": TRAINING,
     "report": {"rounds": 1, "batch_sizes": "1", "lengths": "8"},
 }
+
+
+def write_corpus(folder: Path) -> dict:
+    """Raw text in place of a corpus on the Hub, for an encoder of which two heads are left."""
+    folder.mkdir()
+    (folder / "train.txt").write_text("\n".join(8 * TEXTS))
+    return TRAINING | {"dataset": str(folder), "dataset_config": None, "heads": 2, "max_length": 8}
 
 
 def write_dataset(folder: Path, data: dict) -> dict:
@@ -42,7 +50,8 @@ def quick(path: Path, folder: Path) -> dict:
             write_task(folder / "data", name)
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
-    stages = [{name: options | QUICK.get(name, {})} for name, options in stages]
+    small = QUICK | ({"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {})
+    stages = [{name: options | small.get(name, {})} for name, options in stages]
     return recipe | {"model": str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
 
@@ -73,6 +82,16 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     assert "onnx" in card.lower()
     assert (made / "report" / "report.md").exists()
     collected(made, tmp_path)
+
+
+@pytest.mark.slow
+def test_twelve_layers_of_a_teacher_of_six_in_their_quick_size(run, no_processes, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(quick(DEEP, tmp_path)))
+    code, _, err = run("run", tmp_path / "recipe.yaml", "--data-dir", tmp_path / "data")
+    assert code == 0, err
+    config = read_json(tmp_path / "runs" / DEEP.stem / "distill" / "config.json")
+    assert (config["num_hidden_layers"], config["num_attention_heads"]) == (12, 2)
+    assert (tmp_path / "runs" / DEEP.stem / "report" / "report.md").exists()
 
 
 def collected(made: Path, folder: Path) -> None:
