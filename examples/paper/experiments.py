@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
-from recipes import CANDIDATES, COMPARED, LEARNING_RATES, ablations, softness
+from recipes import CANDIDATES, COMPARED, LEARNING_RATES, NARROW, ablations, softness
 from sizes import Size
 from study import Run
 
@@ -81,6 +81,14 @@ def tuning(size: Size) -> Experiment:
     return Experiment("Learning rates and variants", about, tuned, size.tuned_tasks, size.students, size.seeds[:1])
 
 
+def shapes(size: Size) -> Experiment:
+    about = (
+        "For choosing, on held-out training data as `tuning`: few wide layers or more narrow ones. Four layers whose "
+        "feed-forward part is a quarter as wide have as many weights as two whole ones."
+    )
+    return Experiment("Shapes", about, ("ours", NARROW), size.tuned_tasks, size.shaped_students, size.seeds[:1])
+
+
 EXPERIMENTS: dict[str, Callable[[Size], Experiment]] = {
     "baseline": baseline,
     "temperature": temperature,
@@ -88,4 +96,5 @@ EXPERIMENTS: dict[str, Callable[[Size], Experiment]] = {
     "comparison": comparison,
     "headline": headline,
     "tuning": tuning,
+    "shapes": shapes,
 }

@@ -32,6 +32,7 @@ class Size:
         teacher_epochs: of fine-tuning the teacher of each task.
         teacher_layers: of all teachers, for estimates of time.
         students: layers; the deepest first.
+        shaped_students: layers of those whose shapes are compared.
         seeds: of the comparisons.
         batch_size, save_steps: of all students.
         rounds: how often training is timed; the setting is `timing`.
@@ -45,6 +46,7 @@ class Size:
     teacher_epochs: dict[str, int]
     teacher_layers: int
     students: tuple[int, ...]
+    shaped_students: tuple[int, ...]
     seeds: tuple[int, ...]
     batch_size: int
     save_steps: int
@@ -73,6 +75,7 @@ FULL = Size(
     teacher_epochs={"sst2": 2, "mrpc": 5, "stsb": 5, "cola": 5, "rte": 5},
     teacher_layers=6,
     students=(3, 2),
+    shaped_students=(4, 2),
     seeds=(0, 1, 2),
     batch_size=32,
     save_steps=200,
@@ -97,6 +100,7 @@ QUICK = Size(
     teacher_epochs={"sst2": 1, "stsb": 1},
     teacher_layers=2,
     students=(1,),
+    shaped_students=(1,),
     seeds=(0, 1),
     batch_size=8,
     save_steps=2,

@@ -107,6 +107,7 @@ class Study:
             "start": recipe.start,
             "stages": [self._stage(recipe, setting, stage) for stage in recipe.stages],
             **({} if recipe.dropout is None else {"dropout": recipe.dropout}),
+            **({} if recipe.feed_forward == 1 else {"feed_forward": recipe.feed_forward}),
         }
         return json.loads(json.dumps(content))
 
@@ -276,8 +277,10 @@ class Study:
 
     def _start(self, run: Run, recipe: Recipe, teacher: str, folder: Path) -> StudentArguments:
         if recipe.start != "random":
-            depth = AutoConfig.from_pretrained(teacher).num_hidden_layers
-            return StudentArguments(tuple(layer_map(recipe.start, run.layers, depth)), dropout=recipe.dropout)
+            config = AutoConfig.from_pretrained(teacher)
+            layers = tuple(layer_map(recipe.start, run.layers, config.num_hidden_layers))
+            width = int(config.intermediate_size * recipe.feed_forward)
+            return StudentArguments(layers, intermediate_size=width, dropout=recipe.dropout)
         path = folder / "random"
         if not path.exists():
             set_seed(run.seed)

@@ -101,6 +101,12 @@ def test_the_most_informative_runs_come_first():
     assert len(runs) == 4 * 5 * 2 * 3
 
 
+def test_four_narrow_layers_have_the_weights_of_two_whole_ones(tmp_path):
+    """A layer is four square matrices of attention, and eight such of feed-forward neurons, four times the width."""
+    narrow = recipes.recipes(4)[recipes.NARROW]
+    assert 4 * (4 + 8 * narrow.feed_forward) == 2 * (4 + 8)
+
+
 # --- running
 
 
@@ -145,6 +151,7 @@ def test_comparison_fills_what_is_missing_and_says_what_is(work, monkeypatch):
         ("temperature", ["t5-w0.9", "t2-w1"]),
         ("ablation", ["ours-without-hard", "ours-random-start"]),
         ("tuning", ["ours-lr0.0001", "ours-dropout-lr0.0001"]),
+        ("shapes", ["ours-narrow"]),
     ],
 )
 def test_every_experiment_writes_its_table(work, name, only):
