@@ -83,10 +83,10 @@ def tuning(size: Size) -> Experiment:
 
 def shapes(size: Size) -> Experiment:
     about = (
-        "For choosing, on held-out training data as `tuning`: few wide layers or more narrow ones. Four layers whose "
-        "feed-forward part is a quarter as wide have as many weights as two whole ones."
+        "For choosing, on held-out training data as `tuning`: few wide layers or more narrow ones, and how much longer "
+        "training gains. Four layers whose feed-forward part is a quarter as wide have as many weights as two whole."
     )
-    return Experiment("Shapes", about, ("ours", NARROW), size.tuned_tasks, size.shaped_students, size.seeds[:1])
+    return Experiment("Shapes", about, ("ours", NARROW), size.shaped_tasks, size.shaped_students, size.seeds[:1])
 
 
 EXPERIMENTS: dict[str, Callable[[Size], Experiment]] = {

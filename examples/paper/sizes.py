@@ -22,6 +22,11 @@ class Setting:
     examples: int | None = None
     held_out: bool = False
 
+    @property
+    def held_out_name(self) -> str | None:
+        """Of the data and the teacher, which all settings of the task that are held out share."""
+        return f"{self.task}-held-out" if self.held_out else None
+
 
 @dataclass(frozen=True)
 class Size:
@@ -37,8 +42,9 @@ class Size:
         batch_size, save_steps: of all students.
         rounds: how often training is timed; the setting is `timing`.
         batch_sizes: over which inference is timed, and training, less the first.
-        compared_tasks, headline_tasks, taken_apart_tasks, softness_tasks, tuned_tasks: settings of the comparisons,
-            the main table, the ablation, temperature and soft weight (classes, therefore), and those to choose on.
+        compared_tasks, headline_tasks, taken_apart_tasks, softness_tasks, tuned_tasks, shaped_tasks: settings of the
+            comparisons, the main table, the ablation, temperature and soft weight (classes, therefore), and those to
+            choose recipes, and shapes, on.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Size:
     taken_apart_tasks: tuple[str, ...]
     softness_tasks: tuple[str, ...]
     tuned_tasks: tuple[str, ...]
+    shaped_tasks: tuple[str, ...]
 
 
 FULL = Size(
@@ -70,12 +77,13 @@ FULL = Size(
         "sst2-all": Setting("sst2", steps=4210, tokens=13.3),  # two
         "mrpc-held-out": Setting("mrpc", steps=344, tokens=53.2, held_out=True),
         "stsb-held-out": Setting("stsb", steps=360, tokens=27.8, held_out=True),
+        "stsb-held-out-long": Setting("stsb", steps=1440, tokens=27.8, held_out=True),  # nine passes
         "timing": Setting("mrpc", steps=10, tokens=53.2, examples=320),
     },
     teacher_epochs={"sst2": 2, "mrpc": 5, "stsb": 5, "cola": 5, "rte": 5},
     teacher_layers=6,
     students=(3, 2),
-    shaped_students=(4, 2),
+    shaped_students=(4, 3, 2),
     seeds=(0, 1, 2),
     batch_size=32,
     save_steps=200,
@@ -86,6 +94,7 @@ FULL = Size(
     taken_apart_tasks=("stsb", "cola"),
     softness_tasks=("mrpc", "cola"),
     tuned_tasks=("stsb-held-out", "mrpc-held-out"),
+    shaped_tasks=("stsb-held-out", "stsb-held-out-long"),
 )
 
 QUICK = Size(
@@ -111,4 +120,5 @@ QUICK = Size(
     taken_apart_tasks=("sst2",),
     softness_tasks=("sst2",),
     tuned_tasks=("sst2-held-out",),
+    shaped_tasks=("sst2-held-out",),
 )

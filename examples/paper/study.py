@@ -212,6 +212,7 @@ class Study:
         task = DataArguments(task=setting.task, data_dir=self.data_dir)
         if setting.examples is None and not setting.held_out:
             return task
+        name = setting.held_out_name or name
         folder = self.work / "data" / name
         with FileLock(lock_path(self.work / "locks" / f"data-{name}.lock")):
             if not (folder / setting.task / "validation.parquet").exists():
@@ -239,7 +240,7 @@ class Study:
 
     def _teacher_folder(self, name: str, seed: int) -> Path:
         setting = self.size.settings[name]
-        key = name if setting.held_out else setting.task
+        key = setting.held_out_name or setting.task
         return (self.teachers if self._given(name) else self.work / "teachers") / f"{key}-teacher-s{seed}"
 
     def _revision(self, folder: Path) -> str | None:
