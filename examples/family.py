@@ -28,11 +28,13 @@ RECIPES = Path(__file__).parent / "recipes"
 # the stages whose models are the family's sizes, the largest first, and the names of those that are published
 SIZES = {
     "distill-2": "3 layers",
+    "prune": "3 layers, fewer tokens",
+    "quantize": "3 layers, int8 (ONNX)",
     "distill-4": "2 layers",
-    "prune": "2 layers, fewer tokens",
-    "quantize": "… in int8 (ONNX)",
+    "prune-2": "2 layers, fewer tokens",
+    "quantize-2": "2 layers, int8 (ONNX)",
 }
-PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8"}
+PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8", "quantize-2": "{recipe}-2l-int8"}
 AGREEMENT = 0.9832  # of TKD-NLP's paper
 CARD_JSON = "card.json"
 
@@ -137,16 +139,15 @@ def spread(values: list[float]) -> dict:
 
 
 def means(tasks: dict) -> dict:
-    """Over tasks, of the largest and of the smallest student of each."""
+    """Over tasks, of the sizes that are published."""
     found = {}
-    for name, place in {"largest": 0, "smallest": -1}.items():
-        chosen = [list(task["students"].values())[place] for task in tasks.values()]
-        if chosen:
-            found[name] = {
-                "of_teacher": mean(one["of_teacher"]["mean"] for one in chosen),
-                "speedup": mean(one["speedup"] for one in chosen),
-                "smaller": mean(one["smaller"] for one in chosen),
-            }
+    for stage in PUBLISHED if tasks else ():
+        students = [task["students"][stage] for task in tasks.values()]
+        found[SIZES[stage]] = {
+            "of_teacher": mean(one["of_teacher"]["mean"] for one in students),
+            "speedup": mean(one["speedup"] for one in students),
+            "smaller": mean(one["smaller"] for one in students),
+        }
     return found
 
 
@@ -163,7 +164,7 @@ def markdown(content: dict) -> str:
         lines += task_lines(recipe, task)
     for name, one in content["means"].items():
         kept, times = f"{one['of_teacher']:.2%}", (f"{one['speedup']:.1f}×", f"{one['smaller']:.1f}×")
-        lines.append(f"| mean of the {name} students | | {kept} | | | {times[0]} | | {times[1]} |")
+        lines.append(f"| mean over tasks, {name} | | {kept} | | | {times[0]} | | {times[1]} |")
     return "\n".join([*lines, "", *about(content), ""])
 
 

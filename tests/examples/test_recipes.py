@@ -77,7 +77,7 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     made = tmp_path / "runs" / path.stem
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
-    student = "prune" if (made / "prune").exists() else "distill-4"
+    student = "prune-2" if (made / "prune-2").exists() else "distill-4"
     card = (made / student / "README.md").read_text()
     assert "onnx" in card.lower()
     assert (made / "report" / "report.md").exists()
@@ -98,13 +98,13 @@ def collected(made: Path, folder: Path) -> None:
     """What the recipe made is in the family's table, and its cards are made of nothing but their record."""
     cards, results = folder / "cards", folder / "results"
     family.main(["--runs-dir", str(made.parent), "--cards-dir", str(cards), "--results-dir", str(results)])
-    assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8"}
+    assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8", f"{made.name}-2l-int8"}
     for card in cards.iterdir():
         same_from_its_record(card)
         assert str(folder) not in (card / "card.json").read_text()
     (task,) = read_json(results / "family.json")["tasks"].values()
     assert [stage for stage in family.SIZES if (made / stage).exists()] == list(task["students"])
-    assert task["students"]["quantize"]["smaller"] > 1
+    assert task["students"]["quantize-2"]["smaller"] > 1
     assert "3 layers" in (results / "family.md").read_text()
 
 
