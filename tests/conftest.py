@@ -56,6 +56,12 @@ def float32(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """A thousand take seconds a metric, and most tests evaluate: `test_intervals` says how many it needs."""
+    monkeypatch.setattr("tkd_hf.evaluation.intervals.RESAMPLES", 50)
+
+
 @pytest.fixture
 def no_processes(monkeypatch):
     """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_memory.py` does."""
