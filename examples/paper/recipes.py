@@ -20,7 +20,7 @@ NARROW = "ours-narrow"
 COMPARED = ("plain", "distilbert", "tinybert", "ours")
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 SOFT_WEIGHTS = (0.5, 0.9, 1.0)
-LEARNING_RATES = (1e-4, 2e-4, 3e-4)
+LEARNING_RATES = (1e-4, 2e-4, 5e-4, 1e-3)
 
 
 @dataclass(frozen=True)
