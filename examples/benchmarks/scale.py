@@ -1,6 +1,6 @@
 """What large jobs would cost on many devices, computed from what training.py measured on one.
 
-    python examples/benchmarks/scale.py examples/results/training.json
+    python examples/benchmarks/scale.py examples/results/training-fp32.json
 
 Only the two rates are measured: arithmetic a second on real tokens, of labelling and of training. The rest is counting,
 and devices are taken to add up without loss, which labelling nearly does and training does not quite.

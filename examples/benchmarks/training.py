@@ -5,8 +5,8 @@
 
 TEACHER is the folder of a bert-like classifier of SST-2 (`examples/sst2.py` trains one), DATA holds `sst2/` as for
 `tkd-hf distill`; without it SST-2 comes from the Hub. Every contender trains the same student of three layers once over
-the same examples, each in a process of its own, in turns. Writes training.json and training.md into the results folder.
-Resumable: a finished run is taken as it is. `--quick` is a rehearsal of a minute.
+the same examples, each in a process of its own, in turns. Writes training-<precision>.json and .md into the results
+folder. Resumable: a finished run is taken as it is. `--quick` is a rehearsal of a minute.
 """
 
 import argparse
@@ -128,12 +128,14 @@ def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> N
         "absent": absent,
         "hardware": describe_hardware(),
         "software": describe_software(),
-        "rows": summary(runs),
-        "runs": [{name: value for name, value in one.items() if name not in ("teacher", "work")} for one in runs],
     }
     options.results_dir.mkdir(parents=True, exist_ok=True)
-    (options.results_dir / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (options.results_dir / "training.md").write_text(markdown(content), encoding="utf-8")
+    for precision in dict.fromkeys(one["precision"] for one in runs):
+        found = [one for one in runs if one["precision"] == precision]
+        kept = [{name: value for name, value in one.items() if name not in ("teacher", "work")} for one in found]
+        table, stem = content | {"rows": summary(found), "runs": kept}, options.results_dir / f"training-{precision}"
+        stem.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        stem.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
 
 
 def say(text: str) -> None:

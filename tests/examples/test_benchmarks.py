@@ -66,7 +66,7 @@ def test_it_trains_resumes_and_names_who_is_not_there(teacher_folder, sst2_dir, 
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", *contenders]
     assert training.main(words) == 0
     assert "TextBrewer is not installed and is passed over" in capsys.readouterr().err
-    content, text = read_json(tmp_path / "training.json"), (tmp_path / "training.md").read_text()
+    content, text = read_json(tmp_path / "training-fp32.json"), (tmp_path / "training-fp32.md").read_text()
     assert content["absent"] == ["TextBrewer"]
     assert [row["contender"] for row in content["rows"]] == [
         "ours, without dropout",
@@ -90,7 +90,7 @@ def test_peers_train_where_they_are_installed(peer, teacher_folder, sst2_dir, tm
     words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", peer]
     assert training.main(words) == 0
-    assert read_json(tmp_path / "training.json")["rows"][0]["examples"] > 0
+    assert read_json(tmp_path / "training-fp32.json")["rows"][0]["examples"] > 0
 
 
 @pytest.mark.slow
