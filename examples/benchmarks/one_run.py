@@ -109,8 +109,7 @@ def main() -> None:
         peak = matmul_peak(spec.bf16)
         found = LABELLERS.get(spec.contender, train)(spec, rows)
     examples = len(rows) / found["seconds"]
-    utilisation = found["flops"] / found["seconds"] / peak
-    print(json.dumps(asdict(spec) | found | {"peak": peak, "examples": examples, "utilisation": utilisation}))
+    print(json.dumps(asdict(spec) | found | {"peak": peak, "examples": examples}))
 
 
 if __name__ == "__main__":

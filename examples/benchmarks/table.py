@@ -15,10 +15,11 @@ def summary(runs: list[dict]) -> list[dict]:
     names = [*OURS, *REFERENCES, *MEMORY, *dict.fromkeys(run["contender"] for run in runs)]
     rows = []
     for precision in dict.fromkeys(run["precision"] for run in runs):
+        peak = max(run["peak"] for run in runs if run["precision"] == precision)
         for name in dict.fromkeys(names):
             own = {run["seed"]: run for run in runs if (run["contender"], run["precision"]) == (name, precision)}
             if own:
-                rows.append(_row(name, precision, own, _fastest_peer(runs, precision)))
+                rows.append(_row(name, precision, own, _fastest_peer(runs, precision), peak))
     return rows
 
 
@@ -31,14 +32,16 @@ def _fastest_peer(runs: list[dict], precision: str) -> dict[int, float]:
     return fastest
 
 
-def _row(name: str, precision: str, own: dict[int, dict], fastest: dict[int, float]) -> dict:
+def _row(name: str, precision: str, own: dict[int, dict], fastest: dict[int, float], peak: float) -> dict:
     def middle(field: str) -> float | None:
         values = [run[field] for run in own.values() if field in run]
         return median(values) if values else None
 
     ratios = [run["examples"] / fastest[seed] for seed, run in own.items() if seed in fastest]
     row = {"contender": name, "precision": precision, "rounds": len(own)}
-    row |= {field: middle(field) for field in ("examples", "utilisation", "peak", "peak_megabytes", "accuracy")}
+    row |= {field: middle(field) for field in ("examples", "peak_megabytes", "accuracy")}
+    row["rate"] = median(run["flops"] / run["seconds"] for run in own.values())
+    row["utilisation"] = row["rate"] / peak
     row["of_fastest_peer"] = median(ratios) if ratios and not name.startswith("labelling") else None
     phases = [run["phases"] for run in own.values() if "phases" in run]
     row["phases"] = {phase: median(one[phase] for one in phases) for phase in PHASES} if phases else None
@@ -55,8 +58,9 @@ def markdown(content: dict) -> str:
         f"A student of {content['layers']} layers on SST-2, {content['steps']} steps of {content['batch_size']} "
         f"examples: one pass over the same examples for everyone. Medians of {content['rounds']} rounds, in which all "
         "took turns; × is against the fastest other at that precision in the same round.",
-        "Utilisation is arithmetic on real tokens (the teacher's forward too, where it ran) over the largest matrix "
-        "product's rate at that precision in the same process.",
+        "Utilisation is the rate of arithmetic on real tokens (the teacher's forward too, where it ran), as a share of "
+        f"the largest that a matrix product reached at that precision in any of the runs, {content['peak'] / 1e9:,.0f} "
+        "GFLOP/s.",
     ]
     if not content["hardware"]["bf16"]:
         lines.append(

@@ -133,7 +133,8 @@ def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> N
     for precision in dict.fromkeys(one["precision"] for one in runs):
         found = [one for one in runs if one["precision"] == precision]
         kept = [{name: value for name, value in one.items() if name not in ("teacher", "work")} for one in found]
-        table, stem = content | {"rows": summary(found), "runs": kept}, options.results_dir / f"training-{precision}"
+        table = content | {"peak": max(one["peak"] for one in found), "rows": summary(found), "runs": kept}
+        stem = options.results_dir / f"training-{precision}"
         stem.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
         stem.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
 
