@@ -48,20 +48,20 @@ def main(arguments: list[str] | None = None):
 
     tasks = {}
     for recipe in sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml")):
-        seeds = [folder for folder in seeds_of(options.runs_dir, recipe) if (folder / "report" / REPORT_JSON).exists()]
-        if seeds:
-            publish(seeds[0], recipe, options.cards_dir)
-            tasks[recipe] = rows(
-                [read_json(folder / "report" / REPORT_JSON, way_out="run it again") for folder in seeds]
-            )
+        reports = reports_of(options.runs_dir, recipe)
+        if reports:
+            publish(reports[0].parent, recipe, options.cards_dir)
+            tasks[recipe] = summary([read_json(report / REPORT_JSON, way_out="run it again") for report in reports])
     content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
     options.results_dir.mkdir(parents=True, exist_ok=True)
     (options.results_dir / "family.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
 
 
-def seeds_of(runs: Path, recipe: str) -> list[Path]:
-    return [runs / recipe, *sorted(runs.glob(f"{recipe}-s[0-9]*"))]
+def reports_of(runs: Path, recipe: str) -> list[Path]:
+    """The folders of the reports, one a seed that has been run."""
+    seeds = [runs / recipe, *sorted(runs.glob(f"{recipe}-s[0-9]*"))]
+    return [seed / "report" for seed in seeds if (seed / "report" / REPORT_JSON).exists()]
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:
@@ -83,12 +83,12 @@ def page_of(found: Card) -> str:
     return found.render(language="en")
 
 
-def read_card(folder: Path) -> Card:
+def load_card(folder: Path) -> Card:
     content = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
     return Card(**content | {"record": StageRecord(**content["record"])})
 
 
-def rows(reports: list[dict]) -> dict:
+def summary(reports: list[dict]) -> dict:
     """What a task's students are beside their teacher, one report a seed; times and sizes are the first one's."""
     evaluation, benchmark = reports[0]["evaluation"], reports[0]["benchmark"]
     metric, taught = next(iter(evaluation["models"][0]["metrics"].items()))
@@ -102,7 +102,7 @@ def rows(reports: list[dict]) -> dict:
                 "about": about,
                 "metric": spread([seed["metrics"][metric] for seed, _ in evaluated]),
                 "of_teacher": spread(
-                    [seed["metrics"][metric] / teacher["metrics"][metric] for seed, teacher in evaluated]
+                    [share(seed["metrics"][metric], own["metrics"][metric]) for seed, own in evaluated]
                 ),
                 "nearness": spread([nearness(seed["fidelity"]) for seed, _ in evaluated]),
                 "speedup": real_texts["speedup"],
@@ -127,6 +127,11 @@ def of_stage(report: dict, stage: str) -> tuple[dict, dict] | None:
     """The evaluation of a stage's model, and of its teacher."""
     teacher, *models = report["evaluation"]["models"]
     return next(((model, teacher) for model in models if Path(model["name"]).name == stage), None)
+
+
+def share(value: float, taught: float) -> float:
+    """Of the teacher's metric; of one that has learned nothing there is none."""
+    return value / taught if taught else 0.0
 
 
 def nearness(fidelity: dict) -> float:

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 def bootstrap(
-    statistics: Sequence[Callable[[np.ndarray], float]], examples: int, resamples: int | None = None, seed: int = 0
+    statistics: Sequence[Callable[[np.ndarray], float]], examples: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
     """Values of statistics on resampled data.
 
@@ -20,7 +20,7 @@ def bootstrap(
     Args:
         statistics: each gives its value for a choice of examples, by their indices, with repetitions.
         examples: how many there are.
-        resamples: how often as many are drawn anew; by default `RESAMPLES` times.
+        resamples: how often as many are drawn anew.
         seed: of the draws.
 
     Returns:
@@ -29,7 +29,7 @@ def bootstrap(
     Reference:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    draws = np.random.default_rng(seed).integers(examples, size=(resamples or RESAMPLES, examples))
+    draws = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
     return np.array([[statistic(draw) for statistic in statistics] for draw in draws])
 
 
