@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 
@@ -22,6 +23,7 @@ from transformers import (
 from tkd_hf.cli import main
 from tkd_hf.data.features import tokenize
 from tkd_hf.data.tasks import get_task
+from tkd_hf.evaluation.intervals import bootstrap
 from tkd_hf.evaluation.memory import Footprint
 
 
@@ -58,8 +60,8 @@ def float32(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """A thousand take seconds a metric, and most tests evaluate: `test_intervals` says how many it needs."""
-    monkeypatch.setattr("tkd_hf.evaluation.intervals.RESAMPLES", 50)
+    """An evaluation's intervals rest on as many as tell that they are there: a thousand take seconds a metric."""
+    monkeypatch.setattr("tkd_hf.stages.evaluate.bootstrap", partial(bootstrap, resamples=50))
 
 
 @pytest.fixture

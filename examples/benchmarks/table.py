@@ -11,34 +11,29 @@ REFERENCES = ("plain Trainer", *PEERS)
 
 
 def summary(runs: list[dict]) -> list[dict]:
-    """One row for each contender and precision, in the order of the table."""
-    names = [*OURS, *REFERENCES, *MEMORY, *dict.fromkeys(run["contender"] for run in runs)]
-    rows = []
-    for precision in dict.fromkeys(run["precision"] for run in runs):
-        peak = max(run["peak"] for run in runs if run["precision"] == precision)
-        for name in dict.fromkeys(names):
-            own = {run["seed"]: run for run in runs if (run["contender"], run["precision"]) == (name, precision)}
-            if own:
-                rows.append(_row(name, precision, own, _fastest_peer(runs, precision), peak))
-    return rows
+    """One row for each contender, in the order of the table; all runs are of one precision."""
+    names = [*OURS, *REFERENCES, *MEMORY, *(run["contender"] for run in runs)]
+    fastest, peak = _fastest_peer(runs), max(run["peak"] for run in runs)
+    by_name = {name: {run["seed"]: run for run in runs if run["contender"] == name} for name in names}
+    return [_row(name, own, fastest, peak) for name, own in by_name.items() if own]
 
 
-def _fastest_peer(runs: list[dict], precision: str) -> dict[int, float]:
+def _fastest_peer(runs: list[dict]) -> dict[int, float]:
     """Examples a second of the fastest of the others, by round."""
     fastest = {}
     for run in runs:
-        if run["precision"] == precision and run["contender"] in REFERENCES:
+        if run["contender"] in REFERENCES:
             fastest[run["seed"]] = max(run["examples"], fastest.get(run["seed"], 0.0))
     return fastest
 
 
-def _row(name: str, precision: str, own: dict[int, dict], fastest: dict[int, float], peak: float) -> dict:
+def _row(name: str, own: dict[int, dict], fastest: dict[int, float], peak: float) -> dict:
     def middle(field: str) -> float | None:
         values = [run[field] for run in own.values() if field in run]
         return median(values) if values else None
 
     ratios = [run["examples"] / fastest[seed] for seed, run in own.items() if seed in fastest]
-    row = {"contender": name, "precision": precision, "rounds": len(own)}
+    row = {"contender": name, "precision": next(iter(own.values()))["precision"], "rounds": len(own)}
     row |= {field: middle(field) for field in ("examples", "peak_megabytes", "accuracy")}
     row["rate"] = median(run["flops"] / run["seconds"] for run in own.values())
     row["utilisation"] = row["rate"] / peak

@@ -81,6 +81,8 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "distilbert": distilbert(),
         "tinybert": tinybert(layers),
         "ours": like_ours("ours", OURS),
+    }
+    beside = {
         NARROW: replace(like_ours("ours, feed-forward layers a quarter as wide", OURS), feed_forward=0.25),
         "tinybert-no-dropout": replace(tinybert(layers), about="TinyBERT, without dropout", dropout=OUR_DROPOUT),
     }
@@ -89,7 +91,7 @@ def recipes(layers: int) -> dict[str, Recipe]:
         for name, recipe in (compared | CANDIDATES).items()
         for rate in LEARNING_RATES
     }
-    return compared | CANDIDATES | ablations() | softness() | tuned
+    return compared | beside | CANDIDATES | ablations() | softness() | tuned
 
 
 def distilbert() -> Recipe:

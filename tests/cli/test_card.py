@@ -9,7 +9,7 @@ from ..conftest import read_json
 from .recipes import write_recipe
 
 
-def test_a_recipe_ends_with_a_card(run, tmp_path, teacher_folder, sst2_dir):
+def test_a_recipe_ends_with_a_card(run, no_processes, tmp_path, teacher_folder, sst2_dir):
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     stages = [
         {"distill": {"layers": 2, **fast}},

@@ -101,7 +101,7 @@ def test_the_most_informative_runs_come_first():
     assert len(runs) == 4 * 5 * 2 * 3
 
 
-def test_four_narrow_layers_have_the_weights_of_two_whole_ones(tmp_path):
+def test_four_narrow_layers_have_the_weights_of_two_whole_ones():
     """A layer is four square matrices of attention, and eight such of feed-forward neurons, four times the width."""
     narrow = recipes.recipes(4)[recipes.NARROW]
     assert 4 * (4 + 8 * narrow.feed_forward) == 2 * (4 + 8)

@@ -55,6 +55,16 @@ def quick(path: Path, folder: Path) -> dict:
     return recipe | {"model": str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
 
+def executed(run, path: Path, folder: Path) -> Path:
+    """Where the recipe's stages, in their quick size, left what they made."""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(quick(path, folder)))
+    code, _, err = run("run", folder / "recipe.yaml", "--data-dir", folder / "data")
+    assert code == 0, err
+    made = folder / "runs" / path.stem
+    assert (made / "report" / "report.md").exists()
+    return made
+
+
 def test_there_is_a_recipe_for_each_of_the_family():
     found = {path.stem.removeprefix("tkd-nlp-") for path in RECIPES}
     assert found == {"sst2", "mrpc", "stsb", "cola", "rte", "banking77", "clinc150", "reviews"}
@@ -69,29 +79,19 @@ def test_there_is_a_recipe_for_each_of_the_family():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     pytest.importorskip("onnxruntime", reason="the recipes export to ONNX")
-    recipe = quick(path, tmp_path)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    code, _, err = run("run", tmp_path / "recipe.yaml", "--data-dir", tmp_path / "data")
-    assert code == 0, err
-
-    made = tmp_path / "runs" / path.stem
+    made = executed(run, path, tmp_path)
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
     student = "prune-2" if (made / "prune-2").exists() else "distill-4"
     card = (made / student / "README.md").read_text()
     assert "onnx" in card.lower()
-    assert (made / "report" / "report.md").exists()
     collected(made, tmp_path)
 
 
 @pytest.mark.slow
 def test_twelve_layers_of_a_teacher_of_six_in_their_quick_size(run, no_processes, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(quick(DEEP, tmp_path)))
-    code, _, err = run("run", tmp_path / "recipe.yaml", "--data-dir", tmp_path / "data")
-    assert code == 0, err
-    config = read_json(tmp_path / "runs" / DEEP.stem / "distill" / "config.json")
+    config = read_json(executed(run, DEEP, tmp_path) / "distill" / "config.json")
     assert (config["num_hidden_layers"], config["num_attention_heads"]) == (12, 2)
-    assert (tmp_path / "runs" / DEEP.stem / "report" / "report.md").exists()
 
 
 def collected(made: Path, folder: Path) -> None:
@@ -110,7 +110,7 @@ def collected(made: Path, folder: Path) -> None:
 
 def same_from_its_record(card: Path) -> None:
     page = (card / "README.md").read_text(encoding="utf-8")
-    assert family.page_of(family.read_card(card)) == page
+    assert family.page_of(family.load_card(card)) == page
     for picture in re.findall(r"\]\((pictures/[^)]+)\)", page):
         assert (card / picture).exists()
 
