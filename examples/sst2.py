@@ -4,6 +4,7 @@
 
 MINILM is a folder or Hub id of MiniLM-L6-H384 (`examples/quickstart.py` fetches one into runs/quickstart/minilm), DATA
 holds `sst2/train.parquet` and `sst2/validation.parquet` with the Hub's columns; without it they come from the Hub.
+The students have dropout, as the teacher has; by default they would have none (docs/distillation.md).
 Writes examples/results/sst2.json and sst2.md. Resumable: a finished run is taken as it is.
 """
 
@@ -42,7 +43,7 @@ def main():
         announce(f"distilling a student of three layers, seed {seed}")
         student = f"{options.output_dir}/sst2-3l-s{seed}"
         args = DistillationTrainingArguments(student, num_train_epochs=3, temperature=2.0, seed=seed, **COMMON)
-        record = distill(teacher, data, args, StudentArguments(layers=3), resume=True)
+        record = distill(teacher, data, args, StudentArguments(layers=3, dropout=0.1), resume=True)
         rows.append(row(f"student, seed {seed}", *evaluate(student, data, teacher).models[::-1]))
     write(options.results_dir, rows, record)
 

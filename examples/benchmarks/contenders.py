@@ -79,8 +79,8 @@ class Setup:
         }
 
 
-def ours(setup: Setup, live: bool = False, dropout: float | None = None, **arguments) -> PreTrainedModel:
-    """Defaults of tkd-hf: soft labels from the cache, batches of similar length."""
+def ours(setup: Setup, live: bool = False, dropout: float = 0.0, **arguments) -> PreTrainedModel:
+    """Defaults of tkd-hf: soft labels from the cache, batches of similar length, no dropout."""
     student = setup.load(setup.work / "student", **dropouts(dropout))
     teacher = setup.load(setup.teacher) if live else None
     rows = setup.rows if live else SoftLabels.load(setup.work / "labels.safetensors").attach(setup.rows)
@@ -101,9 +101,9 @@ def ours_live(setup: Setup) -> PreTrainedModel:
     return ours(setup, live=True)
 
 
-def ours_without_dropout(setup: Setup) -> PreTrainedModel:
-    """As the recipes of the family have it: no random numbers are drawn."""
-    return ours(setup, dropout=0.0)
+def ours_with_dropout(setup: Setup) -> PreTrainedModel:
+    """With the teacher's dropout, which the others' students have."""
+    return ours(setup, dropout=0.1)
 
 
 def ours_random(setup: Setup) -> PreTrainedModel:
@@ -162,7 +162,7 @@ def plain(setup: Setup) -> PreTrainedModel:
 
 OURS: dict[str, Callable[[Setup], PreTrainedModel]] = {
     "ours": ours,
-    "ours, without dropout": ours_without_dropout,
+    "ours, with dropout": ours_with_dropout,
     "ours, random batches": ours_random,
     "ours, live teacher": ours_live,
     "ours, live teacher, random batches": ours_random_live,

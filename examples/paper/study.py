@@ -281,7 +281,8 @@ class Study:
             config = AutoConfig.from_pretrained(teacher)
             layers = tuple(layer_map(recipe.start, run.layers, config.num_hidden_layers))
             width = int(config.intermediate_size * recipe.feed_forward)
-            return StudentArguments(layers, intermediate_size=width, dropout=recipe.dropout)
+            dropout = config.hidden_dropout_prob if recipe.dropout is None else recipe.dropout
+            return StudentArguments(layers, intermediate_size=width, dropout=dropout)
         path = folder / "random"
         if not path.exists():
             set_seed(run.seed)

@@ -36,7 +36,8 @@ def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
     assert record == read_json(student / "tkd_run.json")
     assert {"accuracy", "loss", "loss_logits", "loss_hard"} <= set(record["metrics"])
     assert {"configuration_tkd.py", "modeling_tkd.py", "tokenizer.json"} <= {path.name for path in student.iterdir()}
-    assert AutoModelForSequenceClassification.from_pretrained(student).config.num_hidden_layers == 2
+    config = AutoModelForSequenceClassification.from_pretrained(student).config
+    assert (config.num_hidden_layers, config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (2, 0, 0)
 
     code, out, _ = run("evaluate", student, "--teacher", teacher, *data, "--json", tmp_path / "e.json")
     assert code == 0
@@ -61,11 +62,11 @@ def test_regression_and_pairs(run, tmp_path, tokenizer):
         Dataset.from_dict(rows).to_parquet(tmp_path / "stsb" / f"{split}.parquet")
     data = ["--task", "stsb", "--data-dir", tmp_path]
     out_dir = tmp_path / "student"
-    shape = ["--layers", "1,3", "--heads", 1, "--intermediate-size", 8, "--dropout", 0]
+    shape = ["--layers", "1,3", "--heads", 1, "--intermediate-size", 8, "--dropout", 0.2]
     assert run("distill", tmp_path / "teacher", *data, *shape, "--output-dir", out_dir, "--live", *FAST.split())[0] == 0
     config = read_json(out_dir / "config.json")
-    assert [config[f"{part}_dropout_prob"] for part in ("hidden", "attention_probs")] == [0, 0]
-    assert config["classifier_dropout"] == 0
+    dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    assert [config[name] for name in dropouts] == [0.2, 0.2, 0.2]
     assert {"pearson", "spearman"} <= set(read_json(out_dir / "tkd_run.json")["metrics"])
     code, out, _ = run("evaluate", out_dir, "--teacher", tmp_path / "teacher", *data)
     assert code == 0

@@ -63,7 +63,7 @@ def test_ratios_are_within_rounds():
 @pytest.mark.slow
 def test_it_trains_resumes_and_names_who_is_not_there(teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "find_spec", lambda name: None)
-    contenders = ["ours, without dropout", "plain Trainer", "TextBrewer", "labelling, ours"]
+    contenders = ["ours, with dropout", "plain Trainer", "TextBrewer", "labelling, ours"]
     words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
     words += ["--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path), "--contenders", *contenders]
     assert training.main(words) == 0
@@ -71,7 +71,7 @@ def test_it_trains_resumes_and_names_who_is_not_there(teacher_folder, sst2_dir, 
     content, text = read_json(tmp_path / "training-fp32.json"), (tmp_path / "training-fp32.md").read_text()
     assert content["absent"] == ["TextBrewer"]
     assert [row["contender"] for row in content["rows"]] == [
-        "ours, without dropout",
+        "ours, with dropout",
         "plain Trainer",
         "labelling, ours",
     ]

@@ -256,6 +256,16 @@ def test_a_base_is_fine_tuned_and_distilled_into(
     assert torch.equal(student["classifier.weight"], head.classifier.weight)
 
 
+@pytest.mark.parametrize("shape", [{"layers": 1}, {"layers": 1, "hidden_size": 8}], ids=["cut out", "from scratch"])
+def test_without_dropout(tmp_path, corpus, encoder_folder, shape):
+    args = arguments(tmp_path / "base", teacher=encoder_folder, objectives={"relations": 1.0})
+    pretrain(corpus, args, EncoderArguments(dropout=0.0, **shape))
+    config = read_json(tmp_path / "base" / "config.json")
+    assert [config[f"{part}_dropout_prob"] for part in ("hidden", "attention_probs")] == [0, 0]
+    with pytest.raises(InputError, match=r"dropout=1\.0 is no probability below 1"):
+        EncoderArguments(dropout=1.0)
+
+
 def test_a_base_of_another_width_gets_a_new_classifier(tmp_path, corpus, words, teacher_folder, sst2_dir, caplog):
     base = str(tmp_path / "base")
     pretrain(corpus, arguments(base), EncoderArguments(layers=1, hidden_size=8), words)

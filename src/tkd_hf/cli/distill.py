@@ -27,7 +27,7 @@ def distill(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
     intermediate_size: Annotated[int | None, typer.Option(min=1, help="Width of the feed-forward layers.")] = None,
     student: Annotated[str | None, typer.Option(help="Start from this student: folder or Hub id.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Of the student; by default as in the teacher.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the student that is cut out; by default none.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens both distributions. Default 2.")] = None,
     objectives: Annotated[str | None, typer.Option(help='Weights: \'{"logits": 0.9, "hard": 0.1}\'.')] = None,
     soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,

@@ -17,6 +17,7 @@ def pretrain(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
     intermediate_size: Annotated[int | None, typer.Option(min=1, help="Width of the feed-forward layers.")] = None,
     hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of an encoder from scratch.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Everywhere in the encoder; 0 trains it without.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Encoder to learn from: folder or Hub id.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id; by default the teacher's.")] = None,
     objectives: Annotated[str | None, typer.Option(help='Weights: \'{"relations": 1.0, "hard": 1.0}\'.')] = None,
@@ -43,7 +44,7 @@ def pretrain(
         PretrainingArguments, context, output_dir, seed=seed, teacher=teacher, objectives=objectives
     )
     corpus = CorpusArguments(dataset, dataset_config, text_column, train_split, eval_split, max_length, max_sequences)
-    encoder = EncoderArguments(parse_layers(layers), heads, intermediate_size, hidden_size)
+    encoder = EncoderArguments(parse_layers(layers), heads, intermediate_size, hidden_size, dropout)
     announce(f"pre-training on {dataset}{f' with the teacher {teacher}' if teacher else ''} into {output_dir}")
     record = run(corpus, args, encoder, tokenizer, overwrite, resume)
     show_record(str(output_dir), record.metrics, record.seconds)

@@ -22,7 +22,7 @@ from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .run_folder import RunFolder, StageRecord
-from .student import cut_shape
+from .student import check_dropout, cut_shape, dropouts
 from .training import train_into, training_arguments
 
 
@@ -89,12 +89,17 @@ class EncoderArguments:
         heads: attention heads a layer.
         intermediate_size: width of the feed-forward layers; from scratch, by default four times `hidden_size`.
         hidden_size: width of an encoder from scratch; with a teacher, it then only learns from it.
+        dropout: everywhere in it, and in what is distilled into it later; by default the teacher's.
     """
 
     layers: int | tuple[int, ...] | None = None
     heads: int | None = None
     intermediate_size: int | None = None
     hidden_size: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self):
+        check_dropout(self.dropout)
 
 
 def pretrain(
@@ -245,7 +250,7 @@ def _student(
     layers = encoder.layers
     if teacher is not None and encoder.hidden_size is None:
         shape = cut_shape(layers, encoder.heads, encoder.intermediate_size)
-        return student_from_teacher(teacher, model_class=model_class, **shape)
+        return student_from_teacher(teacher, model_class=model_class, **shape, **dropouts(encoder.dropout))
     if layers is not None and not isinstance(layers, int):
         raise InputError(f"layers={list(layers)} are a teacher's, but the encoder starts from scratch; give a number")
     width = encoder.hidden_size or TKDConfig.hidden_size
@@ -261,5 +266,6 @@ def _student(
             max_position_embeddings=max(TKDConfig.max_position_embeddings, max_length),
             pad_token_id=tokenizer.pad_token_id,
             **shape,
+            **dropouts(encoder.dropout),
         )
     )

@@ -42,6 +42,7 @@ from ..training_args import DistillationTrainingArguments
 from .distill import distillation_trainer, without_labels
 from .evaluate import texts_of
 from .run_folder import RunFolder, StageRecord, data_inputs
+from .student import dropouts
 from .training import finish, log_to_stderr, save_and_evaluate, train_into, training_arguments
 
 
@@ -224,11 +225,12 @@ def prune(
 
 
 def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
-    """The model as a TKD, with the task's labels in the data's order; itself where it is that already."""
+    """The model as a TKD, without dropout and with the task's labels in the data's order; a TKD as it is."""
     names = list(task.label_names)
     if isinstance(model, TKDPreTrainedModel) and names in ([], label_names(model.config)):
         return model
-    return student_from_teacher(model, label_names=names or None)
+    config = {} if isinstance(model, TKDPreTrainedModel) else dropouts(0.0)
+    return student_from_teacher(model, label_names=names or None, **config)
 
 
 def costs(model: PreTrainedModel) -> dict[str, float]:
