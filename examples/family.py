@@ -1,10 +1,12 @@
 """The family: the cards of its students, and one table of all, from the recipes that have been run.
 
+    tkd-hf run examples/recipes/tkd-base.yaml
     tkd-hf run examples/recipes/tkd-nlp-mrpc.yaml && python examples/family.py
 
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
-published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and their rows in
-examples/results/family.json and family.md. A recipe that was run on other seeds, too, is given with their spread:
+published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
+into `<results-dir>/family/<recipe>.json`. Of all that are there, also of recipes that ran elsewhere, it makes
+family.json and family.md. A recipe that was run on other seeds, too, is given with their spread:
 
     tkd-hf run examples/recipes/tkd-nlp-mrpc.yaml --seed 1 --output-dir runs/tkd-nlp-mrpc-s1
 """
@@ -46,22 +48,34 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
     options = parser.parse_args(arguments)
 
-    tasks = {}
-    for recipe in sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml")):
-        reports = reports_of(options.runs_dir, recipe)
-        if reports:
-            publish(reports[0].parent, recipe, options.cards_dir)
-            tasks[recipe] = summary([read_json(report / REPORT_JSON, way_out="run it again") for report in reports])
+    records = options.results_dir / "family"
+    recipes = sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml"))
+    for recipe in recipes:
+        for run in runs_of(options.runs_dir, recipe):
+            keep(record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again")), records / f"{run.name}.json")
+        if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
+            publish(options.runs_dir / recipe, recipe, options.cards_dir)
+    tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
     content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
-    options.results_dir.mkdir(parents=True, exist_ok=True)
-    (options.results_dir / "family.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    keep(content, options.results_dir / "family.json")
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
 
 
-def reports_of(runs: Path, recipe: str) -> list[Path]:
-    """The folders of the reports, one a seed that has been run."""
-    seeds = [runs / recipe, *sorted(runs.glob(f"{recipe}-s[0-9]*"))]
-    return [seed / "report" for seed in seeds if (seed / "report" / REPORT_JSON).exists()]
+def runs_of(runs: Path, recipe: str) -> list[Path]:
+    """The folders of a recipe's runs that have been reported on, one a seed."""
+    found = [runs / recipe, *sorted(runs.glob(f"{recipe}-s[0-9]*"))]
+    return [run for run in found if (run / "report" / REPORT_JSON).exists()]
+
+
+def records_of(folder: Path, recipe: str) -> list[dict]:
+    """What has been kept of a recipe's runs, the first seed's first."""
+    paths = [folder / f"{recipe}.json", *sorted(folder.glob(f"{recipe}-s[0-9]*.json"))]
+    return [read_json(path, way_out="delete it and run the recipe again") for path in paths if path.exists()]
+
+
+def keep(content: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:
@@ -88,45 +102,57 @@ def load_card(folder: Path) -> Card:
     return Card(**content | {"record": StageRecord(**content["record"])})
 
 
-def summary(reports: list[dict]) -> dict:
-    """What a task's students are beside their teacher, one report a seed; times and sizes are the first one's."""
-    evaluation, benchmark = reports[0]["evaluation"], reports[0]["benchmark"]
-    metric, taught = next(iter(evaluation["models"][0]["metrics"].items()))
-    timed = {Path(one["name"]).name: one for one in benchmark["models"]}
-    students = {}
-    for stage, about in SIZES.items():
-        evaluated = [seed for report in reports if (seed := of_stage(report, stage))]
-        if evaluated:
-            real_texts = timed[stage]["timings"][0]
-            students[stage] = {
-                "about": about,
-                "metric": spread([seed["metrics"][metric] for seed, _ in evaluated]),
-                "of_teacher": spread(
-                    [share(seed["metrics"][metric], own["metrics"][metric]) for seed, own in evaluated]
-                ),
-                "nearness": spread([nearness(seed["fidelity"]) for seed, _ in evaluated]),
-                "speedup": real_texts["speedup"],
-                "milliseconds": real_texts["p50"],
-                "megabytes": timed[stage]["megabytes"],
-                "smaller": benchmark["models"][0]["megabytes"] / timed[stage]["megabytes"],
-            }
-    first = benchmark["models"][0]
+def record_of(report: dict) -> dict:
+    """What is kept of a run's report: its students beside their teacher."""
+    evaluation, benchmark = report["evaluation"], report["benchmark"]
+    teacher, *students = evaluation["models"]
+    metric, taught = next(iter(teacher["metrics"].items()))
+    timed = {Path(one["name"]).name: costs(one) for one in benchmark["models"]}
     return {
         "task": evaluation["task"],
         "split": evaluation["split"],
         "examples": evaluation["examples"],
         "metric": metric,
-        "teacher": {"metric": taught, "milliseconds": first["timings"][0]["p50"], "megabytes": first["megabytes"]},
-        "students": students,
+        "teacher": {"metric": taught, **costs(benchmark["models"][0])},
+        "students": {
+            stage: {
+                "metric": one["metrics"][metric],
+                "of_teacher": share(one["metrics"][metric], taught),
+                "nearness": nearness(one["fidelity"]),
+                **timed[stage],
+            }
+            for one in students
+            if (stage := Path(one["name"]).name) in SIZES
+        },
         "software": benchmark["software"],
         "hardware": benchmark["hardware"],
     }
 
 
-def of_stage(report: dict, stage: str) -> tuple[dict, dict] | None:
-    """The evaluation of a stage's model, and of its teacher."""
-    teacher, *models = report["evaluation"]["models"]
-    return next(((model, teacher) for model in models if Path(model["name"]).name == stage), None)
+def costs(timed: dict) -> dict[str, float]:
+    """A model's time for one of the real texts, how often that is within the teacher's, and its size."""
+    first = timed["timings"][0]
+    return {"milliseconds": first["p50"], "speedup": first["speedup"], "megabytes": timed["megabytes"]}
+
+
+def summary(seeds: list[dict]) -> dict:
+    """A task's students over the seeds that have been run; times and sizes are the first one's."""
+    first, teacher = seeds[0], seeds[0]["teacher"]
+    spreads = ("metric", "of_teacher", "nearness")
+    return {
+        **{name: first[name] for name in ("task", "split", "examples", "metric", "software", "hardware")},
+        "teacher": teacher | {"metric": spread([seed["teacher"]["metric"] for seed in seeds])},
+        "students": {
+            stage: {
+                "about": about,
+                **{name: spread([seed["students"][stage][name] for seed in seeds]) for name in spreads},
+                **{name: one[name] for name in ("milliseconds", "speedup", "megabytes")},
+                "smaller": teacher["megabytes"] / one["megabytes"],
+            }
+            for stage, about in SIZES.items()
+            if (one := first["students"].get(stage))
+        },
+    }
 
 
 def share(value: float, taught: float) -> float:
@@ -147,7 +173,7 @@ def means(tasks: dict) -> dict:
     """Over tasks, of the sizes that are published."""
     found = {}
     for stage in PUBLISHED if tasks else ():
-        students = [task["students"][stage] for task in tasks.values()]
+        students = [task["students"][stage] for task in tasks.values()]  # every recipe makes these
         found[SIZES[stage]] = {
             "of_teacher": mean(one["of_teacher"]["mean"] for one in students),
             "speedup": mean(one["speedup"] for one in students),
@@ -178,7 +204,7 @@ def task_lines(recipe: str, task: dict) -> list[str]:
     named = (
         f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
     )
-    head = f"| {named} | {teacher['metric']:.4f} | | | {teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
+    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
     return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
 
 

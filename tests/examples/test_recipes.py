@@ -9,12 +9,13 @@ import yaml
 from datasets import ClassLabel, Dataset
 
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
+from tkd_hf import TKDModel, student_from_teacher
 from tkd_hf.data.tasks import GLUE_TASKS
 
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("tkd-nlp-*.yaml"))
-DEEP = ROOT / "examples" / "recipes" / "tkd-12l-sst2.yaml"
+BASE, DEEP = (ROOT / "examples" / "recipes" / f"{name}.yaml" for name in ("tkd-base", "tkd-12l-sst2"))
 CARDS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/card.json"))
 TRAINING = {"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none"}
 QUICK = {
@@ -31,6 +32,15 @@ def write_corpus(folder: Path) -> dict:
     return TRAINING | {"dataset": str(folder), "dataset_config": None, "heads": 2, "max_length": 8}
 
 
+def write_bases(folder: Path) -> None:
+    """What tkd-base.yaml makes: encoders of three and of two layers."""
+    for name, layers in (("pretrain", 3), ("pretrain-2", 2)):
+        student_from_teacher(build_teacher(layers=6), model_class=TKDModel, num_hidden_layers=layers).save_pretrained(
+            folder / name
+        )
+        build_tokenizer().save_pretrained(folder / name)
+
+
 def write_dataset(folder: Path, data: dict) -> dict:
     """A data set of one's own in place of the one that the recipe names; what the recipe is to say of it."""
     label = data.get("label_column", "label")
@@ -41,18 +51,22 @@ def write_dataset(folder: Path, data: dict) -> dict:
 
 
 def quick(path: Path, folder: Path) -> dict:
-    recipe = yaml.safe_load(path.read_text())
+    recipe = yaml.safe_load(path.read_text().replace("runs/tkd-base", str(folder / "base")))
+    encoder = "teacher" if "teacher" in recipe else "model"
+    write_bases(folder / "base")
     build_teacher(layers=6).save_pretrained(folder / "encoder")
     build_tokenizer().save_pretrained(folder / "encoder")
     stages = [(name, options or {}) for stage in recipe["stages"] for name, options in stage.items()]
-    if "task" in recipe["data"]:
+    if "data" not in recipe:
+        pass  # raw text alone
+    elif "task" in recipe["data"]:
         for name in {recipe["data"]["task"]} | {options["task"] for _, options in stages if "task" in options}:
             write_task(folder / "data", name)
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
     small = QUICK | ({"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {})
     stages = [{name: options | small.get(name, {})} for name, options in stages]
-    return recipe | {"model": str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
+    return recipe | {encoder: str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
 
 def executed(run, path: Path, folder: Path) -> Path:
@@ -60,9 +74,7 @@ def executed(run, path: Path, folder: Path) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(quick(path, folder)))
     code, _, err = run("run", folder / "recipe.yaml", "--data-dir", folder / "data")
     assert code == 0, err
-    made = folder / "runs" / path.stem
-    assert (made / "report" / "report.md").exists()
-    return made
+    return folder / "runs" / path.stem
 
 
 def test_there_is_a_recipe_for_each_of_the_family():
@@ -80,6 +92,7 @@ def test_there_is_a_recipe_for_each_of_the_family():
 def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     pytest.importorskip("onnxruntime", reason="the recipes export to ONNX")
     made = executed(run, path, tmp_path)
+    assert (made / "report" / "report.md").exists()
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
     student = "prune-2" if (made / "prune-2").exists() else "distill-4"
@@ -90,8 +103,17 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
 
 @pytest.mark.slow
 def test_twelve_layers_of_a_teacher_of_six_in_their_quick_size(run, no_processes, tmp_path):
-    config = read_json(executed(run, DEEP, tmp_path) / "distill" / "config.json")
+    made = executed(run, DEEP, tmp_path)
+    assert (made / "report" / "report.md").exists()
+    config = read_json(made / "distill" / "config.json")
     assert (config["num_hidden_layers"], config["num_attention_heads"]) == (12, 2)
+
+
+def test_the_bases_in_their_quick_size(run, tmp_path):
+    made = executed(run, BASE, tmp_path)
+    for name, layers in (("pretrain", 3), ("pretrain-2", 2)):
+        config = read_json(made / name / "config.json")
+        assert (config["num_hidden_layers"], config["hidden_dropout_prob"]) == (layers, 0)
 
 
 def collected(made: Path, folder: Path) -> None:
@@ -106,6 +128,9 @@ def collected(made: Path, folder: Path) -> None:
     assert [stage for stage in family.SIZES if (made / stage).exists()] == list(task["students"])
     assert task["students"]["quantize-2"]["smaller"] > 1
     assert "3 layers" in (results / "family.md").read_text()
+    kept = (results / "family.json").read_text()
+    family.main(["--runs-dir", str(folder / "none"), "--cards-dir", str(cards), "--results-dir", str(results)])
+    assert (results / "family.json").read_text() == kept  # the record is enough, and other machines' records stay
 
 
 def same_from_its_record(card: Path) -> None:
