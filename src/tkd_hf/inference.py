@@ -32,14 +32,15 @@ def predict_logits(
     Raises:
         InputError: if an answer is not a number.
     """
-    columns = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
-    features = features.select_columns(columns)
+    known = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
+    features = features.select_columns(known)
     order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
     collate = DistillationCollator(runner.tokenizer)
     answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         places = order[start : start + batch_size].tolist()
-        rows = [features[i] for i in places]
+        columns = features[places]  # of all rows at once: one by one they take much longer to read
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         logits = runner(collate(rows)).float().cpu().numpy()
         for i, row, answer in zip(places, rows, logits, strict=True):
             answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), runner.tokenizer)]
