@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
+from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
 from tkd_hf.hub.card import Card
 from tkd_hf.hub.folder import CARD, PICTURES
@@ -49,15 +50,17 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
 
     records = options.results_dir / "family"
+    records.mkdir(parents=True, exist_ok=True)
     recipes = sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml"))
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
-            keep(record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again")), records / f"{run.name}.json")
+            report = read_json(run / "report" / REPORT_JSON, way_out="run it again")
+            write_json(records / f"{run.name}.json", record_of(report))
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
             publish(options.runs_dir / recipe, recipe, options.cards_dir)
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
     content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
-    keep(content, options.results_dir / "family.json")
+    write_json(options.results_dir / "family.json", content)
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
 
 
@@ -71,11 +74,6 @@ def records_of(folder: Path, recipe: str) -> list[dict]:
     """What has been kept of a recipe's runs, the first seed's first."""
     paths = [folder / f"{recipe}.json", *sorted(folder.glob(f"{recipe}-s[0-9]*.json"))]
     return [read_json(path, way_out="delete it and run the recipe again") for path in paths if path.exists()]
-
-
-def keep(content: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:
@@ -204,7 +202,8 @@ def task_lines(recipe: str, task: dict) -> list[str]:
     named = (
         f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
     )
-    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
+    costs = f"{teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
+    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {costs}"
     return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
 
 

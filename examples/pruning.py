@@ -5,8 +5,11 @@
 TEACHERS holds `sst2-teacher` and `mrpc-teacher` (`tkd-hf finetune MINILM --task TASK`), DATA `<task>/train.parquet`
 and `validation.parquet` with the Hub's columns; without it they come from the Hub. Every student learns from the same
 cached answers for the same number of steps: pruned ones start as the whole teacher and are pruned on the way, the
-others start as some of its layers. Writes examples/results/pruning.{json,md,png} of what is there; a finished run is
-taken as it is, one that was interrupted goes on, and `--seeds`, `--tasks` and `--students` choose some.
+others start as some of its layers. A finished run is taken as it is, one that was interrupted goes on, and `--seeds`,
+`--tasks` and `--students` choose some.
+
+The students of a task and seed are measured together, in turns, into `<results-dir>/pruning/<task>-s<seed>.json`; all
+such records that are there, also those of other machines, make pruning.{json,md,png}.
 """
 
 import argparse
@@ -18,7 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from tkd_hf import DistillationTrainingArguments
-from tkd_hf.cli.output import announce
+from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.evaluation.benchmark import milliseconds_per_sentence
 from tkd_hf.evaluation.runners import load_runner
@@ -68,7 +71,7 @@ STUDENTS = (  # in the order in which they tell most
 BY_SPEED = {"pruned by structure": ("pruned to", "o", "-", BLUE), "fewer layers": ("layers", "s", "--", RED)}
 
 
-def main():
+def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teachers", required=True, type=Path)
     parser.add_argument("--data-dir")
@@ -77,16 +80,23 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", nargs="+", default=list(STEPS))
     parser.add_argument("--students", nargs="+", default=[student.name for student in STUDENTS])
-    parser.add_argument("--report", action="store_true", help="run nothing; measure and write down what is there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
+    records = options.results_dir / "pruning"
+    records.mkdir(parents=True, exist_ok=True)
     chosen = [student for student in STUDENTS if student.name in options.students]
-    runs = [(seed, task, student) for seed in options.seeds for task in options.tasks for student in chosen]
-    for seed, task, student in [] if options.report else runs:
-        announce(f"{task}, seed {seed}: {student.name}")
-        data, teacher = DataArguments(task=task, data_dir=options.data_dir), options.teachers / f"{task}-teacher"
-        student.make(str(teacher), data, folder_of(options, task, student, seed), STEPS[task], seed)
-    write(options.results_dir, {task: measured(task, options) for task in STEPS})
+    for seed in options.seeds:
+        for task in options.tasks:
+            data, teacher = (
+                DataArguments(task=task, data_dir=options.data_dir),
+                str(options.teachers / f"{task}-teacher"),
+            )
+            for student in chosen:
+                announce(f"{task}, seed {seed}: {student.name}")
+                student.make(teacher, data, folder_of(options, task, student, seed), STEPS[task], seed)
+            record = measured(task, teacher, data, {one.name: folder_of(options, task, one, seed) for one in STUDENTS})
+            write_json(records / f"{task}-s{seed}.json", record | {"seed": seed})
+    write(options.results_dir)
 
 
 def folder_of(options: argparse.Namespace, task: str, student: Student, seed: int) -> Path:
@@ -94,23 +104,17 @@ def folder_of(options: argparse.Namespace, task: str, student: Student, seed: in
     return options.output_dir / task / f"{name}-s{seed}"
 
 
-def measured(task: str, options: argparse.Namespace) -> dict:
-    """The task's finished students, each beside the teacher; their speeds are taken in turns, in one run."""
-    data = DataArguments(task=task, data_dir=options.data_dir)
-    teacher = str(options.teachers / f"{task}-teacher")
-    finished = [(student, seed) for student in STUDENTS for seed in (0, 1, 2)]
-    folders = {one: folder_of(options, task, *one) for one in finished}
-    folders = {one: folder for one, folder in folders.items() if is_finished(folder)}
-    texts = texts_of(load_split(data, "eval")[0], TEXTS)
+def measured(task: str, teacher: str, data: DataArguments, folders: dict[str, Path]) -> dict:
+    """The finished ones of a seed's students, each beside the teacher; their speeds are taken in turns, in one run."""
+    folders = {name: folder for name, folder in folders.items() if is_finished(folder)}
     runners = [load_runner(str(place)) for place in (teacher, *folders.values())]
-    whole, *milliseconds = milliseconds_per_sentence(runners, texts)
+    whole, *milliseconds = milliseconds_per_sentence(runners, texts_of(load_split(data, "eval")[0], TEXTS))
     rows = []
-    for ((student, seed), folder), time in zip(folders.items(), milliseconds, strict=True):
-        taught, one = evaluate(str(folder), data, teacher).models
+    for (name, folder), time in zip(folders.items(), milliseconds, strict=True):
+        one = evaluate(str(folder), data, teacher).models[1]
         rows.append(
             {
-                "student": student.name,
-                "seed": seed,
+                "student": name,
                 "metrics": one.metrics,
                 "agreement": one.agreement,
                 "speedup": whole / time,
@@ -119,13 +123,15 @@ def measured(task: str, options: argparse.Namespace) -> dict:
                 "record": read_details(folder),
             }
         )
-    if not folders:
-        taught = evaluate(teacher, data).models[0]
+    taught = evaluate(teacher, data).models[0]
     return {
+        "task": task,
         "metric": next(iter(taught.metrics)),
         "teacher": {"metrics": taught.metrics, "megabytes": taught.megabytes, "parameters": taught.parameters.total},
         "steps": STEPS[task],
         "students": rows,
+        "software": describe_software(),
+        "hardware": describe_hardware(),
     }
 
 
@@ -140,67 +146,74 @@ def read_details(folder: Path) -> dict:
     return {name: record[name] for name in ("details", "seconds", "finished")}
 
 
-def write(folder: Path, tasks: dict[str, dict]) -> None:
+def write(folder: Path) -> None:
+    """The tables and the figure of all records that are there."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "pruning").glob("*.json"))]
+    tasks = {task: found for task in STEPS if (found := [one for one in records if one["task"] == task])}
     content = {
-        "command": "python examples/pruning.py --teachers TEACHERS --data-dir DATA --output-dir runs/pruning",
-        "tasks": tasks,
-        "software": describe_software(),
-        "hardware": describe_hardware(),
+        "command": "python examples/pruning.py --teachers TEACHERS --data-dir DATA",
+        "tasks": {task: list(summaries(found)) for task, found in tasks.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pruning.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "pruning.md").write_text(markdown(content), encoding="utf-8")
+    write_json(folder / "pruning.json", content)
+    (folder / "pruning.md").write_text(markdown(content["command"], tasks), encoding="utf-8")
     draw(folder / "pruning.png", tasks)
 
 
-def summaries(task: dict) -> Iterator[dict]:
-    """Each student over its seeds: mean and standard deviation of the metric, and means of the rest."""
+def summaries(records: list[dict]) -> Iterator[dict]:
+    """The teacher and each student over the seeds: mean and standard deviation of the metric, and means of the rest."""
+    metric, teachers = records[0]["metric"], [record["teacher"] for record in records]
+    taught = [teacher["metrics"][metric] for teacher in teachers]
+    costs = {name: teachers[0][name] for name in ("megabytes", "parameters")}
+    yield {"name": "teacher", **spread(taught), "of_teacher": 1.0, "agreement": 1.0, "speedup": 1.0, **costs}
     for student in STUDENTS:
-        rows = [row for row in task["students"] if row["student"] == student.name]
-        if rows:
-            values = [row["metrics"][task["metric"]] for row in rows]
+        found = [(row, whole) for record, whole in zip(records, taught, strict=True) for row in record["students"]]
+        found = [(row, whole) for row, whole in found if row["student"] == student.name]
+        if found:
             yield {
                 "name": student.name,
-                "value": mean(values),
-                "spread": stdev(values) if len(values) > 1 else None,
-                "seeds": len(rows),
+                **spread([row["metrics"][metric] for row, _ in found]),
+                "of_teacher": mean(row["metrics"][metric] / whole for row, whole in found),
                 **{
-                    name: mean(row[name] for row in rows)
+                    name: mean(row[name] for row, _ in found)
                     for name in ("agreement", "speedup", "megabytes", "parameters")
                 },
             }
 
 
-def markdown(content: dict) -> str:
-    hardware, software = content["hardware"], content["software"]
-    parts = ["# Pruning against leaving layers out", "", f"`{content['command']}`", ""]
-    for name, task in content["tasks"].items():
-        taught = task["teacher"]
-        value = taught["metrics"][task["metric"]]
+def spread(values: list[float]) -> dict:
+    return {"value": mean(values), "spread": stdev(values) if len(values) > 1 else None, "seeds": len(values)}
+
+
+def markdown(command: str, tasks: dict[str, list[dict]]) -> str:
+    parts = ["# Pruning against leaving layers out", "", f"`{command}`", ""]
+    for name, records in tasks.items():
         parts += [
-            f"## {name}: {task['steps']} steps of 64",
+            f"## {name}: {records[0]['steps']} steps of 64",
             "",
-            f"| student | {task['metric']} | of the teacher | agreement | speed | MB | parameters | seeds |",
+            f"| student | {records[0]['metric']} | of the teacher | agreement | speed | MB | parameters | seeds |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-            f"| teacher | {value:.4f} | 100 % | – | 1× | {taught['megabytes']:.1f} "
-            f"| {taught['parameters'] / 1e6:.1f} M | – |",
             *(
-                f"| {s['name']} | {s['value']:.4f}{plus_minus(s['spread'])} | {s['value'] / value:.1%} "
+                f"| {s['name']} | {s['value']:.4f}{plus_minus(s['spread'])} | {s['of_teacher']:.1%} "
                 f"| {s['agreement']:.4f} | {s['speedup']:.2f}× | {s['megabytes']:.1f} | {s['parameters'] / 1e6:.1f} M "
                 f"| {s['seeds']} |"
-                for s in summaries(task)
+                for s in summaries(records)
             ),
             "",
         ]
+    machines = {
+        f"{hardware['threads']} thread(s) of {hardware['cpu']}, torch {software['torch']}, transformers "
+        f"{software['transformers']}"
+        for records in tasks.values()
+        for hardware, software in ((one["hardware"], one["software"]) for one in records)
+    }
     return "\n".join(
         [
             *parts,
             "![the same as a figure](pruning.png)",
             "",
             "Mean ± standard deviation over seeds; one seed alone has no spread. Speed is that of a forward pass over "
-            f"one of {TEXTS} validation texts at a time, teacher and students in turns in one run, medians, in float32 "
-            f"on {hardware['threads']} thread(s) of {hardware['cpu']}; torch {software['torch']}, transformers "
-            f"{software['transformers']}.",
+            f"one of {TEXTS} validation texts at a time, teacher and students of a seed in turns in one run, medians, "
+            f"in float32 on {'; '.join(sorted(machines))}.",
             "",
         ]
     )
@@ -210,19 +223,19 @@ def plus_minus(spread: float | None) -> str:
     return "" if spread is None else f" ± {spread:.4f}"
 
 
-def draw(path: Path, tasks: dict[str, dict]) -> None:
+def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
     """The metric against speed, and against megabytes, a row of panels a task."""
     figure, axes = plt.subplots(len(tasks), 2, figsize=(10, 4.2 * len(tasks)), squeeze=False)
-    for row, (name, task) in zip(axes, tasks.items(), strict=True):
-        found = list(summaries(task))
-        taught = task["teacher"]["metrics"][task["metric"]]
+    for row, (name, records) in zip(axes, tasks.items(), strict=True):
+        whole, *found = summaries(records)
+        taught = whole["value"]
         for axis, cost, label in zip(
             row, ("speedup", "megabytes"), ("times as fast as the teacher", "MB"), strict=True
         ):
             axis.axhline(taught, color=GREY, linewidth=1)
             axis.axhline(0.99 * taught, color=GREY, linewidth=1, linestyle=":")
             panel(axis, found, lambda one, cost=cost: one[cost])
-            axis.set(title=name, xlabel=label, ylabel=task["metric"])
+            axis.set(title=name, xlabel=label, ylabel=records[0]["metric"])
             axis.grid(color="#dddddd", linewidth=0.6)
         row[0].legend(fontsize=8, framealpha=1)
     legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
