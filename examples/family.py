@@ -6,7 +6,8 @@
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
 published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
 into `<results-dir>/family/<recipe>.json`. Of all that are there, also of recipes that ran elsewhere, it makes
-family.json and family.md. A recipe that was run on other seeds, too, is given with their spread:
+family.json and family.md, and the line in each recipe that says what to expect of it. A recipe that was run on other
+seeds, too, is given with their spread:
 
     tkd-hf run examples/recipes/tkd-nlp-mrpc.yaml --seed 1 --output-dir runs/tkd-nlp-mrpc-s1
 """
@@ -14,6 +15,7 @@ family.json and family.md. A recipe that was run on other seeds, too, is given w
 import argparse
 import json
 import shutil
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -44,6 +46,7 @@ CARD_JSON = "card.json"
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes-dir", type=Path, default=RECIPES)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--cards-dir", type=Path, default=Path("model_cards"))
     parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
@@ -51,17 +54,19 @@ def main(arguments: list[str] | None = None):
 
     records = options.results_dir / "family"
     records.mkdir(parents=True, exist_ok=True)
-    recipes = sorted(path.stem for path in RECIPES.glob("tkd-nlp-*.yaml"))
+    recipes = sorted(path.stem for path in options.recipes_dir.glob("tkd-nlp-*.yaml"))
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
             report = read_json(run / "report" / REPORT_JSON, way_out="run it again")
-            write_json(records / f"{run.name}.json", record_of(report))
+            write_json(records / f"{run.name}.json", record_of(report) | {"minutes": minutes_of(run)})
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
             publish(options.runs_dir / recipe, recipe, options.cards_dir)
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
     content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
     write_json(options.results_dir / "family.json", content)
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
+    for recipe, task in tasks.items():
+        say_what_to_expect(options.recipes_dir / f"{recipe}.yaml", task)
 
 
 def runs_of(runs: Path, recipe: str) -> list[Path]:
@@ -74,6 +79,12 @@ def records_of(folder: Path, recipe: str) -> list[dict]:
     """What has been kept of a recipe's runs, the first seed's first."""
     paths = [folder / f"{recipe}.json", *sorted(folder.glob(f"{recipe}-s[0-9]*.json"))]
     return [read_json(path, way_out="delete it and run the recipe again") for path in paths if path.exists()]
+
+
+def minutes_of(run: Path) -> float:
+    """What the stages of a run took, less the report."""
+    records = [read_json(path, way_out="run the recipe again") for path in run.glob("*/tkd_run.json")]
+    return round(sum(record["seconds"] or 0.0 for record in records) / 60, 1)
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:
@@ -138,7 +149,7 @@ def summary(seeds: list[dict]) -> dict:
     first, teacher = seeds[0], seeds[0]["teacher"]
     spreads = ("metric", "of_teacher", "nearness")
     return {
-        **{name: first[name] for name in ("task", "split", "examples", "metric", "software", "hardware")},
+        **{name: first[name] for name in ("task", "split", "examples", "metric", "minutes", "software", "hardware")},
         "teacher": teacher | {"metric": spread([seed["teacher"]["metric"] for seed in seeds])},
         "students": {
             stage: {
@@ -165,6 +176,24 @@ def nearness(fidelity: dict) -> float:
 
 def spread(values: list[float]) -> dict:
     return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "values": values}
+
+
+def say_what_to_expect(path: Path, task: dict) -> None:
+    """Writes the figures into the comment at the top of a recipe, in place of those that stand there."""
+    above, model, rest = path.read_text(encoding="utf-8").partition("\nmodel: ")
+    above = above[: above.rindex("\n#\n")]
+    teacher, machine = task["teacher"], task["hardware"]
+    sizes = "; ".join(
+        f"{one['about']} {written(one['metric'], '.4f')}, {one['megabytes']:.1f} MB, {one['speedup']:.1f} times as fast"
+        for one in task["students"].values()
+    )
+    figures = (
+        f"Expect {task['minutes']:.0f} minutes on {machine['threads']} thread(s) of {machine['cpu']}, and "
+        f"{task['metric']} on {task['split']}: teacher {written(teacher['metric'], '.4f')}, "
+        f"{teacher['megabytes']:.1f} MB; {sizes}."
+    )
+    lines = textwrap.wrap(figures, width=118, break_on_hyphens=False)
+    path.write_text("\n".join([above, "#", *(f"# {line}" for line in lines)]) + model + rest, encoding="utf-8")
 
 
 def means(tasks: dict) -> dict:

@@ -1,6 +1,7 @@
 """The family: its recipes in their quick size, the same stages, of a step each, on data made here; and its cards."""
 
 import re
+import shutil
 from pathlib import Path
 
 import family
@@ -119,7 +120,9 @@ def test_the_bases_in_their_quick_size(run, tmp_path):
 def collected(made: Path, folder: Path) -> None:
     """What the recipe made is in the family's table, and its cards are made of nothing but their record."""
     cards, results = folder / "cards", folder / "results"
-    family.main(["--runs-dir", str(made.parent), "--cards-dir", str(cards), "--results-dir", str(results)])
+    recipes = Path(shutil.copytree(ROOT / "examples" / "recipes", folder / "recipes"))
+    words = ["--recipes-dir", str(recipes), "--cards-dir", str(cards), "--results-dir", str(results)]
+    family.main([*words, "--runs-dir", str(made.parent)])
     assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8", f"{made.name}-2l-int8"}
     for card in cards.iterdir():
         same_from_its_record(card)
@@ -128,9 +131,12 @@ def collected(made: Path, folder: Path) -> None:
     assert [stage for stage in family.SIZES if (made / stage).exists()] == list(task["students"])
     assert task["students"]["quantize-2"]["smaller"] > 1
     assert "3 layers" in (results / "family.md").read_text()
-    kept = (results / "family.json").read_text()
-    family.main(["--runs-dir", str(folder / "none"), "--cards-dir", str(cards), "--results-dir", str(results)])
+    kept, recipe = (results / "family.json").read_text(), (recipes / f"{made.name}.yaml").read_text()
+    family.main([*words, "--runs-dir", str(folder / "none")])
     assert (results / "family.json").read_text() == kept  # the record is enough, and other machines' records stay
+    assert (recipes / f"{made.name}.yaml").read_text() == recipe
+    assert recipe.count("# Expect ") == 1
+    assert yaml.safe_load(recipe) == yaml.safe_load((ROOT / "examples" / "recipes" / f"{made.name}.yaml").read_text())
 
 
 def same_from_its_record(card: Path) -> None:
