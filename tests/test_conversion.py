@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -23,7 +24,7 @@ from tkd_hf import (
     TKDForTokenClassification,
     TKDModel,
 )
-from tkd_hf.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_tkd
+from tkd_hf.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_tkd, without_padding
 
 
 SIZES = {
@@ -195,3 +196,35 @@ def test_a_shape_that_bert_cannot_have(fields, reason):
 def test_only_the_sequence_head_has_a_pooler():
     encoder = randomised(TKDModel(TKDConfig(**SIZES, pooler_act="relu")))
     assert_equal_logits(encoder, to_bert(encoder))
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+@pytest.mark.parametrize("architecture", TEACHERS)
+def test_a_teacher_that_computes_no_padding_answers_the_same(architecture, auto_class):
+    model = randomised(auto_class.from_config(TEACHERS[architecture]()))
+    inputs = batch(model.config.pad_token_id)
+    fast, mask = without_padding(model), inputs["attention_mask"].bool()
+    assert type(fast) is HEADS[auto_class]
+    shared = {weight.data_ptr() for weight in model.parameters()}
+    views = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    assert all(w.data_ptr() in shared or w.untyped_storage().data_ptr() in views for w in fast.parameters())
+    with torch.no_grad():
+        expected, found = model(**inputs).logits, fast(**inputs).logits
+    if auto_class is AutoModelForTokenClassification:  # what it answers at padding says nothing
+        expected, found = expected[mask], found[mask]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_teacher_that_something_was_put_into_stays_as_it_is():
+    class Own(BertForSequenceClassification):
+        """Its forward may be another."""
+
+    def made(kind=BertForSequenceClassification):
+        return kind(TEACHERS["bert"]())
+
+    hooked, patched, adapted = made(), made(), made()
+    hooked.bert.encoder.layer[0].register_forward_hook(lambda *_: None)
+    patched.forward = patched.forward
+    adapted.add_adapter(LoraConfig(target_modules=["query"]))
+    for model in (hooked, patched, adapted, made(Own), made(BertForQuestionAnswering)):
+        assert without_padding(model) is model

@@ -91,7 +91,7 @@ def ours(setup: Setup, live: bool = False, dropout: float = 0.0, **arguments) ->
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(setup.teacher),
     )
-    setup.clock.watch(student, teacher)
+    setup.clock.watch(student, trainer.teacher.model if live else None)
     trainer.train()
     return student
 

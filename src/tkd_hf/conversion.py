@@ -7,6 +7,8 @@ import copy
 import re
 from dataclasses import dataclass, field
 
+import torch
+from torch import nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -213,6 +215,51 @@ def to_tkd(model: PreTrainedModel) -> TKDPreTrainedModel:
     converted = TKD_CLASSES[kind](tkd_config_from(model.config))
     converted.load_state_dict(tkd_state_dict_from(model))
     return _like(converted, model)
+
+
+def without_padding(model: PreTrainedModel) -> PreTrainedModel:
+    """A model that is only asked for answers, in the form that computes nothing on padding: as TKD, with its weights.
+
+    Args:
+        model: a teacher, say. It stays as it is.
+
+    Returns:
+        a TKD that shares the weights; the model itself where it is no stock classifier of an architecture that TKD has,
+        or where something was put into it: adapters, quantized weights, hooks, another `forward`.
+
+    Example:
+
+    ```python
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from tkd_hf.conversion import without_padding
+
+    >>> bert = BertForSequenceClassification(BertConfig(num_hidden_layers=2))
+    >>> fast = without_padding(bert)
+    >>> fast.classifier.weight.data_ptr() == bert.classifier.weight.data_ptr()
+    True
+
+    ```
+    """
+    if not (_is_stock_classifier(model) and all(map(_is_as_made, model.modules()))):
+        return model
+    with torch.device("meta"):
+        converted = TKD_CLASSES[head_kind(model)](tkd_config_from(model.config))
+    converted.load_state_dict(tkd_state_dict_from(model), assign=True)
+    converted.config.name_or_path = model.config.name_or_path
+    return converted.train(model.training)
+
+
+def _is_stock_classifier(model: PreTrainedModel) -> bool:
+    kinds = ("ForSequenceClassification", "ForTokenClassification")
+    ours = model.config.model_type in ARCHITECTURES and not getattr(model.config, "is_decoder", False)
+    return ours and type(model).__module__.startswith("transformers.models.") and type(model).__name__.endswith(kinds)
+
+
+def _is_as_made(module: nn.Module) -> bool:
+    """Whether a module is of torch or transformers, as its class says, and has no weights but those of plain layers."""
+    plain = not module._parameters or type(module) in (nn.Linear, nn.Embedding, nn.LayerNorm)
+    plain = plain and type(module).__module__.startswith(("torch.", "transformers."))
+    return plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def to_bert(model: TKDPreTrainedModel) -> PreTrainedModel:

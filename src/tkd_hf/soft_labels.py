@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .conversion import without_padding
 from .data.features import TEACHER_LOGITS, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
@@ -87,7 +88,10 @@ class SoftLabels:
         """
         keys, first = np.unique(content_keys(features), axis=0, return_index=True)
         answers = predict_logits(
-            PyTorchRunner(model, tokenizer, bf16=bf16), features.select(first), batch_size, "soft labels"
+            PyTorchRunner(without_padding(model), tokenizer, bf16=bf16),
+            features.select(first),
+            batch_size,
+            "soft labels",
         )
         name = model.config.name_or_path or type(model).__name__
         return cls(name, revision or teacher_revision(model), label_names(model.config), keys, *_joined(answers))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from .callbacks import CheckpointedCallback
+from .conversion import without_padding
 from .data.features import (
     TEACHER_LOGITS,
     DistillationCollator,
@@ -294,7 +295,8 @@ class DistillationTrainer(OrderedTrainer):
         live = []
         for place, teacher in enumerate(teachers):
             self._check_vocabulary(teacher, tokenizers[place] if place < len(tokenizers) else None, place)
-            prepared = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+            answering = teacher if self.objective.features else without_padding(teacher)
+            prepared = self.accelerator.prepare_model(answering, evaluation_mode=True)
             live.append(LiveTeacher(prepared, self._label_order(teacher), self.objective.features, place))
         if len(live) > 1 or weights is not None:
             return TeacherEnsemble(live, weights) if live else None
