@@ -6,8 +6,8 @@
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
 published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
 into `<results-dir>/family/<recipe>.json`. Of all that are there, also of recipes that ran elsewhere, it makes
-family.json and family.md, and the line in each recipe that says what to expect of it. A recipe that was run on other
-seeds, too, is given with their spread:
+family.json, family.md and family.png, and the lines in each recipe that say what to expect of it. A recipe that was run
+on other seeds, too, is given with their spread:
 
     tkd-hf run examples/recipes/tkd-nlp-mrpc.yaml --seed 1 --output-dir runs/tkd-nlp-mrpc-s1
 """
@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
+from family_table import PUBLISHED, SIZES, draw, markdown, means, written
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
 from tkd_hf.hub.card import Card
@@ -30,17 +31,6 @@ from tkd_hf.stages.run_folder import StageRecord
 
 
 RECIPES = Path(__file__).parent / "recipes"
-# the stages whose models are the family's sizes, the largest first, and the names of those that are published
-SIZES = {
-    "distill-2": "3 layers",
-    "prune": "3 layers, fewer tokens",
-    "quantize": "3 layers, int8 (ONNX)",
-    "distill-4": "2 layers",
-    "prune-2": "2 layers, fewer tokens",
-    "quantize-2": "2 layers, int8 (ONNX)",
-}
-PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8", "quantize-2": "{recipe}-2l-int8"}
-AGREEMENT = 0.9832  # of TKD-NLP's paper
 CARD_JSON = "card.json"
 
 
@@ -65,6 +55,7 @@ def main(arguments: list[str] | None = None):
     content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
     write_json(options.results_dir / "family.json", content)
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
+    draw(options.results_dir / "family.png", tasks)
     for recipe, task in tasks.items():
         say_what_to_expect(options.recipes_dir / f"{recipe}.yaml", task)
 
@@ -194,74 +185,6 @@ def say_what_to_expect(path: Path, task: dict) -> None:
     )
     lines = textwrap.wrap(figures, width=118, break_on_hyphens=False)
     path.write_text("\n".join([above, "#", *(f"# {line}" for line in lines)]) + model + rest, encoding="utf-8")
-
-
-def means(tasks: dict) -> dict:
-    """Over tasks, of the sizes that are published."""
-    found = {}
-    for stage in PUBLISHED if tasks else ():
-        students = [task["students"][stage] for task in tasks.values()]  # every recipe makes these
-        found[SIZES[stage]] = {
-            "of_teacher": mean(one["of_teacher"]["mean"] for one in students),
-            "speedup": mean(one["speedup"] for one in students),
-            "smaller": mean(one["smaller"] for one in students),
-        }
-    return found
-
-
-def markdown(content: dict) -> str:
-    lines = [
-        "# The family",
-        "",
-        f"`{content['command']}`, of the recipes in [examples/recipes](../recipes), each one `tkd-hf run`.",
-        "",
-        "| | metric | of the teacher | agreement | p50 ms | faster | MB | smaller |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for recipe, task in content["tasks"].items():
-        lines += task_lines(recipe, task)
-    for name, one in content["means"].items():
-        kept, times = f"{one['of_teacher']:.2%}", (f"{one['speedup']:.1f}×", f"{one['smaller']:.1f}×")
-        lines.append(f"| mean over tasks, {name} | | {kept} | | | {times[0]} | | {times[1]} |")
-    return "\n".join([*lines, "", *about(content), ""])
-
-
-def task_lines(recipe: str, task: dict) -> list[str]:
-    teacher = task["teacher"]
-    named = (
-        f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
-    )
-    costs = f"{teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
-    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {costs}"
-    return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
-
-
-def student_line(recipe: str, stage: str, one: dict) -> str:
-    name = PUBLISHED.get(stage, "").format(recipe=recipe)
-    about = f"[{one['about']}](../../model_cards/{name}/README.md)" if name else one["about"]
-    return (
-        f"| {about} | {written(one['metric'], '.4f')} | {written(one['of_teacher'], '.2%')} "
-        f"| {written(one['nearness'], '.4f')} | {one['milliseconds']:.1f} | {one['speedup']:.1f}× "
-        f"| {one['megabytes']:.1f} | {one['smaller']:.1f}× |"
-    )
-
-
-def written(values: dict, form: str) -> str:
-    return f"{values['mean']:{form}}" + (f" ± {values['sd']:{form}}" if values["sd"] is not None else "")
-
-
-def about(content: dict) -> list[str]:
-    """What the figures mean, and what they are to be compared with."""
-    cpus = {task["hardware"]["cpu"] for task in content["tasks"].values()}
-    return [
-        "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. Milliseconds are for "
-        f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
-        "Agreement is the share of equal answers; of scores it is their correlation with the teacher's.",
-        "",
-        "The aim is 99 % of the teacher at ten times its speed and a tenth of its size on the mean of the tasks, and "
-        f"{AGREEMENT:.2%} agreement. What others published: TinyBERT4 96.8 % at 9.4 times the speed and a 7.5th of the "
-        "size, DistilBERT 97 % at 1.6 times and a 1.7th, CoFi 95 % at 12 times.",
-    ]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from quickstart import DATA, STUDENT, TEACHER, rated_texts
-
 from tkd_hf.cli.output import announce
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.stages.evaluate import Evaluation, evaluate

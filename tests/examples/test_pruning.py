@@ -2,9 +2,9 @@
 
 import shutil
 
-import pruning
 import pytest
 
+import pruning
 from tests.conftest import read_json
 from tkd_hf.stages.prune import PruningArguments
 

@@ -4,11 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
-import family
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset
 
+import family
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
 from tkd_hf import TKDModel, student_from_teacher
 from tkd_hf.data.tasks import GLUE_TASKS

@@ -1,0 +1,110 @@
+"""The family's table and picture, of what family.py has collected."""
+
+from pathlib import Path
+from statistics import mean
+
+from tkd_hf.report.figures import GREY, STYLES, plt, save
+
+
+# the stages whose models are the family's sizes, the largest first, and the names of those that are published
+SIZES = {
+    "distill-2": "3 layers",
+    "prune": "3 layers, fewer tokens",
+    "quantize": "3 layers, int8 (ONNX)",
+    "distill-4": "2 layers",
+    "prune-2": "2 layers, fewer tokens",
+    "quantize-2": "2 layers, int8 (ONNX)",
+}
+PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8", "quantize-2": "{recipe}-2l-int8"}
+# of their teachers, which are larger, and not on these tasks alone: name, share, times as fast
+OTHERS = (("DistilBERT", 0.97, 1.6), ("TinyBERT4", 0.968, 9.4), ("CoFi", 0.95, 12.0))
+AGREEMENT = 0.9832  # of TKD-NLP's paper
+
+
+def means(tasks: dict) -> dict:
+    """Over tasks, of the sizes that are published."""
+    found = {}
+    for stage in PUBLISHED if tasks else ():
+        students = [task["students"][stage] for task in tasks.values()]  # every recipe makes these
+        found[SIZES[stage]] = {
+            "of_teacher": mean(one["of_teacher"]["mean"] for one in students),
+            "speedup": mean(one["speedup"] for one in students),
+            "smaller": mean(one["smaller"] for one in students),
+        }
+    return found
+
+
+def markdown(content: dict) -> str:
+    lines = [
+        "# The family",
+        "",
+        f"`{content['command']}`, of the recipes in [examples/recipes](../recipes), each one `tkd-hf run`.",
+        "",
+        "| | metric | of the teacher | agreement | p50 ms | faster | MB | smaller |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for recipe, task in content["tasks"].items():
+        lines += task_lines(recipe, task)
+    for name, one in content["means"].items():
+        kept, times = f"{one['of_teacher']:.2%}", (f"{one['speedup']:.1f}×", f"{one['smaller']:.1f}×")
+        lines.append(f"| mean over tasks, {name} | | {kept} | | | {times[0]} | | {times[1]} |")
+    return "\n".join([*lines, "", *about(content), ""])
+
+
+def task_lines(recipe: str, task: dict) -> list[str]:
+    teacher = task["teacher"]
+    named = (
+        f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
+    )
+    costs = f"{teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
+    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {costs}"
+    return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
+
+
+def student_line(recipe: str, stage: str, one: dict) -> str:
+    name = PUBLISHED.get(stage, "").format(recipe=recipe)
+    about = f"[{one['about']}](../../model_cards/{name}/README.md)" if name else one["about"]
+    return (
+        f"| {about} | {written(one['metric'], '.4f')} | {written(one['of_teacher'], '.2%')} "
+        f"| {written(one['nearness'], '.4f')} | {one['milliseconds']:.1f} | {one['speedup']:.1f}× "
+        f"| {one['megabytes']:.1f} | {one['smaller']:.1f}× |"
+    )
+
+
+def written(values: dict, form: str) -> str:
+    return f"{values['mean']:{form}}" + (f" ± {values['sd']:{form}}" if values["sd"] is not None else "")
+
+
+def about(content: dict) -> list[str]:
+    """What the figures mean, and what they are to be compared with."""
+    cpus = {task["hardware"]["cpu"] for task in content["tasks"].values()}
+    return [
+        "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. Milliseconds are for "
+        f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
+        "Agreement is the share of equal answers; of scores it is their correlation with the teacher's.",
+        "",
+        "The aim is 99 % of the teacher at ten times its speed and a tenth of its size on the mean of the tasks, and "
+        f"{AGREEMENT:.2%} agreement. What others published: TinyBERT4 96.8 % at 9.4 times the speed and a 7.5th of the "
+        "size, DistilBERT 97 % at 1.6 times and a 1.7th, CoFi 95 % at 12 times.",
+    ]
+
+
+def draw(path: Path, tasks: dict) -> None:
+    """What each size keeps of its teacher against how much faster it is, a point a task."""
+    figure, axis = plt.subplots(figsize=(8, 4.6))
+    for (stage, about), (marker, _, color) in zip(SIZES.items(), STYLES, strict=True):
+        found = [task["students"][stage] for task in tasks.values() if stage in task["students"]]
+        x, y = [one["speedup"] for one in found], [100 * one["of_teacher"]["mean"] for one in found]
+        axis.plot(x, y, marker, color=color, alpha=0.75, label=about, fillstyle="none" if "tokens" in about else "full")
+    axis.plot(*zip(*((times, 100 * kept) for _, kept, times in OTHERS), strict=True), "x", color=GREY)
+    for name, kept, times in OTHERS:
+        axis.annotate(name, (times, 100 * kept), (5, 4), textcoords="offset points", fontsize=8, color=GREY)
+    axis.axhline(99, color=GREY, linewidth=1, linestyle=":")
+    axis.axvline(10, color=GREY, linewidth=1, linestyle=":")
+    axis.set(xlabel="times as fast as the teacher, one text", ylabel="% of the teacher's metric", xscale="log")
+    axis.set_xticks([1, 2, 3, 5, 10, 15], labels=["1×", "2×", "3×", "5×", "10×", "15×"], minor=False)
+    axis.minorticks_off()
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.legend(fontsize=8, loc="lower left")
+    legend = "a point is a task; dotted: the aim; ×: as published, of other teachers on other machines"
+    save(figure, path, "The family: what is kept, and how fast it is", legend)
