@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-from accelerate import Accelerator
 
 from ..callbacks import CheckpointedCallback
 from ..errors import InputError

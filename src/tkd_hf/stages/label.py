@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-
-from accelerate import PartialState
 
 from ..data.features import teacher_features, tokenize
 from ..data.loading import DataArguments, load_split
