@@ -248,6 +248,7 @@ def test_a_base_is_fine_tuned_and_distilled_into(
         record = distill(str(teacher_folder), data, args, StudentArguments(student=base))
     assert "its classifier is that of the teacher" in caplog.text
     assert "accuracy" in record.metrics
+    assert "teacher_layers" not in record.details  # which only a student has that is cut out of its teacher
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").state_dict()
     expected = TKDModel.from_pretrained(base).state_dict()
     assert all(torch.equal(student[f"tkd.{name}"], weight) for name, weight in expected.items())

@@ -120,7 +120,7 @@ def distill(
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
     model = make_student(teachers[0], student, task, lora)
-    if report := getattr(model, "init_report", None):
+    if (report := getattr(model, "init_report", None)) and not student.student:  # else they are the base's own
         record.details["teacher_layers"] = list(report.layers)
     trainer = distillation_trainer(
         add_adapters(model, lora) if lora else model,
