@@ -19,6 +19,16 @@ PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8", "quantize-2":
 # of their teachers, which are larger, and not on these tasks alone: name, share, times as fast
 OTHERS = (("DistilBERT", 0.97, 1.6), ("TinyBERT4", 0.968, 9.4), ("CoFi", 0.95, 12.0))
 AGREEMENT = 0.9832  # of TKD-NLP's paper
+TITLES = {
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "stsb": "STS-B",
+    "cola": "CoLA",
+    "rte": "RTE",
+    "banking77": "Banking77",
+    "clinc150": "CLINC150",
+    "reviews": "movie reviews",
+}
 
 
 def means(tasks: dict) -> dict:
@@ -34,11 +44,43 @@ def means(tasks: dict) -> dict:
     return found
 
 
+def overview(content: dict) -> list[str]:
+    """A line a task, of the sizes that are published; README has it, too."""
+    lines = [
+        "| | teacher | 3 layers | in int8 | faster | smaller | 2 layers in int8 | faster | smaller |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for recipe, task in content["tasks"].items():
+        whole, int8, least = (task["students"][stage] for stage in PUBLISHED)
+        title = f"{TITLES[recipe.removeprefix('tkd-nlp-')]}, {task['metric'].replace('_', ' ')}"
+        cells = [title, f"{task['teacher']['metric']['mean']:.3f}", kept(whole)]
+        cells += [kept(int8), *costs(int8), kept(least), *costs(least)]
+        lines.append(f"| {' | '.join(cells)} |")
+    if content["means"]:
+        whole, int8, least = ((f"**{one['of_teacher']:.1%}**", *costs(one)) for one in content["means"].values())
+        lines.append(f"| {' | '.join(['**mean of the teacher**', '', whole[0], *int8, *least])} |")
+    return lines
+
+
+def kept(one: dict) -> str:
+    return f"{one['metric']['mean']:.3f} ({one['of_teacher']['mean']:.1%})"
+
+
+def costs(one: dict) -> tuple[str, str]:
+    return f"{one['speedup']:.1f}×", f"{one['smaller']:.1f}×"
+
+
 def markdown(content: dict) -> str:
     lines = [
         "# The family",
         "",
         f"`{content['command']}`, of the recipes in [examples/recipes](../recipes), each one `tkd-hf run`.",
+        "",
+        *overview(content),
+        "",
+        "![what is kept, against speed](family.png)",
+        "",
+        "All sizes:",
         "",
         "| | metric | of the teacher | agreement | p50 ms | faster | MB | smaller |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -46,8 +88,8 @@ def markdown(content: dict) -> str:
     for recipe, task in content["tasks"].items():
         lines += task_lines(recipe, task)
     for name, one in content["means"].items():
-        kept, times = f"{one['of_teacher']:.2%}", (f"{one['speedup']:.1f}×", f"{one['smaller']:.1f}×")
-        lines.append(f"| mean over tasks, {name} | | {kept} | | | {times[0]} | | {times[1]} |")
+        faster, smaller = costs(one)
+        lines.append(f"| mean over tasks, {name} | | {one['of_teacher']:.2%} | | | {faster} | | {smaller} |")
     return "\n".join([*lines, "", *about(content), ""])
 
 
@@ -56,8 +98,8 @@ def task_lines(recipe: str, task: dict) -> list[str]:
     named = (
         f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
     )
-    costs = f"{teacher['milliseconds']:.1f} | | {teacher['megabytes']:.1f} | |"
-    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {costs}"
+    head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {teacher['milliseconds']:.1f} | "
+    head += f"| {teacher['megabytes']:.1f} | |"
     return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
 
 

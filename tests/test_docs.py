@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import family_table
 from tests.conftest import read_json
 from tkd_hf.cli import app
 from tkd_hf.training_args import DistillationTrainingArguments
@@ -57,3 +58,8 @@ def test_the_table_of_backends_says_what_was_measured():
         speeds = [f"{timing['speedup']:.1f}×" for timing in sst2["timings"]]
         quality = [f"{sst2['metrics']['accuracy']:.4f}", likeness[0], f"{stsb['metrics']['pearson']:.4f}", likeness[1]]
         assert figures.split(" | ") == [*quality, f"{sst2['megabytes']:.1f}", *speeds]
+
+
+def test_the_table_of_the_family_says_what_was_measured():
+    content = read_json(ROOT / "examples/results/family.json")
+    assert "\n".join(family_table.overview(content)) in (ROOT / "README.md").read_text(encoding="utf-8")
