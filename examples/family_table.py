@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
-from tkd_hf.report.figures import GREY, STYLES, plt, save
+from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
 
 
 # the stages whose models are the family's sizes, the largest first, and the names of those that are published
@@ -52,14 +52,18 @@ def overview(content: dict) -> list[str]:
     ]
     for recipe, task in content["tasks"].items():
         whole, int8, least = (task["students"][stage] for stage in PUBLISHED)
-        title = f"{TITLES[recipe.removeprefix('tkd-nlp-')]}, {task['metric'].replace('_', ' ')}"
-        cells = [title, f"{task['teacher']['metric']['mean']:.3f}", kept(whole)]
+        about = f"{title(recipe)}, {task['metric'].replace('_', ' ')}"
+        cells = [about, f"{task['teacher']['metric']['mean']:.3f}", kept(whole)]
         cells += [kept(int8), *costs(int8), kept(least), *costs(least)]
         lines.append(f"| {' | '.join(cells)} |")
     if content["means"]:
         whole, int8, least = ((f"**{one['of_teacher']:.1%}**", *costs(one)) for one in content["means"].values())
         lines.append(f"| {' | '.join(['**mean of the teacher**', '', whole[0], *int8, *least])} |")
     return lines
+
+
+def title(recipe: str) -> str:
+    return TITLES[recipe.removeprefix("tkd-nlp-")]
 
 
 def kept(one: dict) -> str:
@@ -133,14 +137,17 @@ def about(content: dict) -> list[str]:
 
 def draw(path: Path, tasks: dict) -> None:
     """What each size keeps of its teacher against how much faster it is, a point a task."""
-    figure, axis = plt.subplots(figsize=(8, 4.6))
-    for (stage, about), (marker, _, color) in zip(SIZES.items(), STYLES, strict=True):
-        found = [task["students"][stage] for task in tasks.values() if stage in task["students"]]
-        x, y = [one["speedup"] for one in found], [100 * one["of_teacher"]["mean"] for one in found]
-        axis.plot(x, y, marker, color=color, alpha=0.75, label=about, fillstyle="none" if "tokens" in about else "full")
+    figure, axis = plt.subplots(figsize=(8, 4.8))
+    for (stage, about), marker in zip(SIZES.items(), "os^Dv*", strict=True):
+        found = {recipe: task["students"][stage] for recipe, task in tasks.items() if stage in task["students"]}
+        x, y = [one["speedup"] for one in found.values()], [100 * one["of_teacher"]["mean"] for one in found.values()]
+        color, hollow = BLUE if about.startswith("3") else RED, "tokens" in about
+        axis.plot(x, y, marker, color=color, label=about, fillstyle="none" if hollow else "full", linestyle="none")
+        for recipe, times, share in zip(found, x, y, strict=True) if "int8" in about else ():
+            axis.annotate(title(recipe), (times, share), (5, -3), textcoords="offset points", fontsize=8, color=color)
     axis.plot(*zip(*((times, 100 * kept) for _, kept, times in OTHERS), strict=True), "x", color=GREY)
     for name, kept, times in OTHERS:
-        axis.annotate(name, (times, 100 * kept), (5, 4), textcoords="offset points", fontsize=8, color=GREY)
+        axis.annotate(name, (times, 100 * kept), (5, -9), textcoords="offset points", fontsize=8, color=GREY)
     axis.axhline(99, color=GREY, linewidth=1, linestyle=":")
     axis.axvline(10, color=GREY, linewidth=1, linestyle=":")
     axis.set(xlabel="times as fast as the teacher, one text", ylabel="% of the teacher's metric", xscale="log")
