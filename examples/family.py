@@ -47,8 +47,9 @@ def main(arguments: list[str] | None = None):
     recipes = sorted(path.stem for path in options.recipes_dir.glob("tkd-nlp-*.yaml"))
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
-            report = read_json(run / "report" / REPORT_JSON, way_out="run it again")
-            write_json(records / f"{run.name}.json", record_of(report) | {"minutes": minutes_of(run)})
+            record = record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again"))
+            further = {"minutes": minutes_of(run), "before_answers": before_answers(run, record["metric"])}
+            write_json(records / f"{run.name}.json", record | further)
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
             publish(options.runs_dir / recipe, recipe, options.cards_dir)
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
@@ -76,6 +77,14 @@ def minutes_of(run: Path) -> float:
     """What the stages of a run took, less the report."""
     records = [read_json(path, way_out="run the recipe again") for path in run.glob("*/tkd_run.json")]
     return round(sum(record["seconds"] or 0.0 for record in records) / 60, 1)
+
+
+def before_answers(run: Path, metric: str) -> dict[str, float]:
+    """What students of three and of two layers reach by features alone, before they learn answers."""
+    records = {stage: run / stage / "tkd_run.json" for stage in ("distill", "distill-3")}
+    return {
+        stage: read_json(path, way_out="run the recipe again")["metrics"][metric] for stage, path in records.items()
+    }
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:
