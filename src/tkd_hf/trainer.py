@@ -124,7 +124,7 @@ class DistillationTrainer(OrderedTrainer):
         self.objective = CombinedObjective(args)
         self._check_problem_type()
         self._check_labels()
-        teachers = self._load_teachers(as_tuple(teacher_model))
+        self.live_teachers = teachers = self._load_teachers(as_tuple(teacher_model))
         self.objective.build(self._setting(teachers), self.accelerator)
         self.add_callback(self.objective)
         self.add_callback(HomeFilesCallback())

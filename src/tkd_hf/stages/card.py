@@ -97,11 +97,10 @@ def card_of_training(trainer: "OrderedTrainer", **chosen: Any) -> str:
 
 def record_of(trainer: "OrderedTrainer") -> StageRecord:
     """What a trainer knows of its run: teachers, data, arguments, time, and how the last evaluation went."""
-    live = getattr(trainer, "teacher", None)
-    models = [trainer.accelerator.unwrap_model(one.model) for one in getattr(live, "teachers", [live] if live else [])]
+    models = getattr(trainer, "live_teachers", [])
     names = [model.config.name_or_path or type(model).__name__ for model in models]
     made = [_revision(model) for model in models]
-    several = {"teacher_weights": list(live.weights)} if len(models) > 1 else {}
+    several = {"teacher_weights": list(trainer.teacher.weights)} if len(models) > 1 else {}
     taught = {"teacher": names, "teacher_revision": made} if several else {}
     if len(models) == 1:
         taught = {"teacher": names[0], "teacher_revision": made[0]}
@@ -115,7 +114,7 @@ def record_of(trainer: "OrderedTrainer") -> StageRecord:
     return StageRecord(
         "distill" if hasattr(trainer, "objective") else "finetune",
         inputs=taught | {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
-        arguments={**({"live": bool(models)} if live else {}), **training_arguments(trainer.args), **several},
+        arguments={**({"live": True} if models else {}), **training_arguments(trainer.args), **several},
         metrics={
             name.removeprefix("eval_"): value
             for name, value in last.items()
