@@ -6,10 +6,8 @@
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
 published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
 into `<results-dir>/family/<recipe>.json`. Of all that are there, also of recipes that ran elsewhere, it makes
-family.json, family.md and family.png, and the lines in each recipe that say what to expect of it. A recipe that was run
-on other seeds, too, is given with their spread:
-
-    tkd-hf run examples/recipes/tkd-nlp-mrpc.yaml --seed 1 --output-dir runs/tkd-nlp-mrpc-s1
+family.json, family.md and family.png, and the lines in each recipe that say what to expect of it. Students that other
+seeds have been run of, too (family_seeds.py), are given with their spread.
 """
 
 import argparse
@@ -80,10 +78,12 @@ def minutes_of(run: Path) -> float:
 
 
 def before_answers(run: Path, metric: str) -> dict[str, float]:
-    """What students of three and of two layers reach by features alone, before they learn answers."""
+    """What students of three and of two layers, those that there are, reach by features alone, before answers."""
     records = {stage: run / stage / "tkd_run.json" for stage in ("distill", "distill-3")}
     return {
-        stage: read_json(path, way_out="run the recipe again")["metrics"][metric] for stage, path in records.items()
+        stage: read_json(path, way_out="run the recipe again")["metrics"][metric]
+        for stage, path in records.items()
+        if path.exists()
     }
 
 
@@ -145,16 +145,20 @@ def costs(timed: dict) -> dict[str, float]:
 
 
 def summary(seeds: list[dict]) -> dict:
-    """A task's students over the seeds that have been run; times and sizes are the first one's."""
+    """A task's students over the seeds that each has been run on; times and sizes are the first one's.
+
+    Seeds may share a teacher, which then has no spread.
+    """
     first, teacher = seeds[0], seeds[0]["teacher"]
+    teachers = dict.fromkeys(seed["teacher"]["metric"] for seed in seeds)
     spreads = ("metric", "of_teacher", "nearness")
     return {
         **{name: first[name] for name in ("task", "split", "examples", "metric", "minutes", "software", "hardware")},
-        "teacher": teacher | {"metric": spread([seed["teacher"]["metric"] for seed in seeds])},
+        "teacher": teacher | {"metric": spread(list(teachers))},
         "students": {
             stage: {
                 "about": about,
-                **{name: spread([seed["students"][stage][name] for seed in seeds]) for name in spreads},
+                **{name: spread([one[name] for one in students_of(seeds, stage)]) for name in spreads},
                 **{name: one[name] for name in ("milliseconds", "speedup", "megabytes")},
                 "smaller": teacher["megabytes"] / one["megabytes"],
             }
@@ -162,6 +166,11 @@ def summary(seeds: list[dict]) -> dict:
             if (one := first["students"].get(stage))
         },
     }
+
+
+def students_of(seeds: list[dict], stage: str) -> list[dict]:
+    """The students that a stage made of those seeds that it was run on."""
+    return [seed["students"][stage] for seed in seeds if stage in seed["students"]]
 
 
 def share(value: float, taught: float) -> float:

@@ -67,7 +67,7 @@ def title(recipe: str) -> str:
 
 
 def kept(one: dict) -> str:
-    return f"{one['metric']['mean']:.3f} ({one['of_teacher']['mean']:.1%})"
+    return f"{written(one['metric'], '.3f')} ({one['of_teacher']['mean']:.1%})"
 
 
 def costs(one: dict) -> tuple[str, str]:
@@ -128,7 +128,8 @@ def about(content: dict) -> list[str]:
         "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. Milliseconds are for "
         f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
-        "shares above 100 % count as 100 %. The cards give intervals.",
+        "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "
+        "teacher a task; what has none is of one seed. The cards give intervals.",
         "",
         "The aim is 99 % of the teacher at ten times its speed and a tenth of its size on the mean of the tasks, and "
         f"{AGREEMENT:.2%} agreement. What others published: TinyBERT4 96.8 % at 9.4 times the speed and a 7.5th of the "

@@ -9,6 +9,7 @@ import yaml
 from datasets import ClassLabel, Dataset
 
 import family
+import family_seeds
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
 from tkd_hf import TKDModel, student_from_teacher
 from tkd_hf.data.tasks import GLUE_TASKS
@@ -100,6 +101,41 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     card = (made / student / "README.md").read_text()
     assert "onnx" in card.lower()
     collected(made, tmp_path)
+
+
+def test_other_seeds_of_a_recipe_share_its_teacher_and_give_a_spread(run, no_processes, tmp_path, monkeypatch):
+    (path,) = (path for path in RECIPES if path.stem == "tkd-nlp-cola")
+    content = quick(path, tmp_path)
+    content["stages"] = [stage for stage in content["stages"] if not {"quantize", "card"} & set(stage)]
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipes" / path.name
+    recipe.parent.mkdir()
+    recipe.write_text(yaml.safe_dump(content))
+    code, _, err = run("run", recipe, "--data-dir", "data")
+    assert code == 0, err
+    family_seeds.main(["--recipes-dir", "recipes", "--data-dir", "data", "--seeds", "1"])
+    made = tmp_path / "runs" / path.stem
+    assert {each.name for each in made.with_name(f"{made.name}-s1").iterdir()} == {"distill", "distill-2", "report"}
+    records = [
+        family.record_of(read_json(run / "report" / "report.json")) for run in family.runs_of(made.parent, made.name)
+    ]
+    task = family.summary([record | {"minutes": 1.0} for record in records])
+    assert task["teacher"]["metric"]["sd"] is None
+    assert {stage: len(one["metric"]["values"]) for stage, one in task["students"].items()} == {
+        "distill-2": 2,
+        "distill-4": 1,
+    }
+
+
+def test_another_seed_starts_from_the_teacher_that_the_recipe_made():
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in RECIPES}
+    seed = {name: family_seeds.distillation_of(recipe, seed=2, sizes=1) for name, recipe in found.items()}
+    assert seed["tkd-nlp-rte"]["teacher"] == "runs/tkd-nlp-rte/finetune-2"
+    assert seed["tkd-nlp-sst2"]["teacher"] == "runs/tkd-nlp-sst2/finetune"
+    for name, one in seed.items():
+        assert [stage for named in one["stages"] for stage in named] == ["label", "distill", "distill", "report"]
+        assert one["stages"][1]["distill"]["student"] == "runs/tkd-base/pretrain"
+        assert one["output_dir"] == f"runs/{name}-s2"
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""Other seeds of the family's students: the same recipes and the same teachers, without what follows distillation.
+
+    python examples/family_seeds.py --data-dir DATA            # seeds 1 and 2 of three layers, of all recipes that ran
+    python examples/family_seeds.py --data-dir DATA --sizes 2  # then those of two layers, too
+
+Of each recipe in examples/recipes/ that has been run it writes `runs/<recipe>-s<seed>.yaml`, which starts from the
+teacher that the recipe made, distils and reports, and runs it into `runs/<recipe>-s<seed>`; what is done is skipped.
+`python examples/family.py` then gives the spread.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from family import RECIPES
+
+
+STAGES_A_SIZE = 2  # features, then answers
+RUN = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run"]  # `tkd-hf run`, of this environment
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes-dir", type=Path, default=RECIPES)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sizes", type=int, default=1, help="how many of a recipe's sizes, the main one first")
+    parser.add_argument("--recipes", nargs="+", help="run only these")
+    options = parser.parse_args(arguments)
+
+    place = ["--data-dir", options.data_dir] if options.data_dir else []
+    for seed in options.seeds:
+        for path in sorted(options.recipes_dir.glob("tkd-nlp-*.yaml")):
+            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if (options.recipes is None or path.stem in options.recipes) and teacher_of(recipe).exists():
+                written = write(distillation_of(recipe, seed, options.sizes))
+                subprocess.run([*RUN, written, "--seed", str(seed), *place], check=True)
+
+
+def teacher_of(recipe: dict) -> Path:
+    """Where the recipe's last fine-tuning leaves its teacher."""
+    count = sum("finetune" in stage for stage in recipe["stages"])
+    return Path(recipe["output_dir"]) / ("finetune" if count == 1 else f"finetune-{count}")
+
+
+def distillation_of(recipe: dict, seed: int, sizes: int) -> dict:
+    """What of the recipe depends on the seed, given its teacher; students keep the names of their stages."""
+    distilled = [stage for stage in recipe["stages"] if "distill" in stage][: STAGES_A_SIZE * sizes]
+    (reported,) = (stage for stage in recipe["stages"] if "report" in stage)
+    return {
+        "teacher": str(teacher_of(recipe)),
+        "data": recipe["data"],
+        "stages": [{"label": None}, *distilled, reported],
+        "output_dir": f"{recipe['output_dir']}-s{seed}",
+    }
+
+
+def write(recipe: dict) -> Path:
+    path = Path(f"{recipe['output_dir']}.yaml")
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    main()
