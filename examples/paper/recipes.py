@@ -16,7 +16,6 @@ ANSWERS = {"logits": 0.9, "hard": 0.1}
 OURS = ({"objectives": FEATURES}, {"objectives": ANSWERS, "temperature": 2.0})
 OUR_START, OUR_DROPOUT = "uniform", 0.0
 
-NARROW = "ours-narrow"
 COMPARED = ("plain", "distilbert", "tinybert", "ours")
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 SOFT_WEIGHTS = (0.5, 0.9, 1.0)
@@ -32,14 +31,12 @@ class Recipe:
         stages: arguments of each stage; a stage starts from the student of the one before.
         start: the teacher's layers that the student is built from, by the name of a layer map, or `"random"`.
         dropout: of the student; by default the teacher's.
-        feed_forward: the share of the teacher's feed-forward neurons that the student's layers have.
     """
 
     about: str
     stages: tuple[dict, ...]
     start: str = "uniform"
     dropout: float | None = None
-    feed_forward: float = 1.0
 
 
 # Variants of ours to choose from; `tuning` runs them all on held-out training data. A name must start with "ours-".
@@ -83,7 +80,6 @@ def recipes(layers: int) -> dict[str, Recipe]:
         "ours": like_ours("ours", OURS),
     }
     beside = {
-        NARROW: replace(like_ours("ours, feed-forward layers a quarter as wide", OURS), feed_forward=0.25),
         "tinybert-no-dropout": replace(tinybert(layers), about="TinyBERT, without dropout", dropout=OUR_DROPOUT),
     }
     tuned = {

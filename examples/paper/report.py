@@ -199,9 +199,8 @@ def notes(content: dict) -> list[str]:
     found = [
         f"Students of {layers} layers. Mean ± standard deviation over seeds ({' or '.join(map(str, seeds)) or 0} a "
         f"cell; a single one has no spread). Measured on: {sizes or 'nothing yet'}.",
-        "Each seed has a teacher of its own, fine-tuned with that seed, from which all its students learn. “Of the "
-        "teacher” is the mean over tasks of student ÷ teacher, by each task's first metric, over the seeds that have "
-        "all tasks.",
+        "Each seed has a teacher of its own, from which all its students learn. “Of the teacher” is the mean over "
+        "tasks of student ÷ teacher, by each task's first metric, over the seeds that have all tasks.",
         "One standard error is how far the teacher's value would move by chance on another sample of so many examples "
         "(of correlations, an approximation); differences well below it say nothing.",
         f"Optimisation steps, the same for every recipe: {steps}.{parts}",

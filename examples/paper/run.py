@@ -4,8 +4,8 @@
 
 1 `baseline`: without distillation; 2 `temperature` and soft weight; 3 `precision`: speed and memory; 4 `ablation`;
 5 `comparison` with the recipes of DistilBERT and TinyBERT; 6 `resources`: time and memory over batch sizes; and
-`headline`, our students on all data; `tuning` and `shapes`, for choosing on held-out training data. Several may be
-named.
+`tuning`, for choosing on held-out training data. Several may be named. What students reach that start from a
+pre-trained base and learn from all of SST-2 is the family's (examples/family.py).
 
 Each writes `<results-dir>/<experiment>.md`, `.json` and `.png` from its records, one JSON file for every (recipe, task,
 student, seed). What has a record is not run again, what was interrupted goes on from its checkpoint, and several

@@ -37,14 +37,12 @@ class Size:
         teacher_epochs: of fine-tuning the teacher of each task.
         teacher_layers: of all teachers, for estimates of time.
         students: layers; the deepest first.
-        shaped_students: layers of those whose shapes are compared.
         seeds: of the comparisons.
         batch_size, save_steps: of all students.
         rounds: how often training is timed; the setting is `timing`.
         batch_sizes: over which inference is timed, and training, less the first.
-        compared_tasks, headline_tasks, taken_apart_tasks, softness_tasks, tuned_tasks, shaped_tasks: settings of the
-            comparisons, the main table, the ablation, temperature and soft weight (classes, therefore), and those to
-            choose recipes, and shapes, on.
+        compared_tasks, taken_apart_tasks, softness_tasks, tuned_tasks: settings of the comparisons, the ablation,
+            temperature and soft weight (classes, therefore), and those to choose recipes on.
     """
 
     name: str
@@ -52,18 +50,15 @@ class Size:
     teacher_epochs: dict[str, int]
     teacher_layers: int
     students: tuple[int, ...]
-    shaped_students: tuple[int, ...]
     seeds: tuple[int, ...]
     batch_size: int
     save_steps: int
     rounds: int
     batch_sizes: tuple[int, ...]
     compared_tasks: tuple[str, ...]
-    headline_tasks: tuple[str, ...]
     taken_apart_tasks: tuple[str, ...]
     softness_tasks: tuple[str, ...]
     tuned_tasks: tuple[str, ...]
-    shaped_tasks: tuple[str, ...]
 
 
 FULL = Size(
@@ -74,27 +69,22 @@ FULL = Size(
         "stsb": Setting("stsb", steps=360, tokens=27.8),  # two
         "cola": Setting("cola", steps=536, tokens=11.3),  # two
         "rte": Setting("rte", steps=234, tokens=66.6),  # three
-        "sst2-all": Setting("sst2", steps=4210, tokens=13.3),  # two
         "mrpc-held-out": Setting("mrpc", steps=344, tokens=53.2, held_out=True),
         "stsb-held-out": Setting("stsb", steps=360, tokens=27.8, held_out=True),
-        "stsb-held-out-long": Setting("stsb", steps=1440, tokens=27.8, held_out=True),  # nine passes
         "timing": Setting("mrpc", steps=10, tokens=53.2, examples=320),
     },
     teacher_epochs={"sst2": 2, "mrpc": 5, "stsb": 5, "cola": 5, "rte": 5},
     teacher_layers=6,
     students=(3, 2),
-    shaped_students=(4, 3, 2),
     seeds=(0, 1, 2),
     batch_size=32,
     save_steps=200,
     rounds=3,
     batch_sizes=(1, 8, 32),
     compared_tasks=("sst2", "mrpc", "stsb", "cola", "rte"),
-    headline_tasks=("sst2-all", "mrpc", "stsb", "cola", "rte"),
     taken_apart_tasks=("stsb", "cola"),
     softness_tasks=("mrpc", "cola"),
     tuned_tasks=("stsb-held-out", "mrpc-held-out"),
-    shaped_tasks=("stsb-held-out", "stsb-held-out-long"),
 )
 
 QUICK = Size(
@@ -102,23 +92,19 @@ QUICK = Size(
     settings={
         "sst2": Setting("sst2", steps=4, tokens=6, examples=16),
         "stsb": Setting("stsb", steps=2, tokens=10),
-        "sst2-all": Setting("sst2", steps=2, tokens=6),
         "sst2-held-out": Setting("sst2", steps=2, tokens=6, held_out=True),
         "timing": Setting("sst2", steps=2, tokens=6, examples=16),
     },
     teacher_epochs={"sst2": 1, "stsb": 1},
     teacher_layers=2,
     students=(1,),
-    shaped_students=(1,),
     seeds=(0, 1),
     batch_size=8,
     save_steps=2,
     rounds=1,
     batch_sizes=(1, 4),
     compared_tasks=("sst2", "stsb"),
-    headline_tasks=("sst2-all", "stsb"),
     taken_apart_tasks=("sst2",),
     softness_tasks=("sst2",),
     tuned_tasks=("sst2-held-out",),
-    shaped_tasks=("sst2-held-out",),
 )

@@ -107,7 +107,6 @@ class Study:
             "start": recipe.start,
             "stages": [self._stage(recipe, setting, stage) for stage in recipe.stages],
             **({} if recipe.dropout is None else {"dropout": recipe.dropout}),
-            **({} if recipe.feed_forward == 1 else {"feed_forward": recipe.feed_forward}),
         }
         return json.loads(json.dumps(content))
 
@@ -280,9 +279,8 @@ class Study:
         if recipe.start != "random":
             config = AutoConfig.from_pretrained(teacher)
             layers = tuple(layer_map(recipe.start, run.layers, config.num_hidden_layers))
-            width = int(config.intermediate_size * recipe.feed_forward)
             dropout = config.hidden_dropout_prob if recipe.dropout is None else recipe.dropout
-            return StudentArguments(layers, intermediate_size=width, dropout=dropout)
+            return StudentArguments(layers, dropout=dropout)
         path = folder / "random"
         if not path.exists():
             set_seed(run.seed)
