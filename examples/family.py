@@ -16,9 +16,9 @@ import shutil
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 
-from family_table import PUBLISHED, SIZES, draw, markdown, means, written
+from family_table import PUBLISHED, SIZES, draw, markdown, means
+from seeds import spread, written
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
 from tkd_hf.hub.card import Card
@@ -181,10 +181,6 @@ def share(value: float, taught: float) -> float:
 def nearness(fidelity: dict) -> float:
     """To the teacher: the share of equal answers, of scores their correlation."""
     return fidelity["agreement"] if fidelity["agreement"] is not None else fidelity["pearson"]
-
-
-def spread(values: list[float]) -> dict:
-    return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "values": values}
 
 
 def say_what_to_expect(path: Path, task: dict) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
+from seeds import written
 from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
 
 
@@ -115,10 +116,6 @@ def student_line(recipe: str, stage: str, one: dict) -> str:
         f"| {written(one['nearness'], '.4f')} | {one['milliseconds']:.1f} | {one['speedup']:.1f}× "
         f"| {one['megabytes']:.1f} | {one['smaller']:.1f}× |"
     )
-
-
-def written(values: dict, form: str) -> str:
-    return f"{values['mean']:{form}}" + (f" ± {values['sd']:{form}}" if values["sd"] is not None else "")
 
 
 def about(content: dict) -> list[str]:

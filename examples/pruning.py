@@ -18,8 +18,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
+from seeds import spread, written
 from tkd_hf import DistillationTrainingArguments
 from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments, load_split
@@ -164,24 +165,27 @@ def summaries(records: list[dict]) -> Iterator[dict]:
     metric, teachers = records[0]["metric"], [record["teacher"] for record in records]
     taught = [teacher["metrics"][metric] for teacher in teachers]
     costs = {name: teachers[0][name] for name in ("megabytes", "parameters")}
-    yield {"name": "teacher", **spread(taught), "of_teacher": 1.0, "agreement": 1.0, "speedup": 1.0, **costs}
+    yield {
+        "name": "teacher",
+        "metric": spread(list(dict.fromkeys(taught))),
+        "of_teacher": 1.0,
+        "agreement": 1.0,
+        "speedup": 1.0,
+        **costs,
+    }
     for student in STUDENTS:
         found = [(row, whole) for record, whole in zip(records, taught, strict=True) for row in record["students"]]
         found = [(row, whole) for row, whole in found if row["student"] == student.name]
         if found:
             yield {
                 "name": student.name,
-                **spread([row["metrics"][metric] for row, _ in found]),
+                "metric": spread([row["metrics"][metric] for row, _ in found]),
                 "of_teacher": mean(row["metrics"][metric] / whole for row, whole in found),
                 **{
                     name: mean(row[name] for row, _ in found)
                     for name in ("agreement", "speedup", "megabytes", "parameters")
                 },
             }
-
-
-def spread(values: list[float]) -> dict:
-    return {"value": mean(values), "spread": stdev(values) if len(values) > 1 else None, "seeds": len(values)}
 
 
 def markdown(command: str, tasks: dict[str, list[dict]]) -> str:
@@ -193,9 +197,9 @@ def markdown(command: str, tasks: dict[str, list[dict]]) -> str:
             f"| student | {records[0]['metric']} | of the teacher | agreement | speed | MB | parameters | seeds |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *(
-                f"| {s['name']} | {s['value']:.4f}{plus_minus(s['spread'])} | {s['of_teacher']:.1%} "
+                f"| {s['name']} | {written(s['metric'], '.4f')} | {s['of_teacher']:.1%} "
                 f"| {s['agreement']:.4f} | {s['speedup']:.2f}× | {s['megabytes']:.1f} | {s['parameters'] / 1e6:.1f} M "
-                f"| {s['seeds']} |"
+                f"| {len(s['metric']['values'])} |"
                 for s in summaries(records)
             ),
             "",
@@ -219,16 +223,12 @@ def markdown(command: str, tasks: dict[str, list[dict]]) -> str:
     )
 
 
-def plus_minus(spread: float | None) -> str:
-    return "" if spread is None else f" ± {spread:.4f}"
-
-
 def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
     """The metric against speed, and against megabytes, a row of panels a task."""
     figure, axes = plt.subplots(len(tasks), 2, figsize=(10, 4.2 * len(tasks)), squeeze=False)
     for row, (name, records) in zip(axes, tasks.items(), strict=True):
         whole, *found = summaries(records)
-        taught = whole["value"]
+        taught = whole["metric"]["mean"]
         for axis, cost, label in zip(
             row, ("speedup", "megabytes"), ("times as fast as the teacher", "MB"), strict=True
         ):
@@ -245,13 +245,15 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
 def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
     for curve, (part, marker, line, color) in BY_SPEED.items():
         points = sorted((one for one in found if part in one["name"]), key=cost)
-        x, y = [cost(one) for one in points], [one["value"] for one in points]
-        spreads = [one["spread"] or 0.0 for one in points]
+        x, y = [cost(one) for one in points], [one["metric"]["mean"] for one in points]
+        spreads = [one["metric"]["sd"] or 0.0 for one in points]
         axis.errorbar(x, y, yerr=spreads, marker=marker, linestyle=line, color=color, capsize=3, label=curve)
     for one in found:
         if not any(part in one["name"] for part, *_ in BY_SPEED.values()):
-            axis.plot(cost(one), one["value"], "D", color=GREY)
-            axis.annotate(one["name"], (cost(one), one["value"]), (6, 4), textcoords="offset points", fontsize=8)
+            axis.plot(cost(one), one["metric"]["mean"], "D", color=GREY)
+            axis.annotate(
+                one["name"], (cost(one), one["metric"]["mean"]), (6, 4), textcoords="offset points", fontsize=8
+            )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 import json
 from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import figures
 from experiments import Experiment
 from recipes import recipes
+from seeds import spread, written
 from study import Study
 from tkd_hf import InputError
 from tkd_hf.data.tasks import get_task
@@ -91,7 +92,9 @@ def row(recipe: str, layers: int, experiment: Experiment, records: dict) -> dict
         "about": recipes(layers)[recipe].about,
         "layers": layers,
         "tasks": {setting: cell(list(by_seed.values())) for setting, by_seed in found.items() if by_seed},
-        "of_teacher": spread([mean(kept(by_seed[seed]) for by_seed in found.values()) for seed in whole]),
+        "of_teacher": spread([mean(kept(by_seed[seed]) for by_seed in found.values()) for seed in whole])
+        if whole
+        else None,
     }
 
 
@@ -109,13 +112,6 @@ def kept(record: dict) -> float:
     (name, value), *_ = record["metrics"].items()
     taught = record["teacher"]["metrics"][name]
     return value / taught if taught else 0.0
-
-
-def spread(values: list[float]) -> dict | None:
-    """Mean and standard deviation over seeds."""
-    if not values:
-        return None
-    return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "values": values}
 
 
 def distinct(found) -> list:
@@ -222,12 +218,8 @@ def figure(value: float | None) -> str:
 
 
 def with_spread(values: dict | None) -> str:
-    if values is None:
-        return "missing"
-    return f"{values['mean']:.4f}" + (f" ± {values['sd']:.4f}" if values["sd"] is not None else "")
+    return "missing" if values is None else written(values, ".4f")
 
 
 def percent(values: dict | None) -> str:
-    if values is None:
-        return "missing"
-    return f"{values['mean']:.2%}" + (f" ± {values['sd']:.2%}" if values["sd"] is not None else "")
+    return "missing" if values is None else written(values, ".2%")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.append(str(Path(__file__).parents[1]))  # what it shares with the other examples
 
 import costs
 import tiny

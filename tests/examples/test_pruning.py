@@ -29,7 +29,7 @@ def test_two_students_of_two_seeds(tmp_path, teacher_folder, sst2_dir, monkeypat
 
     pruning.main([*words, "--seeds", "0", "1"])
     (teacher, pruned, shallow) = read_json(tmp_path / "results" / "pruning.json")["tasks"]["sst2"]
-    assert (teacher["seeds"], pruned["seeds"], shallow["seeds"]) == (2, 2, 2)
+    assert [len(one["metric"]["values"]) for one in (teacher, pruned, shallow)] == [1, 2, 2]  # one teacher
     assert pruned["parameters"] <= 0.9 * teacher["parameters"]
     assert shallow["agreement"] <= 1
     assert (tmp_path / "results" / "pruning.png").exists()

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 
 import family
 import family_seeds
+import seeds
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
 from tkd_hf import TKDModel, student_from_teacher
 from tkd_hf.data.tasks import GLUE_TASKS
@@ -188,6 +189,6 @@ def test_a_card_of_the_family_follows_from_its_record(card):
 
 
 def test_a_spread_is_of_seeds():
-    assert family.spread([0.5]) == {"mean": 0.5, "sd": None, "values": [0.5]}
-    assert family.spread([1.0, 3.0])["sd"] == pytest.approx(2**0.5)
-    assert family.written({"mean": 0.5, "sd": 0.25}, ".2%") == "50.00% ± 25.00%"
+    assert seeds.spread([0.5]) == {"mean": 0.5, "sd": None, "values": [0.5]}
+    assert seeds.spread([1.0, 3.0])["sd"] == pytest.approx(2**0.5)
+    assert seeds.written({"mean": 0.5, "sd": 0.25}, ".2%") == "50.00% ± 25.00%"
