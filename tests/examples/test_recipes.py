@@ -32,7 +32,7 @@ def write_corpus(folder: Path) -> dict:
     """Raw text in place of a corpus on the Hub, for an encoder of which two heads are left."""
     folder.mkdir()
     (folder / "train.txt").write_text("\n".join(8 * TEXTS))
-    return TRAINING | {"dataset": str(folder), "dataset_config": None, "heads": 2, "max_length": 8}
+    return TRAINING | {"dataset": str(folder), "heads": 2, "max_length": 8}
 
 
 def write_bases(folder: Path) -> None:
