@@ -135,30 +135,29 @@ def about(content: dict) -> list[str]:
 
 
 def draw(path: Path, tasks: dict) -> None:
-    """What each size keeps of its teacher against how much faster it is, a point a task."""
-    figure, axis = plt.subplots(figsize=(8, 4.8))
-    for (stage, about), marker in zip(SIZES.items(), "os^Dv*", strict=True):
-        found = {recipe: task["students"][stage] for recipe, task in tasks.items() if stage in task["students"]}
-        x, y = [one["speedup"] for one in found.values()], [100 * one["of_teacher"]["mean"] for one in found.values()]
-        color, hollow = BLUE if about.startswith("3") else RED, "tokens" in about
-        axis.plot(x, y, marker, color=color, label=about, fillstyle="none" if hollow else "full", linestyle="none")
-        side, place = ("right", 0.97) if about.startswith("3") else ("left", 1.03)
-        before = None  # the name above, beneath which the next one is to stand
-        for share, times, recipe in sorted(zip(y, x, found, strict=True), reverse=True) if "int8" in about else ():
-            near = before and abs(times / before[0] - 1) < 0.2
-            before = times, min(share, before[1] - 1.9) if near else share
-            where = {"verticalalignment": "center", "horizontalalignment": side}
-            axis.annotate(title(recipe), (times * place, before[1]), fontsize=8, color=color, **where)
-    axis.plot(*zip(*((times, 100 * kept) for _, kept, times in OTHERS), strict=True), "x", color=GREY)
-    for name, kept, times in OTHERS:
-        axis.annotate(name, (times, 100 * kept), (-4, -11), textcoords="offset points", fontsize=8, color=GREY)
-    axis.axhline(99, color=GREY, linewidth=1, linestyle=":")
-    axis.axvline(10, color=GREY, linewidth=1, linestyle=":")
-    axis.set(xlabel="times as fast as the teacher, one text", ylabel="% of the teacher's metric", xscale="log")
-    axis.set_xlim(1.3, 18)
-    axis.set_xticks([1.5, 2, 3, 5, 10, 15], labels=["1.5×", "2×", "3×", "5×", "10×", "15×"], minor=False)
-    axis.minorticks_off()
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.legend(fontsize=8, loc="lower left")
-    legend = "a point is a task; dotted: the aim; ×: as published, of other teachers on other machines"
+    """A row a task: what the published sizes keep of its teacher, and how fast they are; beneath, what others have."""
+    figure, (kept, fast) = plt.subplots(1, 2, sharey=True, figsize=(10, 0.42 * (len(tasks) + len(OTHERS)) + 1.6))
+    rows = [title(recipe) for recipe in tasks] + [name for name, *_ in OTHERS]
+    looks = dict(zip(PUBLISHED, (("o", BLUE), ("^", BLUE), ("*", RED)), strict=True))
+    for stage, (marker, color) in looks.items():
+        found = [task["students"][stage] for task in tasks.values()]
+        share = [100 * one["of_teacher"]["mean"] for one in found]
+        spreads = [100 * (one["of_teacher"]["sd"] or 0.0) for one in found]
+        dots = {"fmt": marker, "color": color, "markersize": 10 if marker == "*" else 7, "linestyle": "none"}
+        kept.errorbar(share, range(len(found)), xerr=spreads, label=SIZES[stage], capsize=3, **dots)
+        fast.errorbar([one["speedup"] for one in found], range(len(found)), **dots)
+    for place, (_, share, times) in enumerate(OTHERS, start=len(tasks)):
+        kept.plot(100 * share, place, "x", color=GREY, label="as published" if place == len(tasks) else None)
+        fast.plot(times, place, "x", color=GREY)
+    kept.axvline(99, color=GREY, linewidth=1, linestyle=":")
+    kept.set(xlabel="% of the teacher's metric", yticks=range(len(rows)), yticklabels=rows)
+    kept.invert_yaxis()
+    fast.axvline(10, color=GREY, linewidth=1, linestyle=":")
+    fast.set(xlabel="times as fast as the teacher, one text", xscale="log", xlim=(1, 20))
+    fast.set_xticks([1, 2, 3, 5, 10, 20], labels=["1×", "2×", "3×", "5×", "10×", "20×"], minor=False)
+    fast.minorticks_off()
+    for axis in (kept, fast):
+        axis.grid(color="#dddddd", linewidth=0.6)
+    kept.legend(fontsize=8, loc="lower left")
+    legend = "dotted: the aim; bars: ± standard deviation over seeds; ×: of other teachers, on other machines"
     save(figure, path, "The family: what is kept, and how fast it is", legend)
