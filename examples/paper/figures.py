@@ -15,19 +15,25 @@ DOTS = "dashed: teachers' mean, ± one standard error; dot and bar: mean ± stan
 
 
 def dots(path: Path, content: dict) -> None:
-    """A panel a task: each student's mean, its spread and its seeds, beside the teacher's line."""
+    """A panel a task: each student's mean, its spread and its seeds, beside the teacher's line.
+
+    Who has less than a third of the teacher's is named at the edge, so that the others can be told apart.
+    """
     rows, tasks = content["rows"], content["tasks"]
     several = len({row["layers"] for row in rows}) > 1
     names = [f"{row['about']} · {row['layers']} layers" if several else row["about"] for row in rows]
-    width = 0.3 + 0.075 * max(map(len, names)) + 2.3 * len(tasks)  # inches; a letter of the names, a panel
+    width = 0.3 + 0.075 * max(map(len, names)) + max(2.3 * len(tasks), 4.6)  # inches; a letter of the names, a panel
     figure, panels = plt.subplots(1, len(tasks), figsize=(width, 1.8 + 0.34 * len(rows)), sharey=True, squeeze=False)
     for panel, (setting, task) in zip(panels[0], tasks.items(), strict=True):
         metric = task["metrics"][0]
         for place, row in enumerate(rows):
             values = row["tasks"].get(setting, {"metrics": {}})["metrics"].get(metric)
-            if values is None:
-                panel.text(0.5, place, "missing", transform=panel.get_yaxis_transform(), ha="center", va="center",
-                           fontsize=8, color=GREY)  # fmt: skip
+            far = values and "teacher" in task and values["mean"] < task["teacher"][metric]["mean"] / 3
+            if values is None or far:
+                words = f"← {values['mean']:.3f}" if values else "missing"
+                panel.text(
+                    0.03, place, words, transform=panel.get_yaxis_transform(), va="center", fontsize=8, color=GREY
+                )
                 continue
             panel.errorbar(values["mean"], place, xerr=values["sd"], fmt="o", color=BLUE, capsize=3, zorder=3)
             panel.plot(values["values"], [place] * len(values["values"]), "|", color=GREY, markersize=9, zorder=2)
