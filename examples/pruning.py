@@ -237,7 +237,8 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
             panel(axis, found, lambda one, cost=cost: one[cost])
             axis.set(title=name, xlabel=label, ylabel=records[0]["metric"])
             axis.grid(color="#dddddd", linewidth=0.6)
-        row[0].legend(fontsize=8, framealpha=1)
+        if row[0].get_legend_handles_labels()[0]:
+            row[0].legend(fontsize=8, framealpha=1)
     legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
     save(figure, path, "Pruning against leaving layers out", legend)
 
@@ -245,6 +246,8 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
 def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
     for curve, (part, marker, line, color) in BY_SPEED.items():
         points = sorted((one for one in found if part in one["name"]), key=cost)
+        if not points:
+            continue
         x, y = [cost(one) for one in points], [one["metric"]["mean"] for one in points]
         spreads = [one["metric"]["sd"] or 0.0 for one in points]
         axis.errorbar(x, y, yerr=spreads, marker=marker, linestyle=line, color=color, capsize=3, label=curve)
