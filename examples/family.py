@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from family_table import PUBLISHED, SIZES, draw, markdown, means
-from seeds import spread, written
+from seeds import spread, spread_of_teachers, written
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
 from tkd_hf.hub.card import Card
@@ -145,16 +145,12 @@ def costs(timed: dict) -> dict[str, float]:
 
 
 def summary(seeds: list[dict]) -> dict:
-    """A task's students over the seeds that each has been run on; times and sizes are the first one's.
-
-    Seeds may share a teacher, which then has no spread.
-    """
+    """A task's students over the seeds that each has been run on; times and sizes are the first one's."""
     first, teacher = seeds[0], seeds[0]["teacher"]
-    teachers = dict.fromkeys(seed["teacher"]["metric"] for seed in seeds)
     spreads = ("metric", "of_teacher", "nearness")
     return {
         **{name: first[name] for name in ("task", "split", "examples", "metric", "minutes", "software", "hardware")},
-        "teacher": teacher | {"metric": spread(list(teachers))},
+        "teacher": teacher | {"metric": spread_of_teachers([seed["teacher"]["metric"] for seed in seeds])},
         "students": {
             stage: {
                 "about": about,

@@ -19,7 +19,6 @@ from family import RECIPES
 
 
 STAGES_A_SIZE = 2  # features, then answers
-RUN = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run"]  # `tkd-hf run`, of this environment
 
 
 def main(arguments: list[str] | None = None):
@@ -37,7 +36,9 @@ def main(arguments: list[str] | None = None):
             recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
             if (options.recipes is None or path.stem in options.recipes) and teacher_of(recipe).exists():
                 written = write(distillation_of(recipe, seed, options.sizes))
-                subprocess.run([*RUN, written, "--seed", str(seed), *place], check=True)
+                subprocess.run(
+                    [sys.executable, "-m", "tkd_hf", "run", written, "--seed", str(seed), *place], check=True
+                )
 
 
 def teacher_of(recipe: dict) -> Path:

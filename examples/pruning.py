@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from seeds import spread, written
+from seeds import spread, spread_of_teachers, written
 from tkd_hf import DistillationTrainingArguments
 from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments, load_split
@@ -167,7 +167,7 @@ def summaries(records: list[dict]) -> Iterator[dict]:
     costs = {name: teachers[0][name] for name in ("megabytes", "parameters")}
     yield {
         "name": "teacher",
-        "metric": spread(list(dict.fromkeys(taught))),
+        "metric": spread_of_teachers(taught),
         "of_teacher": 1.0,
         "agreement": 1.0,
         "speedup": 1.0,

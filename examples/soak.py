@@ -93,7 +93,7 @@ def run(recipe: str, folder: Path, kill: tuple[int, float] | None = None) -> lis
     """
     path, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
     path.write_text(recipe.replace("{folder}", str(folder)), encoding="utf-8")
-    command = [sys.executable, "-c", "from tkd_hf.cli import main; main()", "run", str(path)]
+    command = [sys.executable, "-m", "tkd_hf", "run", str(path)]
     environment = {**os.environ, "HF_HOME": str(folder) + "-home", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     begun = []
     with (

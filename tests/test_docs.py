@@ -60,6 +60,20 @@ def test_the_table_of_backends_says_what_was_measured():
         assert figures.split(" | ") == [*quality, f"{sst2['megabytes']:.1f}", *speeds]
 
 
+def test_the_table_of_recipes_says_what_was_measured():
+    names = {"labels alone": "plain", "DistilBERT's recipe": "distilbert", "TinyBERT's recipe": "tinybert"}
+    rows = read_json(ROOT / "examples/paper/results/comparison.json")["rows"]
+    found = {(str(row["layers"]), row["recipe"]): row for row in rows}
+    lines = re.findall(r"^\| (\d) layers, (.*?) \| (.* %.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == len(rows)
+    for layers, about, figures in lines:
+        row = found[layers, names.get(about, about.strip("*"))]
+        kept, mean = [task["of_teacher"]["mean"] for task in row["tasks"].values()], row["of_teacher"]
+        metrics = [next(iter(task["metrics"].values()))["mean"] for task in row["tasks"].values()]
+        cells = [f"{100 * share:.1f} % ({metric:.3f})" for share, metric in zip(kept, metrics, strict=True)]
+        assert figures.split(" | ") == [*cells, f"{100 * mean['mean']:.1f} % ± {100 * mean['sd']:.1f}"]
+
+
 def test_the_table_of_the_family_says_what_was_measured():
     content = read_json(ROOT / "examples/results/family.json")
     assert "\n".join(family_table.overview(content)) in (ROOT / "README.md").read_text(encoding="utf-8")

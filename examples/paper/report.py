@@ -87,14 +87,13 @@ def row(recipe: str, layers: int, experiment: Experiment, records: dict) -> dict
         for key in [(recipe, layers, setting)]
     }
     whole = [seed for seed in experiment.seeds if all(seed in by_seed for by_seed in found.values())]
+    shares = [mean(kept(by_seed[seed]) for by_seed in found.values()) for seed in whole]
     return {
         "recipe": recipe,
         "about": recipes(layers)[recipe].about,
         "layers": layers,
         "tasks": {setting: cell(list(by_seed.values())) for setting, by_seed in found.items() if by_seed},
-        "of_teacher": spread([mean(kept(by_seed[seed]) for by_seed in found.values()) for seed in whole])
-        if whole
-        else None,
+        "of_teacher": spread(shares) if shares else None,
     }
 
 
