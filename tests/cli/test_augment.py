@@ -61,6 +61,17 @@ def test_pairs_by_a_tkd(run, tmp_path, pairs):
     assert {word for name in new.column_names for text in new[name] for word in text.split()} == {"a", "good", "film"}
 
 
+def test_pairs_by_the_embeddings_of_a_teacher(run, tmp_path, pairs, teacher_folder):
+    """Any encoder has them, and neither its head nor a mask matters."""
+    words = ["augment", *pairs, "--neighbours", teacher_folder, "--copies", 2, "--output-dir", tmp_path / "x"]
+    assert run(*words)[0] == 0
+    new = read(tmp_path / "x" / "train.parquet")
+    assert new.column_names == ["text", "text_pair"]
+    assert set(WORDS) >= {word for name in new.column_names for text in new[name] for word in text.split()}
+    assert run(*words, "--resume")[0] == 0
+    assert "candidates was 15, now 3" in run(*words, "--resume", "--candidates", 3)[2]
+
+
 def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
     words = ["augment", *pairs, "--shuffle-pairs", "--copies", 2, "--output-dir", tmp_path / "x"]
     assert run(*words)[0] == 0
@@ -79,8 +90,10 @@ def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "choose one of --mlm and --shuffle-pairs (got mlm=None and shuffle_pairs=False)"),
-        ("--mlm {mlm} --shuffle-pairs", "choose one of --mlm and --shuffle-pairs"),
+        ("", "choose one of --mlm, --neighbours and --shuffle-pairs (got mlm=None, neighbours=None and shuffle_pairs"),
+        ("--mlm {mlm} --shuffle-pairs", "choose one of --mlm, --neighbours and --shuffle-pairs"),
+        ("--mlm {mlm} --neighbours {mlm}", "choose one of --mlm, --neighbours and --shuffle-pairs"),
+        ("--neighbours no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),
         ("--shuffle-pairs", "only pairs of texts can be shuffled"),
         ("--shuffle-pairs --words-from x", "words_from='x' limits what a model proposes"),
         ("--mlm no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tkd_hf import InputError
-from tkd_hf.data.augmentation import _whole_words, replace_words, shuffle_pairs, words_of
+from tkd_hf.data.augmentation import replace_words, shuffle_pairs, words_of
+from tkd_hf.data.proposals import MaskedWords, NearestWords, _whole_words
 
 from ..conftest import TEXTS, WORDS, build_tokenizer
 
@@ -22,6 +23,10 @@ def build_mlm(vocab_size=len(WORDS), **fields):
     return BertForMaskedLM(config)
 
 
+def rewrite(examples, model, tokenizer, copies=4, probability=0.4, seed=42, **limits):
+    return replace_words(examples, MaskedWords(model, tokenizer, **limits), copies, probability, seed)
+
+
 @pytest.fixture
 def mlm():
     return build_mlm()
@@ -33,27 +38,27 @@ def texts():
 
 
 def test_the_seed_decides(mlm, tokenizer, texts):
-    first, again, other = (replace_words(texts, mlm, tokenizer, seed=seed).to_dict() for seed in (1, 1, 2))
+    first, again, other = (rewrite(texts, mlm, tokenizer, seed=seed).to_dict() for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_an_example_has_the_same_copies_whatever_the_batch(mlm, tokenizer, texts):
-    one, many = (replace_words(texts, mlm, tokenizer, seed=1, batch_size=size).to_dict() for size in (1, 7))
+    one, many = (rewrite(texts, mlm, tokenizer, seed=1, batch_size=size).to_dict() for size in (1, 7))
     assert one == many
 
 
 def test_the_model_stays_as_it_is(mlm, tokenizer, texts):
     """Left in training mode, it is run without dropout nevertheless."""
     assert mlm.training
-    left = replace_words(texts, mlm, tokenizer).to_dict()
+    left = rewrite(texts, mlm, tokenizer).to_dict()
     assert mlm.training
-    assert left == replace_words(texts, mlm.eval(), tokenizer).to_dict()
+    assert left == rewrite(texts, mlm.eval(), tokenizer).to_dict()
 
 
 def test_no_word_is_replaced_at_0_and_every_word_at_1(mlm, tokenizer, texts):
-    assert len(replace_words(texts, mlm, tokenizer, probability=0)) == 0
-    new = replace_words(Dataset.from_dict({"text": [TEXTS[6]]}), mlm, tokenizer, copies=20, probability=1)
+    assert len(rewrite(texts, mlm, tokenizer, probability=0)) == 0
+    new = rewrite(Dataset.from_dict({"text": [TEXTS[6]]}), mlm, tokenizer, copies=20, probability=1)
     assert len(new) > 10
     for text in new["text"]:
         replaced = text.split()
@@ -63,7 +68,7 @@ def test_no_word_is_replaced_at_0_and_every_word_at_1(mlm, tokenizer, texts):
 
 def test_words_are_replaced_as_often_as_asked(mlm, tokenizer):
     text = "good film " * 6
-    new = replace_words(Dataset.from_dict({"text": [text]}), mlm, tokenizer, copies=200, probability=0.25)
+    new = rewrite(Dataset.from_dict({"text": [text]}), mlm, tokenizer, copies=200, probability=0.25)
     changed = sum(a != b for found in new["text"] for a, b in zip(text.split(), found.split(), strict=True))
     assert changed / (12 * len(new)) == pytest.approx(0.25, abs=0.05)
 
@@ -74,7 +79,7 @@ def test_only_whole_words_are_proposed(mlm, texts):
     tokenizer = build_tokenizer(words)
     with torch.no_grad():
         mlm.cls.predictions.bias[:] = torch.tensor([100.0 if word not in VOCABULARY else 0.0 for word in words])
-    new = replace_words(texts, mlm, tokenizer, probability=1, copies=10)
+    new = rewrite(texts, mlm, tokenizer, probability=1, copies=10)
     assert {word for text in new["text"] for word in text.split()} <= VOCABULARY
 
 
@@ -82,7 +87,7 @@ def test_the_likeliest_are_proposed(mlm, tokenizer):
     favourites = [WORDS.index(word) for word in ("story", "dull")]
     with torch.no_grad():
         mlm.cls.predictions.bias[favourites] = torch.tensor([100.0, 90.0])
-    new = replace_words(Dataset.from_dict({"text": ["a film", "story b"]}), mlm, tokenizer, 30, 1, candidates=1)
+    new = rewrite(Dataset.from_dict({"text": ["a film", "story b"]}), mlm, tokenizer, 30, 1, candidates=1)
     assert new["text"][:] == ["story story", "dull story"]
 
 
@@ -91,14 +96,14 @@ def test_proposals_are_those_where_the_word_alone_is_masked(mlm, tokenizer):
     masked = tokenizer("a [MASK] fine story", return_tensors="pt")
     logits = mlm(**masked).logits[0, 2]
     ranked = [WORDS[i] for i in logits.argsort(descending=True) if WORDS[i] in VOCABULARY - {"very"}]
-    new = replace_words(Dataset.from_dict({"text": ["a very fine story"]}), mlm, tokenizer, 300, 0.25, candidates=3)
+    new = rewrite(Dataset.from_dict({"text": ["a very fine story"]}), mlm, tokenizer, 300, 0.25, candidates=3)
     single = [text.split()[1] for text in new["text"] if text.split()[0::2] == ["a", "fine"] and "story" in text[-5:]]
     assert set(single) == set(ranked[:3])
 
 
 def test_all_but_the_words_stays(mlm, tokenizer):
     text = "  good -- (film), it's «dull»!  "
-    (new,) = replace_words(Dataset.from_dict({"text": [text]}), mlm, tokenizer, 1, 1)["text"]
+    (new,) = rewrite(Dataset.from_dict({"text": [text]}), mlm, tokenizer, 1, 1)["text"]
     parts = new.split("--")[0], new.split("(")[1].split(")")[0]
     assert new.replace(parts[0], "").startswith("-- (")
     assert new.startswith("  ")
@@ -110,13 +115,13 @@ def test_pairs_stay_pairs(mlm, tokenizer):
     """The first and second texts of a copy come from the same example: here a word in only one of the two tells."""
     pairs = Dataset.from_dict({"text": ["b b b", "a a a"], "text_pair": ["film film film film", "dull dull"]})
     pairs = pairs.add_column("label", [1, 0])
-    new = replace_words(pairs, mlm, tokenizer, copies=10)
+    new = rewrite(pairs, mlm, tokenizer, copies=10)
     assert new.column_names == ["text", "text_pair"]
     lengths = [len(text.split()) for text in new["text_pair"]]
     assert set(lengths) == {4, 2}
     assert lengths == sorted(lengths, reverse=True)  # the copies of one example stand together
     assert any("b" in text.split() for text, length in zip(new["text"], lengths, strict=True) if length == 4)
-    untouched = replace_words(pairs, mlm, tokenizer, copies=3, probability=1, words={"good"})
+    untouched = rewrite(pairs, mlm, tokenizer, copies=3, probability=1, words={"good"})
     assert untouched.to_dict() == {
         "text": ["good good good", "good good good"],
         "text_pair": ["good good good good", "good good"],
@@ -125,27 +130,27 @@ def test_pairs_stay_pairs(mlm, tokenizer):
 
 def test_nothing_comes_out_twice(mlm, tokenizer):
     short = Dataset.from_dict({"text": ["b", "a", "fine"]})
-    new = replace_words(short, mlm, tokenizer, copies=50, probability=0.9)["text"][:]
+    new = rewrite(short, mlm, tokenizer, copies=50, probability=0.9)["text"][:]
     assert len(set(new)) == len(new)
     assert not {"b", "a", "fine"} & set(new)
 
 
 def test_only_given_words_are_proposed(mlm, tokenizer, texts):
-    new = replace_words(texts, mlm, tokenizer, probability=1, copies=10, words={"good", "bad"})
+    new = rewrite(texts, mlm, tokenizer, probability=1, copies=10, words={"good", "bad"})
     assert words_of(new) <= {"good", "bad"}
     with pytest.raises(InputError, match="no word that could be proposed"):
-        replace_words(texts, mlm, tokenizer, words={"unheard"})
+        rewrite(texts, mlm, tokenizer, words={"unheard"})
 
 
 def test_what_is_cut_off_is_not_replaced(mlm, tokenizer):
     long = Dataset.from_dict({"text": ["good " * 40 + "film"]})
-    (new,) = replace_words(long, mlm, tokenizer, 1, 1)["text"]
+    (new,) = rewrite(long, mlm, tokenizer, 1, 1)["text"]
     assert "good" not in new.split()[:30]
     assert new.split()[30:] == ["good"] * 10 + ["film"]
 
 
 def test_a_text_that_spells_the_mask_is_left_alone(mlm, tokenizer):
-    assert len(replace_words(Dataset.from_dict({"text": ["a [MASK] film"]}), mlm, tokenizer, 5, 1)) == 0
+    assert len(rewrite(Dataset.from_dict({"text": ["a [MASK] film"]}), mlm, tokenizer, 5, 1)) == 0
 
 
 @pytest.mark.parametrize("marker", ["Ġ", "▁"])
@@ -165,10 +170,42 @@ def test_vocabularies_that_mark_where_words_begin(marker):
 
 def test_models_that_do_not_fit_are_named(mlm, tokenizer, texts):
     with pytest.raises(InputError, match="has 15 tokens, the model 12: they do not belong together"):
-        replace_words(texts, build_mlm(12), tokenizer)
+        rewrite(texts, build_mlm(12), tokenizer)
     tokenizer.mask_token = None
     with pytest.raises(InputError, match="has no mask token"):
-        replace_words(texts, mlm, tokenizer)
+        rewrite(texts, mlm, tokenizer)
+
+
+def test_the_nearest_by_direction_are_proposed(mlm, tokenizer):
+    """By the angle between embeddings alone: `dull` is as near to `good` as can be, and ten times as long."""
+    weight = mlm.get_input_embeddings().weight
+    codes = {word: WORDS.index(word) for word in VOCABULARY}
+    with torch.no_grad():
+        weight.zero_()
+        for word, (x, y) in {"good": (1, 0), "fine": (4, 1), "dull": (10, 0), "very": (-1, 0), "film": (0, 1)}.items():
+            weight[codes[word], :2] = torch.tensor([float(x), float(y)])
+    nearest = NearestWords(mlm, tokenizer, candidates=2)
+    assert nearest(["so good, so Good"], [(3, 7)]) == [["dull", "fine"]]
+    assert nearest(["so good, so Good"], [(12, 16)]) == [["dull", "fine"]]
+    assert NearestWords(mlm, tokenizer, 1, {"fine", "film"})(["good"], [(0, 4)]) == [["fine"]]
+    new = replace_words(Dataset.from_dict({"text": ["Good!"]}), NearestWords(mlm, tokenizer, candidates=1), 3, 1)
+    assert new["text"][:] == ["dull!"]
+
+
+def test_a_word_without_an_embedding_stays(mlm, tokenizer):
+    """One of several tokens, or of none that the tokenizer knows."""
+    nearest = NearestWords(mlm, tokenizer)
+    assert nearest(["unheard good"], [(0, 7)]) == [[]]
+    new = replace_words(Dataset.from_dict({"text": ["unheard good"]}), nearest, 5, 1)["text"]
+    assert {text.split()[0] for text in new} == {"unheard"}
+    assert "good" not in {text.split()[1] for text in new}
+
+
+def test_embeddings_that_do_not_fit_are_named(mlm, tokenizer):
+    with pytest.raises(InputError, match="has 15 tokens, the model 12: they do not belong together"):
+        NearestWords(build_mlm(12), tokenizer)
+    with pytest.raises(InputError, match="no word that could be proposed"):
+        NearestWords(mlm, tokenizer, words={"unheard"})
 
 
 def test_shuffled_pairs_are_new_and_balanced():
@@ -215,6 +252,6 @@ def test_other_architectures_propose_what_they_predict(kind, tokenizer, texts, m
     batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     ranked = [WORDS[i] for i in model(**batch).logits[0, 2].argsort(descending=True) if WORDS[i] in VOCABULARY]
     texts = Dataset.from_dict({"text": [f"a {ranked[2]} film"]})
-    new = replace_words(texts, model, tokenizer, 300, 0.2, candidates=3)["text"]
+    new = rewrite(texts, model, tokenizer, 300, 0.2, candidates=3)["text"]
     found = {text.split()[1] for text in new if text.split()[0::2] == ["a", "film"]}
     assert found == {ranked[0], ranked[1], ranked[3]}

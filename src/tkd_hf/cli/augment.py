@@ -19,6 +19,9 @@ def augment(
     mlm: Annotated[
         str | None, typer.Option(help="Masked language model that proposes words: folder or Hub id.")
     ] = None,
+    neighbours: Annotated[
+        str | None, typer.Option(help="Encoder whose nearest word embeddings are proposed, the teacher say.")
+    ] = None,
     shuffle_pairs: Annotated[bool, typer.Option("--shuffle-pairs", help="Pair texts of different examples.")] = False,
     copies: Annotated[int, typer.Option(min=1, help="Of each example.")] = 4,
     probability: Annotated[float, typer.Option(min=0, max=1, help="Of a word to be replaced.")] = 0.4,
@@ -36,7 +39,7 @@ def augment(
 
     sizes = (copies, probability, candidates, words_from, seed, batch_size)
     announce(f"augmenting {data.task or data.dataset} into {output_dir}")
-    record = run(data, output_dir, mlm, shuffle_pairs, *sizes, overwrite, resume)
+    record = run(data, output_dir, mlm, neighbours, shuffle_pairs, *sizes, overwrite, resume)
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_dir} --layers 3 --output-dir …")
     return write_json(json_file, vars(record))

@@ -7,11 +7,12 @@ import torch
 
 from ..data.augmentation import replace_words, shuffle_pairs, words_of
 from ..data.loading import DataArguments, load_split
+from ..data.proposals import MaskedWords, NearestWords
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
 from ..files import written_whole
-from ..model_loading import find_masked_lm, load_tokenizer
+from ..model_loading import find_masked_lm, load_encoder, load_tokenizer
 from ..soft_labels import teacher_revision
 from .run_folder import RunFolder, StageRecord, fingerprint
 
@@ -20,6 +21,7 @@ def augment(
     data: DataArguments,
     output_dir: str | Path,
     mlm: str | None = None,
+    neighbours: str | None = None,
     shuffle: bool = False,
     copies: int = 4,
     probability: float = 0.4,
@@ -38,8 +40,10 @@ def augment(
         data: the task, or the data set.
         output_dir: folder for them.
         mlm: folder or Hub id of a masked language model, to replace words by what it proposes.
+        neighbours: of any encoder, such as the teacher, to replace words by those of nearest embeddings instead.
         shuffle: put the texts of different pairs together instead.
-        copies, probability, candidates, seed, batch_size: as in `tkd_hf.data.augmentation`.
+        copies, probability, seed: as in `tkd_hf.data.augmentation`.
+        candidates, batch_size: as in `tkd_hf.data.proposals`.
         words_from: file or Hub id of texts; only words that occur there are proposed.
         overwrite: delete what the folder holds.
         resume: take what the folder holds, if it was made like this.
@@ -52,8 +56,11 @@ def augment(
         InputError: for bad data, a folder that holds something else, a model that proposes no words, or if nothing new
             came out.
     """
-    if bool(mlm) == shuffle:
-        raise InputError(f"choose one of --mlm and --shuffle-pairs (got mlm={mlm!r} and shuffle_pairs={shuffle})")
+    if sum(map(bool, (mlm, neighbours, shuffle))) != 1:
+        raise InputError(
+            f"choose one of --mlm, --neighbours and --shuffle-pairs (got mlm={mlm!r}, neighbours={neighbours!r} and "
+            f"shuffle_pairs={shuffle})"
+        )
     if words_from and shuffle:
         raise InputError(f"words_from={words_from!r} limits what a model proposes, and shuffling pairs uses none")
     examples, task = load_split(data, "train")
@@ -62,14 +69,16 @@ def augment(
             f"{task.name} has lists of words in {task.text_columns[0]!r}, and only texts are augmented; name a column "
             "of texts with --text-column"
         )
-    tokenizer = load_tokenizer(mlm) if mlm else None  # names a missing model before anything is hashed
+    model = mlm or neighbours
+    tokenizer = load_tokenizer(model) if model else None  # names a missing model before anything is hashed
     record = StageRecord(
         "augment",
         inputs={
             "task": task.name,
             "train": fingerprint(examples),
             "mlm": mlm,
-            "mlm_revision": teacher_revision(mlm) if mlm else None,
+            "neighbours": neighbours,
+            "model_revision": teacher_revision(model) if model else None,
         },
         arguments={
             "shuffle_pairs": shuffle,
@@ -85,13 +94,15 @@ def augment(
     if folder.done:
         return folder.record
     words = words_of(read_unlabelled([words_from], task)) if words_from else None
-    model = _load(mlm) if mlm else None
     started = time.perf_counter()
     if shuffle:
         new = shuffle_pairs(examples, copies, seed)
     else:
-        sizes = (copies, probability, candidates, words, seed, batch_size, data.max_length)
-        new = replace_words(examples, model, tokenizer, *sizes)
+        if mlm:
+            propose = MaskedWords(_load(mlm), tokenizer, candidates, words, batch_size, data.max_length)
+        else:
+            propose = NearestWords(load_encoder(neighbours), tokenizer, candidates, words)
+        new = replace_words(examples, propose, copies, probability, seed)
     if len(new) == 0:
         raise InputError(f"no new text came of {len(examples)} examples; raise the copies or the probability")
     folder.start(since=started)
