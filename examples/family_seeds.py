@@ -49,12 +49,13 @@ def teacher_of(recipe: dict) -> Path:
 
 def distillation_of(recipe: dict, seed: int, sizes: int) -> dict:
     """What of the recipe depends on the seed, given its teacher; students keep the names of their stages."""
-    distilled = [stage for stage in recipe["stages"] if "distill" in stage][: STAGES_A_SIZE * sizes]
+    stages = [stage for stage in recipe["stages"] if {"label", "augment", "distill"} & {*stage}]
+    distilled = [place for place, stage in enumerate(stages) if "distill" in stage]
     (reported,) = (stage for stage in recipe["stages"] if "report" in stage)
     return {
         "teacher": str(teacher_of(recipe)),
         "data": recipe["data"],
-        "stages": [{"label": None}, *distilled, reported],
+        "stages": [*stages[: distilled[STAGES_A_SIZE * sizes - 1] + 1], reported],
         "output_dir": f"{recipe['output_dir']}-s{seed}",
     }
 

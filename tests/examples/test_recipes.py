@@ -8,6 +8,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset
 
+import augmentation
 import family
 import family_seeds
 import seeds
@@ -67,7 +68,8 @@ def quick(path: Path, folder: Path) -> dict:
             write_task(folder / "data", name)
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
-    small = QUICK | ({"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {})
+    small = QUICK | {"augment": {"neighbours": str(folder / "encoder")}}
+    small |= {"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {}
     stages = [{name: options | small.get(name, {})} for name, options in stages]
     return recipe | {encoder: str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
@@ -98,16 +100,15 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     assert (made / "report" / "report.md").exists()
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
-    student = "prune-2" if (made / "prune-2").exists() else "distill-4"
-    card = (made / student / "README.md").read_text()
+    card = (made / "prune-2" / "README.md").read_text()
     assert "onnx" in card.lower()
     collected(made, tmp_path)
 
 
-def test_other_seeds_of_a_recipe_share_its_teacher_and_give_a_spread(run, no_processes, tmp_path, monkeypatch):
+def test_a_recipe_again_with_another_seed_and_without_further_texts(run, no_processes, tmp_path, monkeypatch):
     (path,) = (path for path in RECIPES if path.stem == "tkd-nlp-cola")
     content = quick(path, tmp_path)
-    content["stages"] = [stage for stage in content["stages"] if not {"quantize", "card"} & set(stage)]
+    content["stages"] = [stage for stage in content["stages"] if not {"prune", "quantize", "card"} & set(stage)]
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "recipes" / path.name
     recipe.parent.mkdir()
@@ -127,6 +128,16 @@ def test_other_seeds_of_a_recipe_share_its_teacher_and_give_a_spread(run, no_pro
         "distill-4": 1,
     }
 
+    augmentation.main(["--recipes-dir", "recipes", "--data-dir", "data", "--results-dir", "."])
+    (task,) = read_json(tmp_path / "augmentation.json")["tasks"].values()
+    assert task["teacher"] == records[0]["teacher"]["metric"]
+    more, plain = (
+        read_json(made.with_name(f"{made.name}-{name}") / "distill" / "tkd_run.json") for name in ("more", "plain")
+    )
+    assert more["inputs"].pop("unlabelled")
+    assert [plain[part] for part in ("inputs", "arguments")] == [more[part] for part in ("inputs", "arguments")]
+    assert "CoLA" in (tmp_path / "augmentation.md").read_text()
+
 
 def test_another_seed_starts_from_the_teacher_that_the_recipe_made():
     found = {path.stem: yaml.safe_load(path.read_text()) for path in RECIPES}
@@ -137,6 +148,10 @@ def test_another_seed_starts_from_the_teacher_that_the_recipe_made():
         assert [stage for named in one["stages"] for stage in named] == ["label", "distill", "distill", "report"]
         assert one["stages"][1]["distill"]["student"] == "runs/tkd-base/pretrain"
         assert one["output_dir"] == f"runs/{name}-s2"
+    both = family_seeds.distillation_of(found["tkd-nlp-cola"], seed=2, sizes=2)["stages"]
+    assert " ".join(name for stage in both for name in stage) == (
+        "label distill distill augment label distill distill report"
+    )
 
 
 @pytest.mark.slow
