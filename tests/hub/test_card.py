@@ -246,11 +246,14 @@ def test_what_was_removed_is_counted(tmp_path):
     page = card(run_folder(tmp_path / "x", record))
     for said in (
         *("| 0 | 1 | 11 |", "| 1 | 0 | 1 |", "Removed whole: layers 2.", "| parameters | 2,000 → 1,000 |"),
-        *("| zeros in layer | query | key |", "| 0 | 50.0% | 25.0% |", "| 1 | 75.0% |  |", "100 → 40 tokens"),
+        *("| zeros in layer | query | key |", "| 0 | 50.0% | 25.0% |", "| 1 | 75.0% |  |"),
+        "100 → 40 tokens, those of the training texts (",
         "| teacher | itself, as it was |",
     ):
         assert said in page
     assert ModelCard(page).data.tags == ["tkd", "pruned", "sparse", "vocabulary-pruned"]
+    record.inputs["unlabelled"] = "fingerprint"
+    assert "tokens, those of the training and unlabelled texts (" in card(run_folder(tmp_path / "y", record))
 
 
 def test_the_stages_before_are_told(tmp_path):

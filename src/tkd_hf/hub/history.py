@@ -37,7 +37,7 @@ def facts(record: StageRecord) -> dict[str, str]:
         "LoRA": _named(arguments.get("lora")),
         "parameters": _from_to(details, "parameters", "{:,}"),
         "MB of weights": _from_to(details, "megabytes", "{:.1f}"),
-        "vocabulary": _vocabulary(details.get("vocabulary")),
+        "vocabulary": _vocabulary(details.get("vocabulary"), "unlabelled" in inputs),
         "quantization": _named(details.get("quantization") or arguments.get("quantization")),
         "took": record.seconds is not None and f"{record.seconds:,.0f} seconds",
         "on": _hardware(record.hardware),
@@ -150,9 +150,10 @@ def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:
     return None if None in ends else " → ".join(pattern.format(value) for value in ends)
 
 
-def _vocabulary(cut: dict[str, Any] | None) -> str | None:
+def _vocabulary(cut: dict[str, Any] | None, more: bool) -> str | None:
+    texts = "training and unlabelled texts" if more else "training texts"
     return cut and (
-        f"{cut['tokens_before']:,} → {cut['tokens_after']:,} tokens, those of the training texts "
+        f"{cut['tokens_before']:,} → {cut['tokens_after']:,} tokens, those of the {texts} "
         "(the others are listed in `removed_tokens.txt`)"
     )
 
