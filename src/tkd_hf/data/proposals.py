@@ -43,7 +43,7 @@ class MaskedWords:
     ):
         if tokenizer.mask_token is None:
             raise InputError(f"the tokenizer of {model.config.name_or_path!r} has no mask token to put for a word")
-        known = _proposable(model, tokenizer, words)
+        known = _only(words, _known(model, tokenizer), model)
         self.words = list(known.values())
         self.codes = torch.tensor(list(known), device=model.device)
         self.model, self.tokenizer, self.candidates, self.batch_size = model, tokenizer, candidates, batch_size
@@ -104,9 +104,9 @@ class NearestWords:
     ):
         weight = model.get_input_embeddings().weight.detach().float()
         directions = nn.functional.normalize(weight, dim=-1)
-        known = _proposable(model, tokenizer)
+        known = _known(model, tokenizer)
+        chosen = _only(words, known, model)
         self.places = {word: code for code, word in known.items()}
-        chosen = _proposable(model, tokenizer, words)
         self.words, self.choices = list(chosen.values()), directions[list(chosen)]
         self.directions, self.candidates = directions, candidates
         self.found: dict[str, list[str]] = {}
@@ -132,22 +132,22 @@ def _others(words: list[str], original: str) -> list[str]:
     return [word for word in words if word.casefold() != original.casefold()]
 
 
-def _proposable(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: Collection[str] | None = None
-) -> dict[int, str]:
-    """The words that can be proposed, by code."""
-    name = model.config.name_or_path
+def _known(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The words that a model knows, by code."""
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} tokens, the model {model.config.vocab_size}: they do not "
-            "belong together"
+            f"the tokenizer of {model.config.name_or_path!r} has {len(tokenizer)} tokens, the model "
+            f"{model.config.vocab_size}: they do not belong together"
         )
-    known = _whole_words(tokenizer)
-    if words is not None:
-        known = {code: word for code, word in known.items() if word.casefold() in words}
-    if not known:
-        raise InputError(f"the vocabulary of {name!r} has no word that could be proposed")
-    return known
+    return _whole_words(tokenizer)
+
+
+def _only(words: Collection[str] | None, known: dict[int, str], model: PreTrainedModel) -> dict[int, str]:
+    """Those of the known words that may be proposed."""
+    chosen = {code: word for code, word in known.items() if words is None or word.casefold() in words}
+    if not chosen:
+        raise InputError(f"the vocabulary of {model.config.name_or_path!r} has no word that could be proposed")
+    return chosen
 
 
 @contextmanager
