@@ -185,9 +185,9 @@ def test_the_nearest_by_direction_are_proposed(mlm, tokenizer):
         for word, (x, y) in {"good": (1, 0), "fine": (4, 1), "dull": (10, 0), "very": (-1, 0), "film": (0, 1)}.items():
             weight[codes[word], :2] = torch.tensor([float(x), float(y)])
     nearest = NearestWords(mlm, tokenizer, candidates=2)
-    assert nearest(["so good, so Good"], [(3, 7)]) == [["dull", "fine"]]
-    assert nearest(["so good, so Good"], [(12, 16)]) == [["dull", "fine"]]
-    assert NearestWords(mlm, tokenizer, 1, {"fine", "film"})(["good"], [(0, 4)]) == [["fine"]]
+    assert nearest([("so good, so Good", 3, 7)]) == [["dull", "fine"]]
+    assert nearest([("so good, so Good", 12, 16)]) == [["dull", "fine"]]
+    assert NearestWords(mlm, tokenizer, 1, {"fine", "film"})([("good", 0, 4)]) == [["fine"]]
     new = replace_words(Dataset.from_dict({"text": ["Good!"]}), NearestWords(mlm, tokenizer, candidates=1), 3, 1)
     assert new["text"][:] == ["dull!"]
 
@@ -195,7 +195,7 @@ def test_the_nearest_by_direction_are_proposed(mlm, tokenizer):
 def test_a_word_without_an_embedding_stays(mlm, tokenizer):
     """One of several tokens, or of none that the tokenizer knows."""
     nearest = NearestWords(mlm, tokenizer)
-    assert nearest(["unheard good"], [(0, 7)]) == [[]]
+    assert nearest([("unheard good", 0, 7)]) == [[]]
     new = replace_words(Dataset.from_dict({"text": ["unheard good"]}), nearest, 5, 1)["text"]
     assert {text.split()[0] for text in new} == {"unheard"}
     assert "good" not in {text.split()[1] for text in new}

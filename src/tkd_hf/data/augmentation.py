@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from .proposals import WORD
+from .proposals import WORD, Place
 from .unlabelled import text_key, text_keys
 
 
@@ -20,7 +20,7 @@ _WINDOW = 64
 
 def replace_words(
     examples: Dataset,
-    propose: Callable[[list[str], list[tuple[int, int]]], list[list[str]]],
+    propose: Callable[[list[Place]], list[list[str]]],
     copies: int = 4,
     probability: float = 0.4,
     seed: int = 42,
@@ -33,7 +33,7 @@ def replace_words(
 
     Args:
         examples: rows with `text` and perhaps `text_pair`.
-        propose: words for the places, start and end, of texts: `tkd_hf.data.proposals.MaskedWords` or `NearestWords`.
+        propose: words for places in texts: `tkd_hf.data.proposals.MaskedWords` or `NearestWords`.
         copies: of each example.
         probability: with which a word of a copy is replaced.
         seed: decides all draws, example by example.
@@ -51,7 +51,7 @@ def replace_words(
     >>> from datasets import Dataset
     >>> from tkd_hf.data.augmentation import replace_words
     >>> rows = Dataset.from_dict({"text": ["a good film"]})
-    >>> replace_words(rows, lambda texts, spans: [["fine"]] * len(texts), copies=1, probability=1)["text"][:]
+    >>> replace_words(rows, lambda places: [["fine"]] * len(places), copies=1, probability=1)["text"][:]
     ['fine fine fine']
 
     ```
@@ -67,7 +67,7 @@ def replace_words(
                 for place, texts in enumerate(zip(*(rows[name] for name in columns), strict=True))
             ]
             wanted = [(draft, place) for draft in drafts for place in np.flatnonzero(draft.replaced.any(axis=0))]
-            found = propose(*([draft.at(place)[part] for draft, place in wanted] for part in range(2)))
+            found = propose([draft.at(place) for draft, place in wanted])
             for (draft, place), proposals in zip(wanted, found, strict=True):
                 draft.proposals[place] = proposals
             for draft in drafts:
@@ -136,23 +136,22 @@ class _Draft:
 
     def __init__(self, texts: tuple[str, ...], copies: int, probability: float, rng: np.random.Generator):
         self.texts = texts
-        self.words = [(side, match.span()) for side, text in enumerate(texts) for match in WORD.finditer(text)]
+        self.words = [(side, *match.span()) for side, text in enumerate(texts) for match in WORD.finditer(text)]
         shape = (copies, len(self.words))
         self.replaced = rng.random(shape) < probability
         self.draws = rng.random(shape)
         self.proposals: list[list[str]] = [[] for _ in self.words]
 
-    def at(self, place: int) -> tuple[str, tuple[int, int]]:
-        """The text of a word, and where in it the word starts and ends."""
-        side, span = self.words[place]
-        return self.texts[side], span
+    def at(self, place: int) -> Place:
+        side, start, end = self.words[place]
+        return self.texts[side], start, end
 
     def copies(self) -> Iterator[tuple[str, ...]]:
         for replaced, draws in zip(self.replaced, self.draws, strict=True):
             texts = list(self.texts)
             for place in reversed(np.flatnonzero(replaced)):  # from the end, so that the places before stay right
                 if proposals := self.proposals[place]:
-                    side, (start, end) = self.words[place]
+                    side, start, end = self.words[place]
                     word = proposals[int(draws[place] * len(proposals))]
                     texts[side] = texts[side][:start] + word + texts[side][end:]
             yield tuple(texts)

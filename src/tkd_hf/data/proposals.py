@@ -16,6 +16,9 @@ from ..teacher import LiveTeacher
 # A word with what is joined to it (won't, well-made), but not what an apostrophe leads: the 's of "it 's".
 WORD = re.compile(r"(?<![\w'’])\w+(?:['’-]\w+)*")
 
+# A text, and where in it a word starts and ends.
+Place = tuple[str, int, int]
+
 
 class MaskedWords:
     """The words that a masked language model finds likeliest where a word alone is masked.
@@ -50,19 +53,19 @@ class MaskedWords:
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.run = LiveTeacher(model)
 
-    def __call__(self, texts: list[str], spans: list[tuple[int, int]]) -> list[list[str]]:
-        """For the word of each text between start and end, others, the likeliest first; perhaps none."""
+    def __call__(self, places: list[Place]) -> list[list[str]]:
+        """For the word at each place others, the likeliest first; perhaps none."""
         mask = self.tokenizer.mask_token
-        masked = [text[:start] + mask + text[end:] for text, (start, end) in zip(texts, spans, strict=True)]
-        order = sorted(range(len(texts)), key=lambda i: -len(masked[i]))
+        masked = [text[:start] + mask + text[end:] for text, start, end in places]
+        order = sorted(range(len(places)), key=lambda i: -len(masked[i]))
         # a text that spells the mask token out would have two places to fill
-        order = [i for i in order if mask not in texts[i]]
-        found: list[list[str]] = [[] for _ in texts]
+        order = [i for i in order if mask not in places[i][0]]
+        found: list[list[str]] = [[] for _ in places]
         for first in range(0, len(order), self.batch_size):
             chunk = order[first : first + self.batch_size]
-            for place, words in self._likeliest([masked[i] for i in chunk]):
-                text, (start, end) = texts[chunk[place]], spans[chunk[place]]
-                found[chunk[place]] = _others(words, text[start:end])[: self.candidates]
+            for row, words in self._likeliest([masked[i] for i in chunk]):
+                text, start, end = places[chunk[row]]
+                found[chunk[row]] = _others(words, text[start:end])[: self.candidates]
         return found
 
     def _likeliest(self, texts: list[str]) -> Iterator[tuple[int, list[str]]]:
@@ -106,18 +109,18 @@ class NearestWords:
         directions = nn.functional.normalize(weight, dim=-1)
         known = _known(model, tokenizer)
         chosen = _only(words, known, model)
-        self.places = {word: code for code, word in known.items()}
+        self.codes = {word: code for code, word in known.items()}
         self.words, self.choices = list(chosen.values()), directions[list(chosen)]
         self.directions, self.candidates = directions, candidates
         self.found: dict[str, list[str]] = {}
 
-    def __call__(self, texts: list[str], spans: list[tuple[int, int]]) -> list[list[str]]:
-        """For the word of each text between start and end, others, the nearest first; perhaps none."""
-        return [self._nearest(text[start:end]) for text, (start, end) in zip(texts, spans, strict=True)]
+    def __call__(self, places: list[Place]) -> list[list[str]]:
+        """For the word at each place others, the nearest first; perhaps none."""
+        return [self._nearest(text[start:end]) for text, start, end in places]
 
     def _nearest(self, word: str) -> list[str]:
         if word not in self.found:
-            code = self.places.get(word, self.places.get(word.casefold()))
+            code = self.codes.get(word, self.codes.get(word.casefold()))
             self.found[word] = [] if code is None else self._of(code, word)
         return self.found[word]
 
