@@ -9,14 +9,10 @@ of the recipe in all else, and runs both. What the two reports say side by side 
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
-import yaml
-
 from family import RECIPES, record_of
-from family_seeds import STAGES_A_SIZE, teacher_of, write
+from family_seeds import STAGES_A_SIZE, again, run, taught
 from family_table import title
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
@@ -34,17 +30,14 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
     options = parser.parse_args(arguments)
 
-    place = ["--data-dir", options.data_dir] if options.data_dir else []
     results = options.results_dir / "augmentation.json"
     tasks = read_json(results, way_out="delete it")["tasks"] if results.exists() else {}
-    for path in sorted(options.recipes_dir.glob("tkd-nlp-*.yaml")):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        augments = any("augment" in stage for stage in recipe["stages"])
-        if augments and teacher_of(recipe).exists() and path.stem in (options.recipes or [path.stem]):
+    for name, recipe in taught(options.recipes_dir, options.recipes).items():
+        if any("augment" in stage for stage in recipe["stages"]):
             both = [two_layers_of(recipe, more) for more in (True, False)]
             for one in both:
-                subprocess.run([sys.executable, "-m", "tkd_hf", "run", write(one), *place], check=True)
-            tasks[path.stem] = beside(*(Path(one["output_dir"], "report", REPORT_JSON) for one in both))
+                run(one, options.data_dir)
+            tasks[name] = beside(*(Path(one["output_dir"], "report", REPORT_JSON) for one in both))
     content = {"command": "python examples/augmentation.py --data-dir DATA", "tasks": dict(sorted(tasks.items()))}
     write_json(results, content)
     results.with_suffix(".md").write_text(markdown(content), encoding="utf-8")
@@ -56,12 +49,7 @@ def two_layers_of(recipe: dict, more: bool) -> dict:
     distilled = [{name: value for name, value in one.items() if name != "unlabelled"} for one in distilled]
     (augmented, reported) = (stage for stage in recipe["stages"] if {"augment", "report"} & {*stage})
     stages = [{"label": None}, *({"distill": one} for one in distilled), reported]
-    return {
-        "teacher": str(teacher_of(recipe)),
-        "data": recipe["data"],
-        "stages": [augmented, *stages] if more else stages,
-        "output_dir": f"{recipe['output_dir']}-{'more' if more else 'plain'}",
-    }
+    return again(recipe, [augmented, *stages] if more else stages, "more" if more else "plain")
 
 
 def beside(more: Path, plain: Path) -> dict:

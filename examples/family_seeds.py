@@ -30,15 +30,16 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--recipes", nargs="+", help="run only these")
     options = parser.parse_args(arguments)
 
-    place = ["--data-dir", options.data_dir] if options.data_dir else []
     for seed in options.seeds:
-        for path in sorted(options.recipes_dir.glob("tkd-nlp-*.yaml")):
-            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if (options.recipes is None or path.stem in options.recipes) and teacher_of(recipe).exists():
-                written = write(distillation_of(recipe, seed, options.sizes))
-                subprocess.run(
-                    [sys.executable, "-m", "tkd_hf", "run", written, "--seed", str(seed), *place], check=True
-                )
+        for recipe in taught(options.recipes_dir, options.recipes).values():
+            run(distillation_of(recipe, seed, options.sizes), options.data_dir, "--seed", str(seed))
+
+
+def taught(folder: Path, names: list[str] | None = None) -> dict[str, dict]:
+    """The family's recipes whose teacher is there, by name; only those of `names`, if there are any."""
+    found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("tkd-nlp-*.yaml")}
+    chosen = {name: found[name] for name in sorted(found) if name in (names or found)}
+    return {name: recipe for name, recipe in chosen.items() if teacher_of(recipe).exists()}
 
 
 def teacher_of(recipe: dict) -> Path:
@@ -52,18 +53,25 @@ def distillation_of(recipe: dict, seed: int, sizes: int) -> dict:
     stages = [stage for stage in recipe["stages"] if {"label", "augment", "distill"} & {*stage}]
     distilled = [place for place, stage in enumerate(stages) if "distill" in stage]
     (reported,) = (stage for stage in recipe["stages"] if "report" in stage)
+    return again(recipe, [*stages[: distilled[STAGES_A_SIZE * sizes - 1] + 1], reported], f"s{seed}")
+
+
+def again(recipe: dict, stages: list[dict], name: str) -> dict:
+    """Other stages with the recipe's teacher and data, in a folder beside the recipe's."""
     return {
         "teacher": str(teacher_of(recipe)),
         "data": recipe["data"],
-        "stages": [*stages[: distilled[STAGES_A_SIZE * sizes - 1] + 1], reported],
-        "output_dir": f"{recipe['output_dir']}-s{seed}",
+        "stages": stages,
+        "output_dir": f"{recipe['output_dir']}-{name}",
     }
 
 
-def write(recipe: dict) -> Path:
+def run(recipe: dict, data_dir: str | None, *words: str) -> None:
+    """Writes a recipe beside its folder, and runs it; what is done is skipped."""
     path = Path(f"{recipe['output_dir']}.yaml")
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return path
+    place = ["--data-dir", data_dir] if data_dir else []
+    subprocess.run([sys.executable, "-m", "tkd_hf", "run", path, *words, *place], check=True)
 
 
 if __name__ == "__main__":
