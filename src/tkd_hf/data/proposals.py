@@ -109,7 +109,7 @@ class NearestWords:
         directions = nn.functional.normalize(weight, dim=-1)
         known = _known(model, tokenizer)
         chosen = _only(words, known, model)
-        self.codes = {word: code for code, word in known.items()}
+        self.code_of = {word: code for code, word in known.items()}
         self.words, self.choices = list(chosen.values()), directions[list(chosen)]
         self.directions, self.candidates = directions, candidates
         self.found: dict[str, list[str]] = {}
@@ -120,7 +120,7 @@ class NearestWords:
 
     def _nearest(self, word: str) -> list[str]:
         if word not in self.found:
-            code = self.codes.get(word, self.codes.get(word.casefold()))
+            code = self.code_of.get(word, self.code_of.get(word.casefold()))
             self.found[word] = [] if code is None else self._of(code, word)
         return self.found[word]
 
