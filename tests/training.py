@@ -15,6 +15,7 @@ QUIET = {
     "disable_tqdm": True,
     "logging_steps": 1,
     "save_strategy": "no",
+    "save_total_limit": None,  # tests go on from any step
 }
 
 

@@ -16,7 +16,8 @@ class FineTuningArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of this field: every field of theirs can be set as ever.
 
     The defaults are those of the TKD-NLP recipe (AdamW, mixed precision, arXiv 2405.11704) with a linear warm-up, and
-    batches of similar length, which spares a third of the time on sentences.
+    batches of similar length, which spares a third of the time on sentences. Of checkpoints, which would fill a disk in
+    a few recipes, the last two are kept; `save_total_limit=None` keeps all.
 
     Example:
 
@@ -37,6 +38,13 @@ class FineTuningArguments(TrainingArguments):
     )
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "Batches of similar length waste less on padding."}
+    )
+    save_total_limit: int | None = field(
+        default=2,
+        metadata={
+            "help": "Checkpoints kept: the newest, of which the last may be cut off, and the best where it is gone back "
+            "to. Each is three times the size of the model."
+        },
     )
     bf16: bool | None = field(
         default=None, metadata={"help": "Train in bfloat16. By default where the device computes in it natively."}

@@ -260,6 +260,7 @@ def test_a_killed_run_goes_on_to_the_same_student(run, tmp_path, teacher_folder,
     recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data=data)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("run", recipe, "--output-dir", whole)[0] == 0
+    assert len(list((whole / "distill").glob("checkpoint-*"))) == 2  # of more: a disk is soon full
 
     words = ["run", str(recipe), "--output-dir", str(parts)]
     run_until_killed(words, "checkpoint-6", home=tmp_path / "home")
