@@ -42,8 +42,8 @@ class FineTuningArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=2,
         metadata={
-            "help": "Checkpoints kept: the newest, of which the last may be cut off, and the best where it is gone back "
-            "to. Each is three times the size of the model."
+            "help": "Checkpoints kept: the newest, as the last may be cut off, and the best, if that is gone back to. "
+            "Each is three times the size of the model."
         },
     )
     bf16: bool | None = field(

@@ -34,15 +34,23 @@ def drawn(monkeypatch):
     return kept
 
 
-def test_names_stand_beside_their_points_and_apart(tmp_path, monkeypatch):
+def names(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].texts]
+
+
+@pytest.mark.parametrize("length", [5, 40])
+def test_each_model_has_a_look_and_a_name_within_the_picture(tmp_path, monkeypatch, length):
     kept = drawn(monkeypatch)
-    models = [model("teacher", 0.9, 10.0), model("one", 0.88, 5.0), model("two", 0.88, 5.1)]
+    models = [model("x" * length + str(number), 0.8 + number / 100, 5.0) for number in range(8)]
     figures.pareto(tmp_path / "p" / "pareto.png", "accuracy", models, {"ms": "milliseconds"})
     assert (tmp_path / "p" / "pareto.png").stat().st_size > 10_000
+    assert names(kept[0]) == [one["name"] for one in models]
     (axis,) = kept[0].axes
-    boxes = {text.get_text(): text.get_window_extent() for text in axis.texts}
-    assert set(boxes) == {"teacher", "one", "two"}
-    assert not boxes["one"].overlaps(boxes["two"])
+    looks = {(points.lines[0].get_marker(), points.lines[0].get_color()) for points in axis.containers}
+    assert len(looks) == 8
+    legend = kept[0].legends[0].get_window_extent()
+    assert (legend.x0 >= 0, legend.x1 <= kept[0].bbox.x1) == (True, True)
+    assert not legend.overlaps(axis.get_window_extent())
     assert axis.get_xlim()[0] == 0
 
 
@@ -50,7 +58,8 @@ def test_a_cost_that_is_not_known_leaves_a_model_out(tmp_path, monkeypatch):
     kept = drawn(monkeypatch)
     models = [model("a", 0.9, 10.0) | {"mb": 3.0}, model("b", 0.8, 5.0)]
     figures.pareto(tmp_path / "pareto.png", "accuracy", models, {"ms": "milliseconds", "mb": "megabytes"})
-    assert [[text.get_text() for text in axis.texts] for axis in kept[0].axes] == [["b", "a"], ["a"]]
+    assert [[part.get_label() for part in axis.containers] for axis in kept[0].axes] == [["a", "b"], ["a"]]
+    assert names(kept[0]) == ["a", "b"]
 
 
 def test_reliability_has_a_panel_for_each_model(tmp_path, monkeypatch):

@@ -29,8 +29,11 @@ COSTS = {
     "megabytes": "megabytes on disk",
     "memory": "megabytes of memory (peak)",
 }
-BLUE, GREY, RED = "#1f5a99", "#666666", "#b3401f"
-STYLES = (("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", BLUE), ("v", "-", RED), ("P", "--", GREY))
+BLUE, GREY, RED, GREEN = "#1f5a99", "#666666", "#b3401f", "#1b7f5c"
+STYLES = (
+    *(("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", GREEN)),
+    *(("v", "-", RED), ("P", "--", GREY), ("X", ":", GREEN), ("*", "-.", BLUE)),
+)
 
 
 def draw(report: "Report", folder: Path) -> None:
@@ -60,29 +63,28 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
         models: `name`, `value`, `interval` (low and high), and each cost by its key; `None` leaves a model out.
         costs: key -> what to call it on the axis.
     """
-    figure, panels = plt.subplots(1, len(costs), figsize=(1 + 4.2 * len(costs), 4.4), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(costs), figsize=(1 + 4.2 * len(costs), 4.6), sharey=True, squeeze=False)
     for axis, (cost, title) in zip(panels[0], costs.items(), strict=True):
-        drawn = [model for model in models if model[cost] is not None]
-        named = []
-        for model, (marker, _, color) in zip(models, STYLES * len(models), strict=False):
-            if model not in drawn:
-                continue
+        drawn = [(model, style) for model, style in zip(models, STYLES * len(models), strict=False)]
+        drawn = [(model, style) for model, style in drawn if model[cost] is not None]
+        for model, (marker, _, color) in drawn:
             low, high = model["interval"]
             error = [[model["value"] - low], [high - model["value"]]]
-            axis.errorbar(
-                model[cost], model["value"], error, fmt=marker, color=color, capsize=3, markersize=7, elinewidth=0.8
-            )
-            named.append((model[cost], high, model["name"], color))
-        best = front([(model[cost], model["value"]) for model in drawn])
+            look = {"fmt": marker, "color": color, "capsize": 3, "markersize": 7, "elinewidth": 0.8}
+            axis.errorbar(model[cost], model["value"], error, label=model["name"], **look)
+        best = front([(model[cost], model["value"]) for model, _ in drawn])
         axis.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
         axis.set_xlabel(title)
-        axis.set_xlim(0, 1.15 * max(model[cost] for model in drawn))
-        axis.set_ylim(*_with_margin([end for model in models for end in model["interval"]], 0.1, 0.35))
+        axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in drawn))
         axis.grid(color="#dddddd", linewidth=0.6)
-        _name_points(axis, named)
     panels[0][0].set_ylabel(metric)
+    named = {name: look for axis in panels[0] for look, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, named)))))  # inches of a marker, a letter
+    figure.legend(
+        named.values(), named, loc="upper center", bbox_to_anchor=(0.5, 0.94), ncols=columns, fontsize=9, frameon=False
+    )
     legend = f"bars: 95 % interval of the {metric}; dotted: models that no other beats in both"
-    save(figure, path, f"{metric} against cost", legend)
+    save(figure, path, f"{metric} against cost", legend, below_title=0.06 * -(-len(named) // columns))
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -161,31 +163,19 @@ def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
     axis.legend(fontsize=8, framealpha=1)
 
 
-def _with_margin(values: list[float], below: float, above: float) -> tuple[float, float]:
-    """Ends of an axis, with shares of the range left free."""
-    low, high = min(values), max(values)
-    extent = (high - low) or 1.0
-    return low - below * extent, high + above * extent
+def save(figure: Figure, path: Path, title: str, legend: str = "", below_title: float = 0.0) -> None:
+    """Writes a figure with its title, and a line beneath that says how to read it.
 
-
-def _name_points(axis: Axes, points: list[tuple[float, float, str, str]]) -> None:
-    """Names (x, y, name, colour) above their bars, one above the other where they would overlap."""
-    to_axis = axis.transData + axis.transAxes.inverted()
-    places = []
-    for x, y, name, color in sorted(points):
-        across, height = to_axis.transform((x, y))
-        height += 0.02
-        while any(abs(across - other) < 0.2 and abs(height - taken) < 0.055 for other, taken in places):
-            height += 0.055
-        places.append((across, height))
-        axis.text(across, height, name, transform=axis.transAxes, ha="center", fontsize=9, color=color)
-
-
-def save(figure: Figure, path: Path, title: str, legend: str = "") -> None:
-    """Writes a figure with its title, and a line beneath that says how to read it."""
+    Args:
+        figure: all drawn.
+        path: of the picture.
+        title: above.
+        legend: beneath.
+        below_title: share of the height that is left free there, as for names that all panels share.
+    """
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(legend, fontsize=8, color=GREY)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - below_title))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, facecolor="white")
     plt.close(figure)
