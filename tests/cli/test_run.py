@@ -103,6 +103,20 @@ def test_of_distillations_that_go_on_with_one_another_the_last_is_reported(tmp_p
     assert report["models"] == ["org/teacher", "runs/distill-2", "runs/distill-4", "runs/prune"]
 
 
+def test_the_teacher_is_pruned_after_students_of_it(tmp_path):
+    stages = [
+        {"finetune": {}},
+        {"distill": {"layers": 3}},
+        {"prune": {"model": None}},
+        {"quantize": {}},
+        {"report": {}},
+    ]
+    *_, prune, quantize, report = plan(tmp_path, stages, model="org/encoder")
+    assert (prune["model"], prune.get("teacher")) == ("runs/finetune", None)
+    assert quantize["model"] == "runs/prune"
+    assert report["models"] == ["runs/finetune", "runs/distill", "runs/prune", "runs/quantize"]
+
+
 def test_a_teacher_may_learn_another_task_first(tmp_path):
     stages = [
         {"finetune": {"task": "mnli"}},

@@ -16,6 +16,7 @@ from .recipe import Recipe
 
 _MODELS = ("teacher", "model", "student")
 _MAKE_NO_MODEL = ("augment", "report")
+_OF_TEACHER = ("prune", "quantize")  # which need no student before them
 
 
 def run(
@@ -44,11 +45,11 @@ def run(
     Each goes on with what was made before it. Where there is no teacher, finetune makes it, and a second finetune
     after it goes on with that teacher (on another task first, say). Otherwise the student that pretrain, distill,
     prune or finetune made last is what the next distill starts from (`student: null` cuts a new one out of the
-    teacher), and what prune, quantize, finetune and evaluate work on; without one, prune makes it of the teacher. What
-    quantize made last is evaluated, but nothing is made of it: the next stage goes on with the student in floats. card
-    is that student's, with what a report before it says. benchmark and report compare the teacher with all that was
-    made, but for what a later distill went on with. What augment made is learned from by what follows. The teacher
-    teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
+    teacher), and what prune, quantize, finetune and evaluate work on; without one, or with `model: null`, prune makes
+    it of the teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the
+    student in floats. card is that student's, with what a report before it says. benchmark and report compare the
+    teacher with all that was made, but for what a later distill went on with. What augment made is learned from by
+    what follows. The teacher teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
 
     All stages are checked before the first is run. To run one of them anew, delete its folder.
     """
@@ -110,8 +111,10 @@ def _plan(
             raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
+        if name in _OF_TEACHER and options.get("model", "") is None:  # said to be null
+            options = options | {"model": teacher}
         worked_on = options.get("model") or (quantized if name == "evaluate" else None) or model
-        worked_on = worked_on or (teacher if name in ("prune", "quantize") else None)
+        worked_on = worked_on or (teacher if name in _OF_TEACHER else None)
         known = {parameter.name for parameter in commands[name].params}
         common = {
             "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
