@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from family import RECIPES, record_of
-from family_seeds import STAGES_A_SIZE, again, run, taught
+from family_seeds import STAGES_A_DEPTH, again, run, taught
 from family_table import title
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None):
 
 def two_layers_of(recipe: dict, more: bool) -> dict:
     """What of the recipe makes its two layers, with the texts that it makes up or without."""
-    distilled = [stage["distill"] for stage in recipe["stages"] if "distill" in stage][-STAGES_A_SIZE:]
+    distilled = [stage["distill"] for stage in recipe["stages"] if "distill" in stage][-STAGES_A_DEPTH:]
     distilled = [{name: value for name, value in one.items() if name != "unlabelled"} for one in distilled]
     (augmented, reported) = (stage for stage in recipe["stages"] if {"augment", "report"} & {*stage})
     stages = [{"label": None}, *({"distill": one} for one in distilled), reported]

@@ -1,11 +1,11 @@
-"""Other seeds of the family's students: the same recipes and the same teachers, without what follows distillation.
+"""Other seeds of the family's students: the same recipes and the same teachers.
 
-    python examples/family_seeds.py --data-dir DATA            # seeds 1 and 2 of three layers, of all recipes that ran
-    python examples/family_seeds.py --data-dir DATA --sizes 2  # then those of two layers, too
+    python examples/family_seeds.py --data-dir DATA             # seeds 1 and 2, of all recipes that ran
+    python examples/family_seeds.py --data-dir DATA --depths 1  # without the students of two layers
 
 Of each recipe in examples/recipes/ that has been run it writes `runs/<recipe>-s<seed>.yaml`, which starts from the
-teacher that the recipe made, distils and reports, and runs it into `runs/<recipe>-s<seed>`; what is done is skipped.
-`python examples/family.py` then gives the spread.
+teacher that the recipe made, and runs it into `runs/<recipe>-s<seed>`; what is done is skipped. `python
+examples/family.py` then gives the spread.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import yaml
 from family import RECIPES
 
 
-STAGES_A_SIZE = 2  # features, then answers
+STAGES_A_DEPTH = 2  # that distil: features, then answers
 
 
 def main(arguments: list[str] | None = None):
@@ -26,13 +26,13 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--recipes-dir", type=Path, default=RECIPES)
     parser.add_argument("--data-dir")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sizes", type=int, default=1, help="how many of a recipe's sizes, the main one first")
+    parser.add_argument("--depths", type=int, default=2, help="how many, three layers first; with all made of them")
     parser.add_argument("--recipes", nargs="+", help="run only these")
     options = parser.parse_args(arguments)
 
     for seed in options.seeds:
         for recipe in taught(options.recipes_dir, options.recipes).values():
-            run(distillation_of(recipe, seed, options.sizes), options.data_dir, "--seed", str(seed))
+            run(without_teacher(recipe, seed, options.depths), options.data_dir, "--seed", str(seed))
 
 
 def taught(folder: Path, names: list[str] | None = None) -> dict[str, dict]:
@@ -48,12 +48,14 @@ def teacher_of(recipe: dict) -> Path:
     return Path(recipe["output_dir"]) / ("finetune" if count == 1 else f"finetune-{count}")
 
 
-def distillation_of(recipe: dict, seed: int, sizes: int) -> dict:
+def without_teacher(recipe: dict, seed: int, depths: int) -> dict:
     """What of the recipe depends on the seed, given its teacher; students keep the names of their stages."""
-    stages = [stage for stage in recipe["stages"] if {"label", "augment", "distill"} & {*stage}]
+    stages = [stage for stage in recipe["stages"] if not {"finetune", "report", "card"} & {*stage}]
     distilled = [place for place, stage in enumerate(stages) if "distill" in stage]
-    (reported,) = (stage for stage in recipe["stages"] if "report" in stage)
-    return again(recipe, [*stages[: distilled[STAGES_A_SIZE * sizes - 1] + 1], reported], f"s{seed}")
+    further = distilled[STAGES_A_DEPTH * depths :]
+    (measured,) = (stage["report"] for stage in recipe["stages"] if "report" in stage)
+    report = {"report": measured | {"rounds": 10}}  # of the times only those of the first seed are given
+    return again(recipe, [*stages[: further[0] if further else None], report], f"s{seed}")
 
 
 def again(recipe: dict, stages: list[dict], name: str) -> dict:

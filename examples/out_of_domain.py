@@ -28,7 +28,8 @@ STUDENTS = {
     "distill-2": "3 layers",
     "prune": "3 layers, fewer tokens",
     "quantize": "3 layers, fewer tokens, int8",
-    "quantize-2": "2 layers, fewer tokens, int8",
+    "quantize-2": "3 narrow layers, fewer tokens, int8",
+    "quantize-3": "2 layers, fewer tokens, int8",
 }
 COMMAND = "tkd-hf run examples/recipes/tkd-nlp-reviews.yaml && python examples/out_of_domain.py"
 

@@ -70,6 +70,7 @@ STUDENTS = (  # in the order in which they tell most
     Student("4 layers", layers=4),
 )
 BY_SPEED = {"pruned by structure": ("pruned to", "o", "-", BLUE), "fewer layers": ("layers", "s", "--", RED)}
+BY_SIZE = {"half the parameters, vocabulary too": "D", "vocabulary alone, untrained": "P"}
 
 
 def main(arguments: list[str] | None = None):
@@ -237,10 +238,10 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
             panel(axis, found, lambda one, cost=cost: one[cost])
             axis.set(title=name, xlabel=label, ylabel=records[0]["metric"])
             axis.grid(color="#dddddd", linewidth=0.6)
-        if row[0].get_legend_handles_labels()[0]:
-            row[0].legend(fontsize=8, framealpha=1)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0.965), ncols=4, fontsize=9, frameon=False)
     legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
-    save(figure, path, "Pruning against leaving layers out", legend)
+    save(figure, path, "Pruning against leaving layers out", legend, below_title=0.03)
 
 
 def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
@@ -252,11 +253,10 @@ def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
         spreads = [one["metric"]["sd"] or 0.0 for one in points]
         axis.errorbar(x, y, yerr=spreads, marker=marker, linestyle=line, color=color, capsize=3, label=curve)
     for one in found:
-        if not any(part in one["name"] for part, *_ in BY_SPEED.values()):
-            axis.plot(cost(one), one["metric"]["mean"], "D", color=GREY)
-            axis.annotate(
-                one["name"], (cost(one), one["metric"]["mean"]), (6, 4), textcoords="offset points", fontsize=8
-            )
+        if (marker := BY_SIZE.get(one["name"])) is None:
+            continue
+        look = {"marker": marker, "color": GREY, "capsize": 3, "linestyle": "none", "label": one["name"]}
+        axis.errorbar(cost(one), one["metric"]["mean"], yerr=one["metric"]["sd"] or 0.0, **look)
 
 
 if __name__ == "__main__":

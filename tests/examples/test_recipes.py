@@ -70,7 +70,8 @@ def quick(path: Path, folder: Path) -> dict:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
     small = QUICK | {"augment": {"neighbours": str(folder / "encoder")}}
     small |= {"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {}
-    stages = [{name: options | small.get(name, {})} for name, options in stages]
+    small |= {"prune": TRAINING | {"target_speedup": None, "target_params": 0.95}}  # of what takes no time to speak of
+    stages = [{name: options if "no_train" in options else options | small.get(name, {})} for name, options in stages]
     return recipe | {encoder: str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 
 
@@ -100,7 +101,7 @@ def test_a_recipe_in_its_quick_size(run, no_processes, tmp_path, path):
     assert (made / "report" / "report.md").exists()
     layers = [read_json(made / name / "config.json")["num_hidden_layers"] for name in ("distill-2", "distill-4")]
     assert layers == [3, 2]
-    card = (made / "prune-2" / "README.md").read_text()
+    card = (made / "prune-3" / "README.md").read_text()
     assert "onnx" in card.lower()
     collected(made, tmp_path)
 
@@ -115,9 +116,10 @@ def test_a_recipe_again_with_another_seed_and_without_further_texts(run, no_proc
     recipe.write_text(yaml.safe_dump(content))
     code, _, err = run("run", recipe, "--data-dir", "data")
     assert code == 0, err
-    family_seeds.main(["--recipes-dir", "recipes", "--data-dir", "data", "--seeds", "1"])
+    family_seeds.main(["--recipes-dir", "recipes", "--data-dir", "data", "--seeds", "1", "--depths", "1"])
     made = tmp_path / "runs" / path.stem
-    assert {each.name for each in made.with_name(f"{made.name}-s1").iterdir()} == {"distill", "distill-2", "report"}
+    again = {each.name for each in made.with_name(f"{made.name}-s1").iterdir()}
+    assert again == {"distill", "distill-2", "augment", "report"}
     records = [
         family.record_of(read_json(run / "report" / "report.json")) for run in family.runs_of(made.parent, made.name)
     ]
@@ -141,17 +143,20 @@ def test_a_recipe_again_with_another_seed_and_without_further_texts(run, no_proc
 
 def test_another_seed_starts_from_the_teacher_that_the_recipe_made():
     found = {path.stem: yaml.safe_load(path.read_text()) for path in RECIPES}
-    seed = {name: family_seeds.distillation_of(recipe, seed=2, sizes=1) for name, recipe in found.items()}
+    seed = {name: family_seeds.without_teacher(recipe, seed=2, depths=1) for name, recipe in found.items()}
     assert seed["tkd-nlp-rte"]["teacher"] == "runs/tkd-nlp-rte/finetune-2"
     assert seed["tkd-nlp-sst2"]["teacher"] == "runs/tkd-nlp-sst2/finetune"
     for name, one in seed.items():
-        assert [stage for named in one["stages"] for stage in named] == ["label", "distill", "distill", "report"]
+        assert names(one)[:4] == ["label", "distill", "distill", "augment" if "augment" in names(one) else "prune"]
+        assert names(one)[-4:] == ["quantize", "prune", "quantize", "report"]
         assert one["stages"][1]["distill"]["student"] == "runs/tkd-base/pretrain"
         assert one["output_dir"] == f"runs/{name}-s2"
-    both = family_seeds.distillation_of(found["tkd-nlp-cola"], seed=2, sizes=2)["stages"]
-    assert " ".join(name for stage in both for name in stage) == (
-        "label distill distill augment label distill distill report"
-    )
+    both = family_seeds.without_teacher(found["tkd-nlp-sst2"], seed=2, depths=2)
+    assert names(both) == [name for name in names(found["tkd-nlp-sst2"]) if name not in ("finetune", "card")]
+
+
+def names(recipe: dict) -> list[str]:
+    return [name for stage in recipe["stages"] for name in stage]
 
 
 @pytest.mark.slow
@@ -175,7 +180,7 @@ def collected(made: Path, folder: Path) -> None:
     recipes = Path(shutil.copytree(ROOT / "examples" / "recipes", folder / "recipes"))
     words = ["--recipes-dir", str(recipes), "--cards-dir", str(cards), "--results-dir", str(results)]
     family.main([*words, "--runs-dir", str(made.parent)])
-    assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8", f"{made.name}-2l-int8"}
+    assert {card.name for card in cards.iterdir()} == {made.name, f"{made.name}-int8", f"{made.name}-narrow-int8"}
     for card in cards.iterdir():
         same_from_its_record(card)
         assert str(folder) not in (card / "card.json").read_text()
