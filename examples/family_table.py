@@ -160,6 +160,6 @@ def draw(path: Path, tasks: dict) -> None:
     fast.minorticks_off()
     for axis in (kept, fast):
         axis.grid(color="#dddddd", linewidth=0.6)
-    kept.legend(fontsize=8, loc="lower left")
+    kept.legend(fontsize=8, loc="lower right")
     legend = "dotted: the aim; bars: ± standard deviation over seeds; ×: of other teachers, on other machines"
     save(figure, path, "The family: what is kept, and how fast it is", legend)

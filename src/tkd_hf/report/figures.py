@@ -33,6 +33,7 @@ BLUE, GREY, RED, GREEN = "#1f5a99", "#666666", "#b3401f", "#1b7f5c"
 STYLES = (
     *(("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", GREEN)),
     *(("v", "-", RED), ("P", "--", GREY), ("X", ":", GREEN), ("*", "-.", BLUE)),
+    *(("<", "-", GREEN), ("p", "--", BLUE), ("h", ":", RED), (">", "-.", GREY)),
 )
 
 
