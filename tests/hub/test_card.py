@@ -278,6 +278,14 @@ def test_exports_are_shown_where_they_are(run):
     assert 'OVModelForSequenceClassification.from_pretrained("org/x", subfolder="openvino")' in page
 
 
+def test_what_is_shown_is_the_quantized_export(run):
+    """The one that commands load and reports measure, not the floats that it was made of."""
+    (run / "onnx").mkdir()
+    for name in ("model.onnx", "model_quantized.onnx"):
+        (run / "onnx" / name).write_bytes(b"")
+    assert 'hf_hub_download("org/x", "onnx/model_quantized.onnx")' in card(run, repo_id="org/x")
+
+
 def test_a_model_for_another_runtime_alone(run):
     (run / "model.safetensors").unlink()
     (run / "openvino_model.xml").write_bytes(b"")

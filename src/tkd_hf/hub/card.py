@@ -43,7 +43,7 @@ class Card:
         record: of the run that made it, without places on the machine; `None` where there is none.
         results: the part of a report that is about the model and its teacher (`tkd_hf.stages.card.results_of`).
         pictures: paths within the folder.
-        exports: of `"onnx"` and `"openvino"` the files, by name.
+        exports: of `"onnx"` and `"openvino"` the files; it says how to load the first.
         pytorch: whether there are weights for PyTorch.
         parameters: number of weights.
         adapter: the configuration of an adapter (`adapter_config.json`), where the folder holds one and no model.

@@ -138,8 +138,12 @@ def card_of(
     name = folder.resolve().name
     adapter = folder / "adapter_config.json"
     found = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
-    exports = {
-        backend: [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
+    exports = {  # model_quantized.onnx before model.onnx: the first is what is measured, and how to load it is shown of
+        backend: [
+            file.relative_to(folder).as_posix()
+            for pattern in patterns
+            for file in sorted(folder.glob(pattern), reverse=True)
+        ]
         for backend, patterns in found.items()
     }
     results = folder / RESULTS
