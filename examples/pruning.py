@@ -238,10 +238,8 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
             panel(axis, found, lambda one, cost=cost: one[cost])
             axis.set(title=name, xlabel=label, ylabel=records[0]["metric"])
             axis.grid(color="#dddddd", linewidth=0.6)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0.965), ncols=4, fontsize=9, frameon=False)
     legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
-    save(figure, path, "Pruning against leaving layers out", legend, below_title=0.03)
+    save(figure, path, "Pruning against leaving layers out", legend, named=True)
 
 
 def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
@@ -253,10 +251,9 @@ def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:
         spreads = [one["metric"]["sd"] or 0.0 for one in points]
         axis.errorbar(x, y, yerr=spreads, marker=marker, linestyle=line, color=color, capsize=3, label=curve)
     for one in found:
-        if (marker := BY_SIZE.get(one["name"])) is None:
-            continue
-        look = {"marker": marker, "color": GREY, "capsize": 3, "linestyle": "none", "label": one["name"]}
-        axis.errorbar(cost(one), one["metric"]["mean"], yerr=one["metric"]["sd"] or 0.0, **look)
+        if one["name"] in BY_SIZE:
+            look = {"fmt": BY_SIZE[one["name"]], "color": GREY, "capsize": 3, "label": one["name"]}
+            axis.errorbar(cost(one), one["metric"]["mean"], yerr=one["metric"]["sd"] or 0.0, **look)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ TRAINING = {
     "per_device_train_batch_size": 4,
     "save_strategy": "steps",
     "save_steps": 5,
-    "save_total_limit": 2,
     "use_cpu": True,
     "bf16": False,
     "report_to": "none",

@@ -25,6 +25,7 @@ TRAINING = {"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "
 QUICK = {
     "finetune": TRAINING,
     "distill": TRAINING,
+    "prune": TRAINING | {"target_speedup": None, "target_params": 0.95},  # of what takes no time to speak of
     "report": {"rounds": 1, "batch_sizes": "1", "lengths": "8"},
 }
 
@@ -70,7 +71,6 @@ def quick(path: Path, folder: Path) -> dict:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
     small = QUICK | {"augment": {"neighbours": str(folder / "encoder")}}
     small |= {"pretrain": write_corpus(folder / "corpus")} if "pretrain" in dict(stages) else {}
-    small |= {"prune": TRAINING | {"target_speedup": None, "target_params": 0.95}}  # of what takes no time to speak of
     stages = [{name: options if "no_train" in options else options | small.get(name, {})} for name, options in stages]
     return recipe | {encoder: str(folder / "encoder"), "stages": stages, "output_dir": str(folder / "runs" / path.stem)}
 

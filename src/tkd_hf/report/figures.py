@@ -65,9 +65,9 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
         costs: key -> what to call it on the axis.
     """
     figure, panels = plt.subplots(1, len(costs), figsize=(1 + 4.2 * len(costs), 4.6), sharey=True, squeeze=False)
+    styled = list(zip(models, STYLES * len(models), strict=False))
     for axis, (cost, title) in zip(panels[0], costs.items(), strict=True):
-        drawn = [(model, style) for model, style in zip(models, STYLES * len(models), strict=False)]
-        drawn = [(model, style) for model, style in drawn if model[cost] is not None]
+        drawn = [(model, style) for model, style in styled if model[cost] is not None]
         for model, (marker, _, color) in drawn:
             low, high = model["interval"]
             error = [[model["value"] - low], [high - model["value"]]]
@@ -79,13 +79,8 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
         axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in drawn))
         axis.grid(color="#dddddd", linewidth=0.6)
     panels[0][0].set_ylabel(metric)
-    named = {name: look for axis in panels[0] for look, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, named)))))  # inches of a marker, a letter
-    figure.legend(
-        named.values(), named, loc="upper center", bbox_to_anchor=(0.5, 0.94), ncols=columns, fontsize=9, frameon=False
-    )
     legend = f"bars: 95 % interval of the {metric}; dotted: models that no other beats in both"
-    save(figure, path, f"{metric} against cost", legend, below_title=0.06 * -(-len(named) // columns))
+    save(figure, path, f"{metric} against cost", legend, named=True)
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -164,7 +159,7 @@ def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
     axis.legend(fontsize=8, framealpha=1)
 
 
-def save(figure: Figure, path: Path, title: str, legend: str = "", below_title: float = 0.0) -> None:
+def save(figure: Figure, path: Path, title: str, legend: str = "", named: bool = False) -> None:
     """Writes a figure with its title, and a line beneath that says how to read it.
 
     Args:
@@ -172,11 +167,21 @@ def save(figure: Figure, path: Path, title: str, legend: str = "", below_title: 
         path: of the picture.
         title: above.
         legend: beneath.
-        below_title: share of the height that is left free there, as for names that all panels share.
+        named: name below the title, once for all panels, what has a label in any.
     """
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(legend, fontsize=8, color=GREY)
-    figure.tight_layout(rect=(0, 0, 1, 1 - below_title))
+    figure.tight_layout(rect=(0, 0, 1, 1 - (_name_once(figure) if named else 0.0)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, facecolor="white")
     plt.close(figure)
+
+
+def _name_once(figure: Figure) -> float:
+    """One legend for all panels, in rows of names that fit beside each other; the share of the height that it takes."""
+    named = {name: look for axis in figure.axes for look, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, named)))))  # inches of a marker, a letter
+    row = 0.276 / figure.get_figheight()
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - row)}
+    figure.legend(named.values(), named, ncols=columns, fontsize=9, frameon=False, **place)
+    return row * -(-len(named) // columns)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..data.features import as_tuple
 from ..errors import InputError
+from ..evaluation.runners import EXPORTS
 from ..files import read_json, written_whole
 from ..hub.card import Card
 from ..hub.folder import CARD, PICTURES, RESULTS
@@ -138,14 +139,12 @@ def card_of(
     name = folder.resolve().name
     adapter = folder / "adapter_config.json"
     found = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
-    exports = {  # model_quantized.onnx before model.onnx: the first is what is measured, and how to load it is shown of
-        backend: [
-            file.relative_to(folder).as_posix()
-            for pattern in patterns
-            for file in sorted(folder.glob(pattern), reverse=True)
-        ]
+    exports = {
+        backend: [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
         for backend, patterns in found.items()
     }
+    for files in exports.values():  # the one that runs, and was measured, is the one to show
+        files.sort(key=lambda name: EXPORTS.index(name) if name in EXPORTS else len(EXPORTS))
     results = folder / RESULTS
     adapted = read_json(adapter, way_out="save the adapter anew") if adapter.exists() else None
     return Card(
