@@ -37,7 +37,7 @@ COMMAND = "tkd-hf run examples/recipes/tkd-nlp-reviews.yaml && python examples/o
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/tkd-nlp-reviews"))
-    parser.add_argument("--reviews", type=Path, default=Path("runs/quickstart/data"))
+    parser.add_argument("--reviews", type=Path, default=Path("runs/quickstart/movie-reviews"))
     parser.add_argument("--work-dir", type=Path, default=Path("runs/out-of-domain"))
     parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
     options = parser.parse_args(arguments)

@@ -36,7 +36,7 @@ from tkd_hf.stages.student import StudentArguments
 
 
 FOLDER = Path("runs/quickstart")
-ENCODER, DATA, TEACHER, STUDENT = (str(FOLDER / name) for name in ("minilm", "data", "teacher", "student"))
+ENCODER, DATA, TEACHER, STUDENT = (str(FOLDER / name) for name in ("minilm", "movie-reviews", "teacher", "student"))
 SENTENCES = [
     "a warm, funny and quietly moving film",
     "two hours that feel like four",
