@@ -5,9 +5,10 @@
 
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
 published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
-into `<results-dir>/family/<recipe>.json`. Of all that are there, also of recipes that ran elsewhere, it makes
-family.json, family.md and family.png, and the lines in each recipe that say what to expect of it. Students that other
-seeds have been run of, too (family_seeds.py), are given with their spread.
+into `<results-dir>/family/<recipe>.json`; into tkd-base.json beside them how the bases learned. Of all records of
+recipes, also of those that ran elsewhere, it makes family.json, family.md and family.png, and the lines in each recipe
+that say what to expect of it. Students that other seeds have been run of, too (family_seeds.py), are given with their
+spread.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from tkd_hf.stages.run_folder import StageRecord
 
 
 RECIPES = Path(__file__).parent / "recipes"
+BASE = "tkd-base"  # what all students start from
 CARD_JSON = "card.json"
 
 
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None):
 
     records = options.results_dir / "family"
     records.mkdir(parents=True, exist_ok=True)
+    if stages := stages_of(options.runs_dir / BASE):
+        write_json(records / f"{BASE}.json", stages)
     recipes = sorted(path.stem for path in options.recipes_dir.glob("tkd-nlp-*.yaml"))
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
@@ -69,6 +73,13 @@ def records_of(folder: Path, recipe: str) -> list[dict]:
     """What has been kept of a recipe's runs, the first seed's first."""
     paths = [folder / f"{recipe}.json", *sorted(folder.glob(f"{recipe}-s[0-9]*.json"))]
     return [read_json(path, way_out="delete it and run the recipe again") for path in paths if path.exists()]
+
+
+def stages_of(run: Path) -> dict[str, dict]:
+    """What the stages of a run that have ended reached, how long they took, and where."""
+    found = {path.parent.name: read_json(path, way_out="run the recipe again") for path in run.glob("*/tkd_run.json")}
+    about = ("metrics", "seconds", "software", "hardware")
+    return {name: {key: record[key] for key in about} for name, record in sorted(found.items()) if record["finished"]}
 
 
 def minutes_of(run: Path) -> float:

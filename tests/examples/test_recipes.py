@@ -172,6 +172,9 @@ def test_the_bases_in_their_quick_size(run, tmp_path):
     for name, layers in (("pretrain", 3), ("pretrain-2", 2)):
         config = read_json(made / name / "config.json")
         assert (config["num_hidden_layers"], config["hidden_dropout_prob"]) == (layers, 0)
+    recorded = family.stages_of(made)
+    assert list(recorded) == ["pretrain", "pretrain-2"]
+    assert recorded["pretrain"]["metrics"]["loss"] > 0
 
 
 def collected(made: Path, folder: Path) -> None:
