@@ -66,8 +66,6 @@ STUDENTS = (  # in the order in which they tell most
     Student("vocabulary alone, untrained", PruningArguments(vocabulary=True)),
     Student("pruned to 3× the speed", PruningArguments(target_speedup=3)),
     Student("2 layers", layers=2),
-    Student("pruned to 1.5× the speed", PruningArguments(target_speedup=1.5)),
-    Student("4 layers", layers=4),
 )
 BY_SPEED = {"pruned by structure": ("pruned to", "o", "-", BLUE), "fewer layers": ("layers", "s", "--", RED)}
 BY_SIZE = {"half the parameters, vocabulary too": "D", "vocabulary alone, untrained": "P"}
