@@ -22,13 +22,13 @@ from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.files import read_json
 
 
-SENTENCES, PHRASES, WORDS = 900, 20_000, 8  # left out, learned from, and what is long enough to be a sentence
+SENTENCES, PHRASES, WORDS = 900, 10_000, 8  # left out, learned from, and what is long enough to be a sentence
 SEED = 7  # of the split
 # of the answers' stage, by the name of its folder; six passes over the phrases are as many steps as the last has
 VARIANTS = {
     "distill-2": ("three passes", {}),
     "distill-3": ("six passes", {"num_train_epochs": 6}),
-    "distill-4": ("as many steps, neighbours too", {"max_steps": 3750}),
+    "distill-4": ("as many steps, neighbours too", {"max_steps": 1878}),
 }
 COMMAND = "python examples/unseen_sentences.py --data-dir DATA"
 
