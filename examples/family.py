@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None):
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
             record = record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again"))
-            further = {"minutes": minutes_of(run), "before_answers": before_answers(run, record["metric"])}
+            stages = stages_of(run)
+            further = {"minutes": minutes_of(stages), "before_answers": before_answers(stages, record["metric"])}
             write_json(records / f"{run.name}.json", record | further)
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
             publish(options.runs_dir / recipe, recipe, options.cards_dir)
@@ -82,20 +83,14 @@ def stages_of(run: Path) -> dict[str, dict]:
     return {name: {key: record[key] for key in about} for name, record in sorted(found.items()) if record["finished"]}
 
 
-def minutes_of(run: Path) -> float:
+def minutes_of(stages: dict[str, dict]) -> float:
     """What the stages of a run took, less the report."""
-    records = [read_json(path, way_out="run the recipe again") for path in run.glob("*/tkd_run.json")]
-    return round(sum(record["seconds"] or 0.0 for record in records) / 60, 1)
+    return round(sum(stage["seconds"] or 0.0 for stage in stages.values()) / 60, 1)
 
 
-def before_answers(run: Path, metric: str) -> dict[str, float]:
+def before_answers(stages: dict[str, dict], metric: str) -> dict[str, float]:
     """What students of three and of two layers, those that there are, reach by features alone, before answers."""
-    records = {stage: run / stage / "tkd_run.json" for stage in ("distill", "distill-3")}
-    return {
-        stage: read_json(path, way_out="run the recipe again")["metrics"][metric]
-        for stage, path in records.items()
-        if path.exists()
-    }
+    return {name: stages[name]["metrics"][metric] for name in ("distill", "distill-3") if name in stages}
 
 
 def publish(run: Path, recipe: str, cards: Path) -> None:

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from family import RECIPES
+from family import RECIPES, stages_of
 from family_seeds import run
 from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments, load_split
-from tkd_hf.files import read_json
 
 
 SENTENCES, PHRASES, WORDS = 900, 10_000, 8  # left out, learned from, and what is long enough to be a sentence
@@ -95,15 +94,15 @@ def two_layers_of(recipe: dict, folder: str) -> dict:
 
 def measured(folder: Path) -> dict:
     """What the stages' records say of the sentences left out."""
-    records = {stage: read_json(folder / stage / "tkd_run.json", way_out="run it again") for stage in VARIANTS}
-    teacher = read_json(folder / "finetune" / "tkd_run.json", way_out="run it again")
+    stages = stages_of(folder)
+    teacher = stages["finetune"]
     about = ("accuracy", "agreement")
     return {
         "sentences": SENTENCES,
         "phrases": PHRASES,
         "teacher": teacher["metrics"]["accuracy"],
         "students": {
-            name: {key: records[stage]["metrics"][key] for key in about} | {"seconds": records[stage]["seconds"]}
+            name: {key: stages[stage]["metrics"][key] for key in about} | {"seconds": stages[stage]["seconds"]}
             for stage, (name, _) in VARIANTS.items()
         },
         "software": teacher["software"],
