@@ -51,3 +51,13 @@ def test_two_processes_label_as_one(tmp_path, teacher_folder):
         labels.append(SoftLabels.load(path, "r"))
     np.testing.assert_array_equal(labels[0].keys, labels[1].keys)
     np.testing.assert_allclose(labels[0].logits, labels[1].logits, atol=1e-5)
+
+
+def test_a_command_leaves_the_others_when_it_is_done(run, tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        assert run("--help")[0] == 0
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from ..errors import InputError, NotMet, Stopped, storage_trouble
+from ..processes import leave_the_others
 from . import (
     augment,
     benchmark,
@@ -60,6 +61,9 @@ def main() -> None:
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
     try:
         app()
+    except SystemExit:
+        leave_the_others()
+        raise
     except (InputError, NotMet, Stopped) as error:
         _end(str(error), error.exit_code)
     except Exception as error:
