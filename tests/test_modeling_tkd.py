@@ -132,17 +132,44 @@ def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attent
             torch.testing.assert_close(one.grad / scale, other.grad / scale, rtol=0, atol=1e-5, msg=name)
 
 
-def test_padding_costs_no_arithmetic_outside_attention():
-    model = tiny()
+def products(model, inputs, operation="aten.addmm") -> int:
+    """The arithmetic of matrix products outside attention, or in it (`aten.bmm`)."""
     model.set_attn_implementation("eager")
-    one, batch = sentence(4), padded(sentence(4), 0, 4)
-    counts = []
-    for inputs in ({"input_ids": one}, batch):
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
-            model(**inputs)
-        counts.append({str(name): count for name, count in counted.get_flop_counts()["Global"].items()})
-    assert counts[0]["aten.addmm"] == counts[1]["aten.addmm"]
-    assert counts[0]["aten.bmm"] < counts[1]["aten.bmm"]
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model(**inputs)
+    return {str(name): count for name, count in counted.get_flop_counts()["Global"].items()}[operation]
+
+
+def test_padding_costs_no_arithmetic_outside_attention():
+    model, one, batch = tiny(), {"input_ids": sentence(4)}, padded(sentence(4), 0, 4)
+    assert products(model, one) == products(model, batch)
+    assert products(model, one, "aten.bmm") < products(model, batch, "aten.bmm")
+
+
+@pytest.mark.parametrize("inputs", [{"input_ids": sentence(9)}, padded(sentence(9), 3, 4)])
+def test_a_label_of_a_text_asks_the_last_layer_for_one_token(inputs):
+    """By hand: of nine tokens, eight queries, mixed values and feed-forwards are not computed."""
+    model = tiny()
+    alone = products(model, inputs)
+    model.tkd.layers[0].register_forward_hook(lambda *_: None)  # who looks inside sees all tokens, without padding here
+    all_tokens = products(model, {"input_ids": sentence(9)})
+    width, inner = 32, 48
+    assert all_tokens - alone == 8 * 2 * (2 * width * width + 2 * width * inner)
+
+
+def test_whoever_asks_for_hidden_states_gets_those_of_all_tokens():
+    model, ids = tiny(), sentence(6, batch=2)
+    with torch.no_grad():
+        before, seen = model(ids), model(ids, output_hidden_states=True)
+    assert [state.shape[1] for state in seen.hidden_states] == [6] * (1 + len(model.tkd.layers))
+    torch.testing.assert_close(before.logits, seen.logits, rtol=0, atol=1e-6)
+
+
+def test_a_row_of_padding_alone_does_not_disturb_the_others():
+    model, inputs = tiny(), padded(sentence(5, batch=2), 0, 2)
+    inputs["attention_mask"][1] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits[:1], model(inputs["input_ids"][:1, :5]).logits)
 
 
 def test_positions_and_token_types_given_once_for_all_rows():

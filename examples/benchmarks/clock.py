@@ -92,17 +92,28 @@ class Clock:
             self._since = now()
 
 
-def useful_flops(config: PretrainedConfig, lengths: Iterable[int], passes: int) -> float:
+def useful_flops(config: PretrainedConfig, lengths: Iterable[int], passes: int, first_only: bool) -> float:
     """Floating-point operations of matrix products over real tokens only.
 
     Args:
         config: of a BERT or TKD with equal layers.
         lengths: of the examples, in tokens.
         passes: 1 for a forward; 3 with its backward, which has two products for each of the forward's.
+        first_only: the last layer answers for the first token alone, as a TKD's does: what else it might compute is
+            useful to nobody.
     """
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    dense = 2 * layers * (4 * width * width + 2 * width * inner)
-    return float(sum(passes * (dense * n + 4 * layers * width * n * n + 2 * width * width) for n in lengths))
+    pooler = 2 * width * width
+
+    def layer(tokens: int, asking: int) -> int:
+        """Keys and values of all tokens; queries, mixed values and feed-forward of those that ask."""
+        dense = 2 * width * (2 * width * tokens + 2 * width * asking + 2 * inner * asking)
+        return dense + 4 * width * tokens * asking
+
+    def text(tokens: int) -> int:
+        return (layers - 1) * layer(tokens, tokens) + layer(tokens, 1 if first_only else tokens) + pooler
+
+    return float(passes * sum(map(text, lengths)))
 
 
 def matmul_peak(bf16: bool, patience: float = 2.0) -> float:

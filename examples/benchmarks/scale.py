@@ -29,11 +29,15 @@ def table(content: dict) -> str:
     """Days for each job and number of devices, as Markdown."""
     rates = {row["contender"]: row["rate"] for row in content["rows"]}
     jobs = [
-        (f"label with {name}", useful_flops(config, [TOKENS], passes=1), rates["labelling, ours"])
+        (f"label with {name}", useful_flops(config, [TOKENS], 1, first_only=True), rates["labelling, ours"])
         for name, config in MODELS.items()
     ]
     jobs.append(
-        ("train a student of 3 layers once over them", useful_flops(STUDENT, [TOKENS], passes=3), rates["ours"])
+        (
+            "train a student of 3 layers once over them",
+            useful_flops(STUDENT, [TOKENS], 3, first_only=True),
+            rates["ours"],
+        )
     )
     devices = [f"{count} device{'s' if count > 1 else ''}" for count in DEVICES]
     lines = [f"| {SENTENCES:,} sentences of {TOKENS} tokens | {' | '.join(devices)} |"]

@@ -2,7 +2,8 @@
 """TKD, a small BERT-like encoder (TKD-NLP, arXiv 2405.11704), and its heads.
 
 The maths is BERT's (post-LayerNorm residual blocks), so that weights of BERT-like teachers fit; what differs is that
-layers may have different numbers of heads and neurons, and that padding is exact on either side.
+layers may have different numbers of heads and neurons, that padding is exact on either side and costs nothing, and that
+a label of a whole text asks its last layer for one token alone.
 
 This file travels with every saved student as remote code: it imports torch, transformers and the configuration beside
 it, and nothing else.
@@ -17,7 +18,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BaseModelOutput,
+    BaseModelOutputWithPooling,
     MaskedLMOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -77,6 +78,7 @@ class Packing:
     def __init__(self, attention_mask: torch.Tensor):
         self.shape = attention_mask.shape
         self.places = attention_mask.flatten().nonzero().flatten()
+        self.lengths = (attention_mask != 0).sum(dim=1)
 
     def pack(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, ...)` -> `(1, tokens, ...)`."""
@@ -86,6 +88,11 @@ class Packing:
         """`(1, tokens, ...)` -> `(batch, length, ...)`, 0 at padding."""
         padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
         return padded.index_copy(0, self.places.to(states.device), states.squeeze(0)).unflatten(0, self.shape)
+
+    def first(self, states: torch.Tensor) -> torch.Tensor:
+        """The first real token of each row: `(1, tokens, width)` -> `(batch, width)`."""
+        starts = self.lengths.cumsum(dim=0) - self.lengths
+        return states.squeeze(0).index_select(0, starts.to(states.device))
 
 
 def eager_attention_forward(
@@ -179,22 +186,26 @@ class TKDAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         packing: Packing | None = None,
+        asking: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`asking`, `(batch, 1, width)`, are the states that attend to all others; by default all do."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        projected = [project(hidden_states) for project in (self.query, self.key, self.value)]
+        query = self.query(hidden_states if asking is None else asking)
+        key, value = self.key(hidden_states), self.value(hidden_states)
         if packing is not None:  # only attention needs to know which token is of which row
-            projected = map(packing.pad, projected)
+            query = packing.pad(query) if asking is None else query
+            key, value = packing.pad(key), packing.pad(value)
         mixed, probabilities = attend(
             self,
-            *map(self.split_heads, projected),
+            *map(self.split_heads, (query, key, value)),
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
         mixed = mixed.flatten(-2)
-        return self.output(mixed if packing is None else packing.pack(mixed)), probabilities
+        return self.output(mixed if packing is None or asking is not None else packing.pack(mixed)), probabilities
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, heads * head_dim)` -> `(batch, heads, length, head_dim)`."""
@@ -229,10 +240,11 @@ class TKDLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        asking: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
+        attended, _ = self.attention(hidden_states, attention_mask, asking=asking, **kwargs)
+        hidden_states = self.attention_norm((hidden_states if asking is None else asking) + self.dropout(attended))
         return self.feed_forward_norm(hidden_states + self.dropout(self.feed_forward(hidden_states)))
 
 
@@ -326,8 +338,9 @@ class TKDModel(TKDPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        first_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPooling:
         r"""
         Args:
             input_ids (`(batch, length)`): token ids; or give `inputs_embeds`.
@@ -336,6 +349,9 @@ class TKDModel(TKDPreTrainedModel):
             token_type_ids (`(batch, length)`, *optional*): 0 by default; ignored when `type_vocab_size` is 0.
             position_ids (`(batch, length)`, *optional*): counted over the real tokens by default.
             inputs_embeds (`(batch, length, embedding_size)`, *optional*): in place of `input_ids`.
+            first_only: of the last layer, compute and return only the first real token of each row, as `pooler_output`
+                of `(batch, hidden_size)`: all that a label of the whole text needs. While hooks look inside, or with
+                flex attention, everything is computed and returned.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given.
@@ -357,9 +373,20 @@ class TKDModel(TKDPreTrainedModel):
         hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         padded = hidden_states if packing is None else hidden_states.new_empty(*packing.shape, 1)  # says only its shape
         mask = create_bidirectional_mask(self.config, inputs_embeds=padded, attention_mask=attention_mask)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        return BaseModelOutput(last_hidden_state=hidden_states if packing is None else packing.pad(hidden_states))
+        if first_only and self.can_ask_alone(mask, packing):
+            first = first_token(hidden_states, attention_mask) if packing is None else packing.first(hidden_states)
+            mask = mask if mask is None else mask[:, :, :1]  # the same for all that ask
+            states = last(hidden_states, mask, asking=first.unsqueeze(1), packing=packing, **kwargs)
+            return BaseModelOutputWithPooling(pooler_output=states.squeeze(1))
+        hidden_states = last(hidden_states, mask, packing=packing, **kwargs)
+        hidden_states = hidden_states if packing is None else packing.pad(hidden_states)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=first_token(hidden_states, attention_mask) if first_only else None,
+        )
 
     def packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
         """How to leave out the padding of a batch, in training as in inference; the answers are the same.
@@ -370,10 +397,17 @@ class TKDModel(TKDPreTrainedModel):
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
         packing = Packing(attention_mask)
-        if len(packing.places) == attention_mask.numel():
-            return None
+        return None if len(packing.places) == attention_mask.numel() or self.is_watched() else packing
+
+    def can_ask_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
+        """Whether first tokens may attend without the others: nobody looks inside, and their mask can be cut out."""
+        cut = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)  # not those of flex attention
+        return cut and not self.is_watched() and (packing is None or bool(packing.lengths.all()))
+
+    def is_watched(self) -> bool:
+        """Whether hooks on modules inside see what passes through."""
         inside = (module for part in (self.embeddings, self.layers) for module in part.modules())
-        return None if any(one._forward_hooks or one._forward_pre_hooks for one in inside) else packing
+        return any(one._forward_hooks or one._forward_pre_hooks for one in inside)
 
 
 class TKDForSequenceClassification(TKDPreTrainedModel):
@@ -421,9 +455,9 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Inputs as in `TKDModel.forward`; `labels` of `(batch,)`, or `(batch, num_labels)` for several a text."""
-        outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        first = first_token(outputs.last_hidden_state, attention_mask)
-        pooled = self.activation(self.dense(first.to(self.dense.bias.dtype)))
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.tkd(*inputs, first_only=True, **kwargs)
+        pooled = self.activation(self.dense(outputs.pooler_output.to(self.dense.bias.dtype)))
         logits = self.classifier(self.dropout(pooled))
         return SequenceClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),

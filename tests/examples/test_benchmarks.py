@@ -21,14 +21,15 @@ from tkd_hf import student_from_teacher
 def test_useful_operations_are_those_of_a_batch_without_padding():
     model = student_from_teacher(build_teacher(attn_implementation="eager"), num_hidden_layers=2)
     model.set_attn_implementation("eager")
-    counted = FlopCounterMode(display=False)
-    with counted:
-        model(input_ids=torch.tensor([[1, 5, 6, 2]]))
     head = 2 * 16 * 2  # the classifier is not worth a term
-    assert useful_flops(model.config, [4], passes=1) == counted.get_total_flops() - head
-    assert useful_flops(model.config, [4, 2], passes=3) == 3 * (
-        useful_flops(model.config, [4], 1) + useful_flops(model.config, [2], 1)
-    )
+    for first_only in (True, False):
+        with FlopCounterMode(display=False) as counted:
+            model(input_ids=torch.tensor([[1, 5, 6, 2]]))
+        assert useful_flops(model.config, [4], 1, first_only) == counted.get_total_flops() - head
+        assert useful_flops(model.config, [4, 2], 3, first_only) == 3 * (
+            useful_flops(model.config, [4], 1, first_only) + useful_flops(model.config, [2], 1, first_only)
+        )
+        model.tkd.layers[0].register_forward_hook(lambda *_: None)  # who looks inside sees all tokens
     assert matmul_peak(bf16=False, patience=0.01) > 0
 
 
@@ -121,7 +122,7 @@ def test_attention_is_the_same_fused_or_not_and_both_are_timed(tmp_path, monkeyp
 def test_costs_fall_with_devices_and_say_what_was_measured():
     rows = [{"contender": name, "rate": 1e12} for name in ("ours", "labelling, ours")]
     text = scale.table({"rows": rows, "hardware": {"accelerator": "X", "cpu": None, "threads": 1}})
-    days = scale.useful_flops(scale.MODELS["BERT-large"], [20], 1) * 1e9 / 1e12 / 86400
+    days = scale.useful_flops(scale.MODELS["BERT-large"], [20], 1, True) * 1e9 / 1e12 / 86400
     assert f"| label with BERT-large | {days:,.1f} days | {days / 8:,.1f} days" in text
     assert "Measured: 1000 and 1000 GFLOP/s" in text
 

@@ -21,10 +21,16 @@ Unit = tuple[str, int, int]  # kind, layer (0 for hidden), index (0 for layers)
 
 @dataclass(frozen=True)
 class Costs:
-    """What one more of each costs a model, in the currency of a price; `layer` is a layer beside its units."""
+    """What one more of each costs a model, in the currency of a price.
 
-    heads: float
-    neurons: float
+    Args:
+        heads, neurons: of each layer that is there; little, of time, in one that answers for first tokens alone.
+        layers: a layer beside its units.
+        hidden: of the residual stream.
+    """
+
+    heads: Sequence[float]
+    neurons: Sequence[float]
     layers: float
     hidden: float
 
@@ -36,11 +42,16 @@ class Costs:
             [config.heads_of(layer) for layer in depth],
             [config.intermediate_size_of(layer) for layer in depth],
         )
-        here = price(config)
-        head = price(reshaped(config, [heads[0] + 1, *heads[1:]], neurons, config.hidden_size)) - here
-        neuron = price(reshaped(config, heads, [neurons[0] + 1, *neurons[1:]], config.hidden_size)) - here
-        layer = price(reshaped(config, [*heads, 1], [*neurons, 1], config.hidden_size)) - here - head - neuron
-        return cls(head, neuron, layer, price(reshaped(config, heads, neurons, config.hidden_size + 1)) - here)
+        here, width = price(config), config.hidden_size
+
+        def one_more(counts: list[int]) -> list[list[int]]:
+            return [[count + (place == layer) for place, count in enumerate(counts)] for layer in depth]
+
+        a_head = [price(reshaped(config, more, neurons, width)) - here for more in one_more(heads)]
+        a_neuron = [price(reshaped(config, heads, more, width)) - here for more in one_more(neurons)]
+        # put before the others, so that the last one stays the last
+        layer = price(reshaped(config, [1, *heads], [1, *neurons], width)) - here - a_head[0] - a_neuron[0]
+        return cls(a_head, a_neuron, layer, price(reshaped(config, heads, neurons, width + 1)) - here)
 
 
 def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str]) -> list[Unit]:
@@ -49,7 +60,7 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
     Args:
         scores: what each unit is worth; see `tkd_hf.pruning.importance`.
         masks: what is still there.
-        costs: what each unit costs.
+        costs: what each unit costs in the layers that are still there.
         kinds: which kinds may go, of `KINDS`.
     """
     alive = [layer for layer, stays in enumerate(masks.layers.tolist()) if stays]
@@ -58,15 +69,16 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
         worth[layer] = sum(
             score.sum().item() for score in (scores.heads[layer], scores.neurons[layer], scores.layers[layer])
         )
-        cost[layer] = costs.layers + costs.heads * int(masks.heads[layer].sum())
-        cost[layer] += costs.neurons * int(masks.neurons[layer].sum())
+        # as in the first one: where the last one goes, the one before becomes the last
+        cost[layer] = costs.layers + costs.heads[0] * int(masks.heads[layer].sum())
+        cost[layer] += costs.neurons[0] * int(masks.neurons[layer].sum())
 
     ranked = []
     for kind in ("heads", "neurons"):
         if kind in kinds:
-            for layer in alive:
+            for layer, each in zip(alive, getattr(costs, kind), strict=True):
                 pairs = _expendable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], SPARED[kind])
-                ranked += [(score / getattr(costs, kind), score, (kind, layer, index)) for score, index in pairs]
+                ranked += [(score / each, score, (kind, layer, index)) for score, index in pairs]
     if "hidden" in kinds:
         pairs = _expendable(scores.hidden, masks.hidden, SPARED["hidden"])
         ranked += [(score / costs.hidden, score, ("hidden", 0, index)) for score, index in pairs]
@@ -89,7 +101,7 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
             if layer not in worth:
                 continue
             worth[layer] -= score
-            cost[layer] -= getattr(costs, kind)
+            cost[layer] -= getattr(costs, kind)[0]
         order.append(unit)
     drop_layers(below=float("inf"))
     return order

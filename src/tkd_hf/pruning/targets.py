@@ -7,7 +7,7 @@ shapes that the ranking leaves, in turns with the unpruned one.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -96,7 +96,8 @@ class Times:
     Args:
         rest: outside the layers.
         layers: of a layer, beside its heads and neurons.
-        heads, neurons: of one each.
+        heads, neurons: of one each, in all layers but the last.
+        last_heads, last_neurons: in the last one, where a label of the whole text needs less.
         hidden: the width that these are for; what a layer takes is proportional to it.
     """
 
@@ -104,13 +105,17 @@ class Times:
     layers: float
     heads: float
     neurons: float
+    last_heads: float
+    last_neurons: float
     hidden: int
 
     def __call__(self, config: TKDConfig) -> float:
-        depth = range(config.num_hidden_layers)
-        heads = self.heads * sum(map(config.heads_of, depth))
-        neurons = self.neurons * sum(map(config.intermediate_size_of, depth))
-        return self.rest + (self.layers * len(depth) + heads + neurons) * config.hidden_size / self.hidden
+        *others, last = range(config.num_hidden_layers)
+        heads = self.heads * sum(map(config.heads_of, others)) + self.last_heads * config.heads_of(last)
+        neurons = self.neurons * sum(map(config.intermediate_size_of, others))
+        neurons += self.last_neurons * config.intermediate_size_of(last)
+        layers = self.layers * config.num_hidden_layers
+        return self.rest + (layers + heads + neurons) * config.hidden_size / self.hidden
 
 
 class SpeedTarget:
@@ -180,27 +185,36 @@ class SpeedTarget:
         config = self.model.config
         width, depth = config.hidden_size, config.num_hidden_layers
         heads, neurons = [*map(config.heads_of, range(depth))], [*map(config.intermediate_size_of, range(depth))]
-        few_heads, few_neurons, few = [(n + 1) // 2 for n in heads], [(n + 1) // 2 for n in neurons], (depth + 1) // 2
-        whole, without_heads, without_neurons, without_layers = self.milliseconds(
+        few = (depth + 1) // 2
+        whole, *without, without_layers = self.milliseconds(
             config,
-            reshaped(config, few_heads, neurons, width),
-            reshaped(config, heads, few_neurons, width),
-            reshaped(config, heads[:few], neurons[:few], width),
+            reshaped(config, [*halved(heads[:-1]), heads[-1]], neurons, width),
+            reshaped(config, heads, [*halved(neurons[:-1]), neurons[-1]], width),
+            reshaped(config, [*heads[:-1], *halved(heads[-1:])], neurons, width),
+            reshaped(config, heads, [*neurons[:-1], *halved(neurons[-1:])], width),
+            reshaped(config, heads[-few:], neurons[-few:], width),
         )
 
         def each(saved: float, removed: int, of: int) -> float:
             """Of one, by the time saved; where that drowns in noise, together a thousandth of all."""
-            return max(saved / max(removed, 1), whole / 1000 / of)
+            return max(saved / max(removed, 1), whole / 1000 / max(of, 1))
 
-        head = each(whole - without_heads, sum(heads) - sum(few_heads), sum(heads))
-        neuron = each(whole - without_neurons, sum(neurons) - sum(few_neurons), sum(neurons))
-        units = head * sum(heads[few:]) + neuron * sum(neurons[few:])
+        counts = (heads[:-1], neurons[:-1], heads[-1:], neurons[-1:])
+        head, neuron, last_head, last_neuron = (
+            each(whole - time, sum(count) - sum(halved(count)), sum(count))
+            for time, count in zip(without, counts, strict=True)
+        )
+        units = head * sum(heads[:-few]) + neuron * sum(neurons[:-few])
         layer = each(whole - without_layers - units, depth - few, depth)
-        rest = whole - layer * depth - head * sum(heads) - neuron * sum(neurons)
-        return Times(rest, layer, head, neuron, width)
+        inside = Times(0.0, layer, head, neuron, last_head, last_neuron, width)
+        return replace(inside, rest=whole - inside(config))
 
     def __str__(self) -> str:
         return f"{self._speedup:g} times as fast"
+
+
+def halved(counts: Sequence[int]) -> list[int]:
+    return [(count + 1) // 2 for count in counts]
 
 
 def milliseconds_of(
@@ -228,7 +242,8 @@ Target = ParameterTarget | SpeedTarget
 def smallest(config: TKDConfig, kinds: Sequence[str]) -> TKDConfig:
     """What is left of a shape when everything of these kinds goes that may."""
     scores, masks = Units.full(config, 0.0), Units.full(config, True)
-    return without(masks, removal_order(scores, masks, Costs(1, 1, 1, 1), kinds)).shape(config)
+    equal = Costs([1] * config.num_hidden_layers, [1] * config.num_hidden_layers, 1, 1)
+    return without(masks, removal_order(scores, masks, equal, kinds)).shape(config)
 
 
 def _more(kinds: Sequence[str], further: str = "") -> str:
