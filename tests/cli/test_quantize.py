@@ -163,7 +163,10 @@ def test_the_gate(quantize, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["--backend", "tflite"], "unknown backend 'tflite'; there are openvino, onnx, bitsandbytes, quanto"),
-        (["--weights", "int2"], "the backend onnx has no scheme weights='int2'; there are int8-dynamic, float32"),
+        (
+            ["--weights", "int2"],
+            "no scheme weights='int2'; there are int8-dynamic, int8-dynamic-int4-embeddings, float32",
+        ),
         (["--eval-split", "nowhere"], "no split 'nowhere'"),
     ],
 )

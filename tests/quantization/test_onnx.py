@@ -1,5 +1,8 @@
 """The ONNX backend: what onnxruntime answers is what PyTorch answers, for every shape of student and teacher."""
 
+import logging
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,7 @@ from ..conftest import TEXTS, WORDS, build_teacher
 
 
 runtime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 SMALL = {"vocab_size": len(WORDS), "initializer_range": 0.5, "num_labels": 2}
 
@@ -108,6 +112,28 @@ def test_onnxruntime_answers_as_pytorch_does(tmp_path, tokenizer, name):
         np.testing.assert_allclose(run(tmp_path / "onnx" / "model.onnx", batch), expected, atol=1e-4)
         rounded = run(tmp_path / "onnx" / "model_quantized.onnx", batch)
         assert 0 < np.abs(rounded - expected).mean() < 0.15 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("name", ["uneven", "tagger", *SLOW])
+def test_embeddings_in_int4(tmp_path, tokenizer, name):
+    """Words and positions take half a byte each, and a block of them 4.5 more; what is rounded is close by."""
+    model = MODELS[name]().eval()
+    details = backend.quantize(
+        model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=no_examples
+    )
+    assert details == {"weights": "int8, embeddings int4", "activations": "int8 dynamic"}
+    graph = onnx.load(tmp_path / "onnx" / "model_quantized.onnx")
+    tables = {node.input[0] for node in graph.graph.node if node.op_type == "GatherBlockQuantized"}
+    kept = {tensor.name: tensor for tensor in graph.graph.initializer}
+    words = [kept[name] for name in tables if math.prod(kept[name].dims) == model.get_input_embeddings().weight.numel()]
+    assert [table.data_type for table in words] == [onnx.TensorProto.UINT4]
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    takes = {key: value for key, value in batch.items() if key != "token_type_ids" or name != "distilbert"}
+    with torch.no_grad():
+        expected = model(**takes).logits.numpy()
+    rounded = run(tmp_path / "onnx" / "model_quantized.onnx", batch)
+    assert 0 < np.abs(rounded - expected).mean() < 0.3 * np.abs(expected).mean()
+    assert logging.root.level == logging.WARNING  # whose settings are nobody else's business
 
 
 def test_float32_is_one_file(tmp_path, tokenizer, teacher):

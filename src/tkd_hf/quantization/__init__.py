@@ -58,6 +58,9 @@ def quiet(*loggers: str) -> Iterator[None]:
     """
     found = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in found]
+    # onnxruntime calls logging.basicConfig when it is imported, which does nothing where there is a handler
+    nobody = logging.NullHandler()
+    logging.root.addHandler(nobody)
     try:
         for logger in found:
             logger.setLevel(logging.ERROR)
@@ -65,5 +68,6 @@ def quiet(*loggers: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.root.removeHandler(nobody)
         for logger, level in zip(found, levels, strict=True):
             logger.setLevel(level)

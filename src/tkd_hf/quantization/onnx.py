@@ -1,4 +1,4 @@
-"""ONNX, for onnxruntime and transformers.js: a float file, and beside it one with weights in int8.
+"""ONNX, for onnxruntime and transformers.js: a float file, and beside it one with weights in int8, or int8 and int4.
 
 The layout is the one that transformers.js and optimum read: `onnx/model.onnx` and `onnx/model_quantized.onnx`.
 """
@@ -18,12 +18,14 @@ from ..signals import accepted_inputs
 from . import quiet
 
 
-SCHEMES = ("int8-dynamic", "float32")
+SCHEMES = ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")
 CALIBRATED = ()
 
 FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4
-_LOGGERS = ("torch.onnx", "onnxscript", "root")
+BLOCK = 32  # neighbours in a row of embeddings that share a scale and a zero: 5.1 bits a number, one a table costs 8
+INT4_OPSET = 21  # the first that knows the type
+_LOGGERS = ("torch.onnx", "onnxscript", "root", "onnxruntime.quantization.matmul_nbits_quantizer")
 # two texts and their padding: a dimension of 1 would be taken for a constant
 _TRACED = ["a text", "another one, of a few more words"]
 _COMPARED = [
@@ -52,14 +54,15 @@ def quantize(
     weights: str,
     calibration: Callable[[], Iterable[dict[str, torch.Tensor]]],
 ) -> dict[str, Any]:
-    """Writes `onnx/model.onnx` in float32, and, for `int8-dynamic`, `onnx/model_quantized.onnx` beside it.
+    """Writes `onnx/model.onnx` in float32, and, for all but `float32`, `onnx/model_quantized.onnx` beside it.
 
     There, matrices and embeddings are in int8; activations are rounded as they come, so nothing is calibrated.
 
     Args:
         model, tokenizer: a bert-like classifier, TKD or another.
         folder: an empty folder.
-        weights: `"int8-dynamic"` or `"float32"`.
+        weights: `"int8-dynamic"`, `"int8-dynamic-int4-embeddings"`, most of a small model in half of that, or
+            `"float32"`.
         calibration: not called.
 
     Raises:
@@ -74,8 +77,9 @@ def quantize(
     export(model, tokenizer, file)
     if weights == "float32":
         return {"weights": "float32", "activations": "float32"}
-    _quantize_file(file, folder / QUANTIZED_FILE)
-    return {"weights": "int8", "activations": "int8 dynamic"}
+    int4 = weights == "int8-dynamic-int4-embeddings"
+    _quantize_file(file, folder / QUANTIZED_FILE, int4)
+    return {"weights": "int8, embeddings int4" if int4 else "int8", "activations": "int8 dynamic"}
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
@@ -138,9 +142,24 @@ def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: P
             )
 
 
-def _quantize_file(source: Path, target: Path) -> None:
+def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet(*_LOGGERS):
+        graph = _int4_embeddings(source) if int4_embeddings else source
         # 7 bits: processors without VNNI add products of 8 by 8 bits in 16, which overflow, and far more is lost
-        quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+
+
+def _int4_embeddings(source: Path):
+    """The graph with rows of embeddings in 4 bits, which onnxruntime unpacks as it looks them up."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    graph = onnx.version_converter.convert_version(onnx.load(source), INT4_OPSET)
+    how = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK, is_symmetric=False, op_types_to_quantize=("Gather",), quant_axes=(("Gather", 1),)
+    )
+    quantizer = MatMulNBitsQuantizer(graph, algo_config=how)
+    quantizer.process()
+    return quantizer.model.model
