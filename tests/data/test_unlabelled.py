@@ -35,6 +35,19 @@ def test_pairs_in_the_tasks_columns_or_in_ours(tmp_path, suffix, columns):
     assert found.to_dict() == {"text": ["a", "c"], "text_pair": ["b", "d"]}
 
 
+def test_another_task_by_name(tmp_path):
+    """Its own columns, in its own order; one of single sentences has no pairs to give."""
+    for name, columns in (("mnli", ("premise", "hypothesis")), ("sst2", ("sentence",))):
+        (tmp_path / name).mkdir()
+        texts = {column: [f"{column} 1", f"{column} 2"] for column in reversed(columns)}
+        Dataset.from_dict(texts | {"label": [2, 0]}).to_parquet(tmp_path / name / "train.parquet")
+    found = read_unlabelled(["mnli", "mnli:train[:1]"], get_task("rte"), str(tmp_path))
+    assert found["text"][:] == ["premise 1", "premise 2", "premise 1"]
+    assert found["text_pair"][:] == ["hypothesis 1", "hypothesis 2", "hypothesis 1"]
+    with pytest.raises(InputError, match="sst2 has the columns 'sentence', 'label'; rte needs 'sentence1' and"):
+        read_unlabelled(["sst2"], get_task("rte"), str(tmp_path))
+
+
 def test_several_sources_and_string_types(tmp_path):
     (tmp_path / "x.txt").write_text("one\n")
     large = Features({"sentence": Value("large_string")})

@@ -155,7 +155,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results there, for machines.")]
 Unlabelled = Annotated[
     list[str] | None,
-    typer.Option("--unlabelled", help="More texts to learn from, without labels: file or Hub id (org/name:split)."),
+    typer.Option(
+        "--unlabelled", help="More texts to learn from, without labels: file, Hub id (org/name:split), or task."
+    ),
 ]
 Threads = Annotated[
     int | None,

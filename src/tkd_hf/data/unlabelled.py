@@ -14,19 +14,20 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 
 from ..errors import InputError
 from .loading import DataArguments, normalise, read_split
-from .tasks import Task
+from .tasks import GLUE_TASKS, Task
 
 
 logger = logging.getLogger(__name__)
 
 
-def read_unlabelled(sources: list[str], task: Task) -> Dataset:
+def read_unlabelled(sources: list[str], task: Task, data_dir: str | None = None) -> Dataset:
     """Reads texts for a task; labels that stand beside them are ignored.
 
     Args:
-        sources: local files (parquet, csv, tsv, json, jsonl, or txt with one text a line), folders, or Hub ids, each
-            perhaps with a split: `org/name:validation`. The split is `train` where none is named.
+        sources: local files (parquet, csv, tsv, json, jsonl, or txt with one text a line), folders, Hub ids, or GLUE
+            tasks by name, each perhaps with a split: `org/name:validation`. The split is `train` where none is named.
         task: says how many texts an example has. They are in its own columns, or in `text` and `text_pair`.
+        data_dir: where local copies of tasks are, as in `DataArguments`.
 
     Returns:
         the rows of all sources with the columns `text` and, for pairs, `text_pair`.
@@ -39,7 +40,7 @@ def read_unlabelled(sources: list[str], task: Task) -> Dataset:
             f"{', '.join(sources)} cannot join {task.name}: beside tagged words, tokens without a label do not count. "
             "Distil lists of words without tags by themselves, with --dataset"
         )
-    return concatenate_datasets([_read(source, task) for source in sources])
+    return concatenate_datasets([_read(source, task, data_dir) for source in sources])
 
 
 def drop_known(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
@@ -120,13 +121,19 @@ def _no_label(like: int | float | list[float]) -> int | float | list[float]:
     return math.nan if isinstance(like, float) else -100
 
 
-def _read(source: str, task: Task) -> Dataset:
+def _read(source: str, task: Task, data_dir: str | None) -> Dataset:
     name, _, split = (source, "", "") if Path(source).exists() else source.partition(":")
-    rows = read_split(DataArguments(dataset=name), replace(task, dataset=name, config=None), split or "train")
-    pair = ("text", "text_pair")[: len(task.text_columns)]
-    columns = next((names for names in (task.text_columns, pair) if set(names) <= set(rows.column_names)), None)
+    count, split = len(task.text_columns), split or "train"
+    choices = [task.text_columns, ("text", "text_pair")[:count]]
+    if name in GLUE_TASKS and not Path(name).exists():
+        other = GLUE_TASKS[name]
+        rows = read_split(DataArguments(task=name, data_dir=data_dir), other, split)
+        choices = [other.text_columns] if len(other.text_columns) == count else choices
+    else:
+        rows = read_split(DataArguments(dataset=name), replace(task, dataset=name, config=None), split)
+    columns = next((names for names in choices if set(names) <= set(rows.column_names)), None)
     if columns is None:
-        wanted = " or ".join(dict.fromkeys(" and ".join(map(repr, names)) for names in (task.text_columns, pair)))
+        wanted = " or ".join(dict.fromkeys(" and ".join(map(repr, names)) for names in choices))
         raise InputError(
             f"{source} has the columns {', '.join(map(repr, rows.column_names))}; {task.name} needs {wanted}"
         )

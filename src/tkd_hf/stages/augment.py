@@ -93,7 +93,7 @@ def augment(
     folder = RunFolder(output_dir, record, overwrite, resume)
     if folder.done:
         return folder.record
-    words = words_of(read_unlabelled([words_from], task)) if words_from else None
+    words = words_of(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
     started = time.perf_counter()
     if shuffle:
         new = shuffle_pairs(examples, copies, seed)

@@ -66,7 +66,7 @@ def label(
     loaded = [load_split(data, split) for split in splits]
     texts = [_texts(rows) for rows, _ in loaded]
     if unlabelled:
-        texts.append(read_unlabelled(unlabelled, loaded[0][1]))
+        texts.append(read_unlabelled(unlabelled, loaded[0][1], data.data_dir))
     features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
     _, computed = complete(path, teacher, revision, features, batch_size, overwrite, loaded[0][1].problem_type)
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
