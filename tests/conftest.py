@@ -178,12 +178,12 @@ def sst2_dir(tmp_path):
     return tmp_path / "data"
 
 
-def write_task(folder: Path, name: str) -> None:
+def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
     """A tiny GLUE task in the layout of `--data-dir`."""
     task = get_task(name)
     labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
-    texts = dict.fromkeys(task.text_columns, TEXTS)
-    rows = datasets.Dataset.from_dict(texts | {"label": labels, "idx": list(range(len(TEXTS)))})
+    columns = dict.fromkeys(task.text_columns, texts)
+    rows = datasets.Dataset.from_dict(columns | {"label": labels, "idx": list(range(len(texts)))})
     (folder / name).mkdir(parents=True)
     for split in (task.train_split, task.eval_split):
         rows.to_parquet(folder / name / f"{split}.parquet")

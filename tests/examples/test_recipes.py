@@ -65,8 +65,10 @@ def quick(path: Path, folder: Path) -> dict:
     if "data" not in recipe:
         pass  # raw text alone
     elif "task" in recipe["data"]:
-        for name in {recipe["data"]["task"]} | {options["task"] for _, options in stages if "task" in options}:
-            write_task(folder / "data", name)
+        task = recipe["data"]["task"]
+        write_task(folder / "data", task)
+        for name in {options["task"] for _, options in stages if options.get("task", task) != task}:
+            write_task(folder / "data", name, [f"a {text}" for text in TEXTS])  # which this task does not know
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
     small = QUICK | {"augment": {"neighbours": str(folder / "encoder")}}
