@@ -5,10 +5,10 @@
 
 Of each recipe in examples/recipes/ whose folder in runs/ holds a report it writes the cards of the students that are
 published, `model_cards/<name>/` (README.md, its pictures, and card.json, of which it is made), and what the report says
-into `<results-dir>/family/<recipe>.json`; into tkd-base.json beside them how the bases learned. Of all records of
-recipes, also of those that ran elsewhere, it makes family.json, family.md and family.png, and the lines in each recipe
-that say what to expect of it. Students that other seeds have been run of, too (family_seeds.py), are given with their
-spread.
+into `<results-dir>/family/<recipe>.json`; into tkd-base.json beside them how the bases learned. tkd-12l-sst2 is
+treated alike, but is not of the means. Of all records of recipes, also of those that ran elsewhere, it makes
+family.json, family.md and family.png, and the lines in each recipe that say what to expect of it. Students that other
+seeds have been run of, too (family_seeds.py), are given with their spread.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
-from family_table import PUBLISHED, SIZES, draw, markdown, means
+from family_table import DEEP, DEEP_PUBLISHED, DEEP_SIZES, PUBLISHED, SIZES, draw, markdown, means
 from seeds import spread, spread_of_teachers, written
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
@@ -54,13 +54,18 @@ def main(arguments: list[str] | None = None):
             further = {"minutes": minutes_of(stages), "before_answers": before_answers(stages, record["metric"])}
             write_json(records / f"{run.name}.json", record | further)
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
-            publish(options.runs_dir / recipe, recipe, options.cards_dir)
+            publish(options.runs_dir / recipe, recipe, PUBLISHED, options.cards_dir)
+    for run in runs_of(options.runs_dir, DEEP):
+        record = record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again"), DEEP_SIZES)
+        write_json(records / f"{DEEP}.json", record | {"minutes": minutes_of(stages_of(run))})
+        publish(run, DEEP, DEEP_PUBLISHED, options.cards_dir)
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
-    content = {"command": "python examples/family.py", "tasks": tasks, "means": means(tasks)}
+    deep = {DEEP: summary(seeds, DEEP_SIZES)} if (seeds := records_of(records, DEEP)) else {}
+    content = {"command": "python examples/family.py", "tasks": tasks, "deep": deep, "means": means(tasks)}
     write_json(options.results_dir / "family.json", content)
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
     draw(options.results_dir / "family.png", tasks)
-    for recipe, task in tasks.items():
+    for recipe, task in (tasks | deep).items():
         say_what_to_expect(options.recipes_dir / f"{recipe}.yaml", task)
 
 
@@ -93,9 +98,9 @@ def before_answers(stages: dict[str, dict], metric: str) -> dict[str, float]:
     return {name: stages[name]["metrics"][metric] for name in ("distill", "distill-3") if name in stages}
 
 
-def publish(run: Path, recipe: str, cards: Path) -> None:
-    """The cards of a run's published students."""
-    for stage, name in PUBLISHED.items():
+def publish(run: Path, recipe: str, students: dict[str, str], cards: Path) -> None:
+    """The cards of a run's students, of which stages and patterns of names are given."""
+    for stage, name in students.items():
         name = name.format(recipe=recipe)
         card(run / stage, run / "report", repo_id=name, language="en")
         write_card(card_of(run / stage, repo_id=name), cards / name)
@@ -117,7 +122,7 @@ def load_card(folder: Path) -> Card:
     return Card(**content | {"record": StageRecord(**content["record"])})
 
 
-def record_of(report: dict) -> dict:
+def record_of(report: dict, sizes: dict[str, str] = SIZES) -> dict:
     """What is kept of a run's report: its students beside their teacher."""
     evaluation, benchmark = report["evaluation"], report["benchmark"]
     teacher, *students = evaluation["models"]
@@ -137,7 +142,7 @@ def record_of(report: dict) -> dict:
                 **timed[stage],
             }
             for one in students
-            if (stage := Path(one["name"]).name) in SIZES
+            if (stage := Path(one["name"]).name) in sizes
         },
         "software": benchmark["software"],
         "hardware": benchmark["hardware"],
@@ -150,7 +155,7 @@ def costs(timed: dict) -> dict[str, float]:
     return {"milliseconds": first["p50"], "speedup": first["speedup"], "megabytes": timed["megabytes"]}
 
 
-def summary(seeds: list[dict]) -> dict:
+def summary(seeds: list[dict], sizes: dict[str, str] = SIZES) -> dict:
     """A task's students over the seeds that each has been run on; times and sizes are the first one's."""
     first, teacher = seeds[0], seeds[0]["teacher"]
     spreads = ("metric", "of_teacher", "nearness")
@@ -164,7 +169,7 @@ def summary(seeds: list[dict]) -> dict:
                 **{name: one[name] for name in ("milliseconds", "speedup", "megabytes")},
                 "smaller": teacher["megabytes"] / one["megabytes"],
             }
-            for stage, about in SIZES.items()
+            for stage, about in sizes.items()
             if (one := first["students"].get(stage))
         },
     }

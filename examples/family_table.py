@@ -19,6 +19,8 @@ SIZES = {
     "quantize-3": "2 layers, int8 (ONNX)",
 }
 PUBLISHED = {"distill-2": "{recipe}", "quantize": "{recipe}-int8", "quantize-2": "{recipe}-narrow-int8"}
+# at the depth of TKD-NLP's paper, beside the family
+DEEP, DEEP_SIZES, DEEP_PUBLISHED = "tkd-12l-sst2", {"distill": "12 layers of 8 heads"}, {"distill": "{recipe}"}
 # of their teachers, which are larger, and not on these tasks alone: name, share, times as fast
 OTHERS = (("DistilBERT", 0.97, 1.6), ("TinyBERT4", 0.968, 9.4), ("CoFi", 0.95, 12.0))
 AGREEMENT = 0.9832  # of TKD-NLP's paper
@@ -97,21 +99,23 @@ def markdown(content: dict) -> str:
     for name, one in content["means"].items():
         faster, smaller = costs(one)
         lines.append(f"| mean over tasks, {name} | | {one['of_teacher']:.2%} | | | {faster} | | {smaller} |")
+    for recipe, task in content["deep"].items():
+        lines += task_lines(recipe, task, DEEP_PUBLISHED)
     return "\n".join([*lines, "", *about(content), ""])
 
 
-def task_lines(recipe: str, task: dict) -> list[str]:
+def task_lines(recipe: str, task: dict, published: dict[str, str] = PUBLISHED) -> list[str]:
     teacher = task["teacher"]
     named = (
         f"**[{recipe}](../recipes/{recipe}.yaml)**, {task['examples']:,} of {task['split']}, {task['metric']}: teacher"
     )
     head = f"| {named} | {written(teacher['metric'], '.4f')} | | | {teacher['milliseconds']:.1f} | "
     head += f"| {teacher['megabytes']:.1f} | |"
-    return [head, *(student_line(recipe, stage, one) for stage, one in task["students"].items())]
+    names = {stage: name.format(recipe=recipe) for stage, name in published.items()}
+    return [head, *(student_line(names.get(stage), one) for stage, one in task["students"].items())]
 
 
-def student_line(recipe: str, stage: str, one: dict) -> str:
-    name = PUBLISHED.get(stage, "").format(recipe=recipe)
+def student_line(name: str | None, one: dict) -> str:
     about = f"[{one['about']}](../../model_cards/{name}/README.md)" if name else one["about"]
     return (
         f"| {about} | {written(one['metric'], '.4f')} | {written(one['of_teacher'], '.2%')} "
@@ -124,7 +128,8 @@ def about(content: dict) -> list[str]:
     """What the figures mean, and what they are to be compared with."""
     cpus = {task["hardware"]["cpu"] for task in content["tasks"].values()}
     return [
-        "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. Milliseconds are for "
+        "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. In int8 means "
+        "matrices; embeddings are in int4 there. Milliseconds are for "
         f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
         "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "

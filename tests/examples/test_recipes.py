@@ -167,6 +167,13 @@ def test_twelve_layers_of_a_teacher_of_six_in_their_quick_size(run, no_processes
     assert (made / "report" / "report.md").exists()
     config = read_json(made / "distill" / "config.json")
     assert (config["num_hidden_layers"], config["num_attention_heads"]) == (12, 2)
+    cards, results = tmp_path / "cards", tmp_path / "results"
+    recipes = Path(shutil.copytree(DEEP.parent, tmp_path / "recipes"))
+    words = ["--recipes-dir", str(recipes), "--cards-dir", str(cards), "--results-dir", str(results)]
+    family.main([*words, "--runs-dir", str(made.parent)])
+    same_from_its_record(cards / DEEP.stem)
+    assert "12 layers of 8 heads" in (results / "family.md").read_text()
+    assert "# Expect " in (recipes / DEEP.name).read_text()
 
 
 def test_the_bases_in_their_quick_size(run, tmp_path):
