@@ -165,6 +165,6 @@ def draw(path: Path, tasks: dict) -> None:
     fast.minorticks_off()
     for axis in (kept, fast):
         axis.grid(color="#dddddd", linewidth=0.6)
-    kept.legend(fontsize=8, loc="lower right")
+    kept.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncol=2, frameon=False)
     legend = "dotted: the aim; bars: ± standard deviation over seeds; ×: of other teachers, on other machines"
     save(figure, path, "The family: what is kept, and how fast it is", legend)
