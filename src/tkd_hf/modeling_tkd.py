@@ -361,7 +361,8 @@ class TKDModel(TKDPreTrainedModel):
         if position_ids is None:
             position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
-        packing = self.packing(attention_mask)
+        watched = self.is_watched()  # whoever looks inside sees the shape of the batch, and all tokens
+        packing = None if watched else self.packing(attention_mask)
         if packing is not None:
             inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
             packed = [
@@ -376,7 +377,7 @@ class TKDModel(TKDPreTrainedModel):
         *layers, last = self.layers
         for layer in layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        if first_only and self.can_ask_alone(mask, packing):
+        if first_only and not watched and self.can_ask_alone(mask, packing):
             first = first_token(hidden_states, attention_mask) if packing is None else packing.first(hidden_states)
             mask = mask if mask is None else mask[:, :, :1]  # the same for all that ask
             states = last(hidden_states, mask, asking=first.unsqueeze(1), packing=packing, **kwargs)
@@ -391,21 +392,20 @@ class TKDModel(TKDPreTrainedModel):
     def packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
         """How to leave out the padding of a batch, in training as in inference; the answers are the same.
 
-        `None`, so that everything has the shape of the batch, where there is no padding, where a graph is made, and
-        while hooks on modules inside see what passes through, those of `output_hidden_states` included.
+        `None`, so that everything has the shape of the batch, where there is no padding, and where a graph is made.
         """
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
         packing = Packing(attention_mask)
-        return None if len(packing.places) == attention_mask.numel() or self.is_watched() else packing
+        return None if len(packing.places) == attention_mask.numel() else packing
 
     def can_ask_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
-        """Whether first tokens may attend without the others: nobody looks inside, and their mask can be cut out."""
+        """Whether first tokens may attend without the others: each row has one, and their mask can be cut out."""
         cut = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)  # not those of flex attention
-        return cut and not self.is_watched() and (packing is None or bool(packing.lengths.all()))
+        return cut and (packing is None or bool(packing.lengths.all()))
 
     def is_watched(self) -> bool:
-        """Whether hooks on modules inside see what passes through."""
+        """Whether hooks on modules inside see what passes through, those of `output_hidden_states` included."""
         inside = (module for part in (self.embeddings, self.layers) for module in part.modules())
         return any(one._forward_hooks or one._forward_pre_hooks for one in inside)
 

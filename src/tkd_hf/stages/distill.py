@@ -92,8 +92,7 @@ def distill(
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = without_labels(args, task)
-    more = read_unlabelled(unlabelled, task, data.data_dir) if unlabelled else None
-    extra = drop_known(more, train, evaluation) if more else None
+    extra = drop_known(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
     several = {"teacher_weights": mean_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}

@@ -154,8 +154,7 @@ def prune(
     if "label" not in examples.column_names:
         args = without_labels(args, task)
     _check(pruning, args, itself, train)
-    more = read_unlabelled(unlabelled, task, data.data_dir) if unlabelled else None
-    extra = drop_known(more, examples, evaluation) if more else None
+    extra = drop_known(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(model)
     revision = teacher_revision(model)
     taught_by = revision if itself else teacher_revision(teacher)
