@@ -2,6 +2,8 @@
 
 import logging
 import math
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -83,6 +85,19 @@ def no_examples():
     raise AssertionError("nothing is to be calibrated")
 
 
+def many(tokenizer):
+    """Enough texts that what rounding does to a single one does not matter."""
+    chance = random.Random(0)
+    texts = [" ".join(chance.choices(WORDS[5:], k=chance.randint(1, 12))) for _ in range(60)]
+    return tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def answers(model, name, batch):
+    takes = {key: value for key, value in batch.items() if key != "token_type_ids" or name != "distilbert"}
+    with torch.no_grad():
+        return model(**takes).logits.numpy()
+
+
 def run(file, batch):
     session = runtime.InferenceSession(str(file))
     inputs = {tensor.name: batch[tensor.name].numpy() for tensor in session.get_inputs()}
@@ -106,34 +121,55 @@ def test_onnxruntime_answers_as_pytorch_does(tmp_path, tokenizer, name):
     model.eval()
     for texts in (TEXTS, TEXTS[:1], TEXTS[2:5], [" ".join(["good film"] * 14)]):
         batch = tokenizer(texts, padding=True, return_tensors="pt")
-        takes = {key: value for key, value in batch.items() if key != "token_type_ids" or name != "distilbert"}
-        with torch.no_grad():
-            expected = model(**takes).logits.numpy()
+        expected = answers(model, name, batch)
         np.testing.assert_allclose(run(tmp_path / "onnx" / "model.onnx", batch), expected, atol=1e-4)
-        rounded = run(tmp_path / "onnx" / "model_quantized.onnx", batch)
-        assert 0 < np.abs(rounded - expected).mean() < 0.15 * np.abs(expected).mean()
+    expected, rounded = (
+        answers(model, name, many(tokenizer)),
+        run(tmp_path / "onnx" / "model_quantized.onnx", many(tokenizer)),
+    )
+    assert 0 < np.abs(rounded - expected).mean() < 0.15 * np.abs(expected).mean()
 
 
 @pytest.mark.parametrize("name", ["uneven", "tagger", *SLOW])
 def test_embeddings_in_int4(tmp_path, tokenizer, name):
-    """Words and positions take half a byte each, and a block of them 4.5 more; what is rounded is close by."""
+    """Words and positions take half a byte each, and a block of them 2.5 more; token types stay as they are."""
     model = MODELS[name]().eval()
     details = backend.quantize(
         model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=no_examples
     )
     assert details == {"weights": "int8, embeddings int4", "activations": "int8 dynamic"}
     graph = onnx.load(tmp_path / "onnx" / "model_quantized.onnx")
+    width = model.get_input_embeddings().weight.shape[1]
     tables = {node.input[0] for node in graph.graph.node if node.op_type == "GatherBlockQuantized"}
     kept = {tensor.name: tensor for tensor in graph.graph.initializer}
     words = [kept[name] for name in tables if math.prod(kept[name].dims) == model.get_input_embeddings().weight.numel()]
     assert [table.data_type for table in words] == [onnx.TensorProto.UINT4]
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    takes = {key: value for key, value in batch.items() if key != "token_type_ids" or name != "distilbert"}
-    with torch.no_grad():
-        expected = model(**takes).logits.numpy()
-    rounded = run(tmp_path / "onnx" / "model_quantized.onnx", batch)
+    scales = [kept[node.input[2]] for node in graph.graph.node if node.op_type == "GatherBlockQuantized"]
+    assert {scale.data_type for scale in scales} == {onnx.TensorProto.FLOAT16}
+    if model.config.to_dict().get("type_vocab_size"):
+        types = [table for table in kept.values() if list(table.dims) == [model.config.type_vocab_size, width]]
+        assert {table.data_type for table in types} == {onnx.TensorProto.FLOAT}
+    expected, rounded = (
+        answers(model, name, many(tokenizer)),
+        run(tmp_path / "onnx" / "model_quantized.onnx", many(tokenizer)),
+    )
     assert 0 < np.abs(rounded - expected).mean() < 0.3 * np.abs(expected).mean()
     assert logging.root.level == logging.WARNING  # whose settings are nobody else's business
+
+
+@pytest.mark.parametrize("weights", ["int8-dynamic", "int8-dynamic-int4-embeddings"])
+def test_what_onnxruntime_makes_of_a_graph(tmp_path, tokenizer, weights):
+    """One operator of each attention, and none of an addition and the norm after it, which is slow."""
+    model = uneven().eval()
+    backend.quantize(model, tokenizer, tmp_path, weights=weights, calibration=no_examples)
+    for name in ("model.onnx", "model_quantized.onnx"):
+        options = runtime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        runtime.InferenceSession(str(tmp_path / "onnx" / name), options)
+        kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+        assert kinds["Attention"] == 2
+        assert kinds["LayerNormalization"] == 5
+        assert kinds["SkipLayerNormalization"] == 0
 
 
 def test_float32_is_one_file(tmp_path, tokenizer, teacher):
