@@ -37,15 +37,17 @@ TITLES = {
 
 
 def means(tasks: dict) -> dict:
-    """Over tasks, of the sizes that are published; what is above the teacher's counts as the teacher's."""
+    """Over tasks, of the sizes that every task has; what is above the teacher's counts as the teacher's."""
     found = {}
-    for stage in PUBLISHED if tasks else ():
-        students = [task["students"][stage] for task in tasks.values()]  # every recipe makes these
-        found[SIZES[stage]] = {
-            "of_teacher": mean(min(one["of_teacher"]["mean"], 1.0) for one in students),
-            "speedup": mean(one["speedup"] for one in students),
-            "smaller": mean(one["smaller"] for one in students),
-        }
+    for stage in SIZES:
+        students = [task["students"][stage] for task in tasks.values() if stage in task["students"]]
+        if tasks and len(students) == len(tasks):
+            found[stage] = {
+                "of_teacher": mean(min(one["of_teacher"]["mean"], 1.0) for one in students),
+                "nearness": mean(one["nearness"]["mean"] for one in students),
+                "speedup": mean(one["speedup"] for one in students),
+                "smaller": mean(one["smaller"] for one in students),
+            }
     return found
 
 
@@ -62,7 +64,8 @@ def overview(content: dict) -> list[str]:
         cells += [kept(int8), *costs(int8), kept(least), *costs(least)]
         lines.append(f"| {' | '.join(cells)} |")
     if content["means"]:
-        whole, int8, least = ((f"**{one['of_teacher']:.1%}**", *costs(one)) for one in content["means"].values())
+        published = (content["means"][stage] for stage in PUBLISHED)  # which every recipe makes
+        whole, int8, least = ((f"**{one['of_teacher']:.1%}**", *costs(one)) for one in published)
         lines.append(f"| {' | '.join(['**mean of the teacher**', '', whole[0], *int8, *least])} |")
     return lines
 
@@ -96,9 +99,10 @@ def markdown(content: dict) -> str:
     ]
     for recipe, task in content["tasks"].items():
         lines += task_lines(recipe, task)
-    for name, one in content["means"].items():
+    for stage, one in content["means"].items():
+        shares = f"{one['of_teacher']:.2%} | {one['nearness']:.4f}"
         faster, smaller = costs(one)
-        lines.append(f"| mean over tasks, {name} | | {one['of_teacher']:.2%} | | | {faster} | | {smaller} |")
+        lines.append(f"| mean over tasks, {SIZES[stage]} | | {shares} | | {faster} | | {smaller} |")
     for recipe, task in content["deep"].items():
         lines += task_lines(recipe, task, DEEP_PUBLISHED)
     return "\n".join([*lines, "", *about(content), ""])

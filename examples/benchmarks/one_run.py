@@ -83,10 +83,13 @@ def accuracy(student, setup: Setup) -> float:
 
 
 def label(spec: Spec, rows: Dataset) -> dict:
-    """Our labelling, or the loop that is usually written: batches as they come, each padded to its longest."""
+    """Our labelling, or the loop that is usually written: batches as they come, each padded to its longest.
+
+    Not of the rows for training: of more, since it is done with those too soon to be measured.
+    """
+    rows = load_from_disk(Path(spec.work) / "texts")
     setup = Setup(Path(spec.work), spec.teacher, rows, spec.batch_size, spec.bf16, spec.seed, Clock(1))
     model, tokenizer = setup.load(spec.teacher).eval(), AutoTokenizer.from_pretrained(spec.teacher)
-    texts = rows.remove_columns("labels")
 
     def answer(some: Dataset) -> None:
         if spec.contender == "labelling, ours":
@@ -96,13 +99,13 @@ def label(spec: Spec, rows: Dataset) -> dict:
             for batch in DataLoader(some, LABEL_BATCH, collate_fn=setup.collate):
                 model(**batch.to(model.device)).logits.float().cpu()
 
-    answer(texts.select(range(min(LABEL_BATCH, len(texts)))))  # what a process does once, however much it labels
+    answer(rows.select(range(min(LABEL_BATCH, len(rows)))))  # what a process does once, however much it labels
     start = now()
-    answer(texts)
+    answer(rows)
     seconds = now() - start
     lengths = [len(ids) for ids in rows["input_ids"]]
     flops = useful_flops(model.config, lengths, passes=1, first_only=spec.contender == "labelling, ours")
-    return {"seconds": seconds, "flops": flops, "peak_megabytes": peak_megabytes()}
+    return {"seconds": seconds, "texts": len(rows), "flops": flops, "peak_megabytes": peak_megabytes()}
 
 
 LABELLERS = {"labelling, ours": label, "labelling, padded loop": label}
@@ -115,7 +118,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         peak = matmul_peak(spec.bf16)
         found = LABELLERS.get(spec.contender, train)(spec, rows)
-    examples = len(rows) / found["seconds"]
+    examples = found.get("texts", len(rows)) / found["seconds"]
     print(json.dumps(asdict(spec) | found | {"peak": peak, "examples": examples}))
 
 

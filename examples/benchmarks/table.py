@@ -8,21 +8,27 @@ from peers import PEERS
 
 
 REFERENCES = ("plain Trainer", *PEERS)
+PADDED_LOOP = "labelling, padded loop"
 
 
 def summary(runs: list[dict]) -> list[dict]:
     """One row for each contender, in the order of the table; all runs are of one precision."""
     names = [*OURS, *REFERENCES, *MEMORY, *(run["contender"] for run in runs)]
-    fastest, peak = _fastest_peer(runs), max(run["peak"] for run in runs)
+    training, labelling = _fastest(runs, REFERENCES), _fastest(runs, (PADDED_LOOP,))
+    peak = max(run["peak"] for run in runs)
     by_name = {name: {run["seed"]: run for run in runs if run["contender"] == name} for name in names}
-    return [_row(name, own, fastest, peak) for name, own in by_name.items() if own]
+    return [
+        _row(name, own, labelling if name.startswith("labelling") else training, peak)
+        for name, own in by_name.items()
+        if own
+    ]
 
 
-def _fastest_peer(runs: list[dict]) -> dict[int, float]:
+def _fastest(runs: list[dict], names: tuple[str, ...]) -> dict[int, float]:
     """Examples a second of the fastest of the others, by round."""
     fastest = {}
     for run in runs:
-        if run["contender"] in REFERENCES:
+        if run["contender"] in names:
             fastest[run["seed"]] = max(run["examples"], fastest.get(run["seed"], 0.0))
     return fastest
 
@@ -37,7 +43,7 @@ def _row(name: str, own: dict[int, dict], fastest: dict[int, float], peak: float
     row |= {field: middle(field) for field in ("examples", "peak_megabytes", "accuracy")}
     row["rate"] = median(run["flops"] / run["seconds"] for run in own.values())
     row["utilisation"] = row["rate"] / peak
-    row["of_fastest_peer"] = median(ratios) if ratios and not name.startswith("labelling") else None
+    row["of_fastest_peer"] = median(ratios) if ratios else None
     phases = [run["phases"] for run in own.values() if "phases" in run]
     row["phases"] = {phase: median(one[phase] for one in phases) for phase in PHASES} if phases else None
     return row
@@ -69,11 +75,11 @@ def markdown(content: dict) -> str:
     labelled = [row for row in rows if not row["phases"]]
     if labelled:
         cells = [
-            [row["contender"], row["precision"], f"{row['examples']:.0f}", f"{row['utilisation']:.0%}"]
+            [row["contender"], row["precision"], f"{row['examples']:.0f}", _times(row), f"{row['utilisation']:.0%}"]
             for row in labelled
         ]
-        lines += ["", "Labelling, once for all trainings:", ""]
-        lines += as_table(["", "", "examples/s", "utilisation"], cells)
+        lines += ["", "Labelling, once for all trainings; × is against the padded loop of the same round:", ""]
+        lines += as_table(["", "", "examples/s", "×", "utilisation"], cells)
     lines += ["", machine(content["hardware"], content["software"])]
     return "\n".join([*lines, ""])
 
@@ -83,12 +89,16 @@ def _cells(row: dict) -> list[str]:
         row["contender"],
         row["precision"],
         f"{row['examples']:.1f}",
-        f"{row['of_fastest_peer']:.2f}×" if row["of_fastest_peer"] else "–",
+        _times(row),
         f"{row['peak_megabytes']:.0f}",
         f"{row['utilisation']:.0%}",
         f"{row['accuracy']:.4f}",
         *(f"{row['phases'][phase]:.0%}" for phase in PHASES),
     ]
+
+
+def _times(row: dict) -> str:
+    return f"{row['of_fastest_peer']:.2f}×" if row["of_fastest_peer"] else "–"
 
 
 def machine(hardware: dict, software: dict) -> str:

@@ -34,6 +34,9 @@ from tkd_hf.files import written_whole
 from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
 
 
+LABELLED = 8  # times as many texts as are trained on: labelling them takes about as long
+
+
 def parse(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
@@ -84,11 +87,14 @@ def prepare(options: argparse.Namespace) -> Path:
     data = DataArguments(task="sst2", data_dir=options.data_dir)
     train, evaluation, _ = load_splits(data)
     wanted = options.steps * options.batch_size
-    if len(train) < wanted:  # as in a rehearsal on a handful
-        train = train.select([place % len(train) for place in range(wanted)])
+    most = wanted * LABELLED
+    if len(train) < most:  # as in a rehearsal on a handful
+        train = train.select([place % len(train) for place in range(most)])
+    train = train.shuffle(seed=0)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-    for name, rows in (("train", train.shuffle(seed=0).select(range(wanted))), ("eval", evaluation)):
+    for name, rows in (("train", train.select(range(wanted))), ("eval", evaluation)):
         tokenize(rows, tokenizer, data.max_length).rename_column("label", "labels").save_to_disk(work / name)
+    tokenize(train.select(range(most)), tokenizer, data.max_length).remove_columns("label").save_to_disk(work / "texts")
     teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher)
     student = student_from_teacher(teacher, num_hidden_layers=options.layers)
     student.save_pretrained(work / "student")

@@ -59,6 +59,8 @@ def test_ratios_are_within_rounds():
     assert rows["ours"]["of_fastest_peer"] == 4.5  # of 3 and 6
     assert rows["plain Trainer"]["examples"] == 7.5
     assert {row["utilisation"] for row in rows.values()} == {0.25}  # 2 of 8, the larger peak of the two rounds
+    runs += [run("labelling, ours", 0, 90), run("labelling, padded loop", 0, 30)]
+    assert {row["contender"]: row for row in table.summary(runs)}["labelling, ours"]["of_fastest_peer"] == 3
 
 
 @pytest.mark.slow
