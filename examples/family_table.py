@@ -164,7 +164,7 @@ def draw(path: Path, tasks: dict) -> None:
     kept.set(xlabel="% of the teacher's metric", yticks=range(len(rows)), yticklabels=rows)
     kept.invert_yaxis()
     fast.axvline(10, color=GREY, linewidth=1, linestyle=":")
-    fast.set(xlabel="times as fast as the teacher, one text", xscale="log", xlim=(1, 20))
+    fast.set(xlabel="times as fast as the teacher, one text", xscale="log", xlim=(1, 25))
     fast.set_xticks([1, 2, 3, 5, 10, 20], labels=["1×", "2×", "3×", "5×", "10×", "20×"], minor=False)
     fast.minorticks_off()
     for axis in (kept, fast):
