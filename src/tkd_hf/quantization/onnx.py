@@ -122,8 +122,8 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
 def _tidy(file: Path) -> None:
     """Drops the lines of source that nodes come from, long and with folders of this machine; keeps norms on their own.
 
-    onnxruntime makes one operator of an addition and the layer norm after it, which takes three times as long as the
-    two (1.32, on a CPU; no issue is known). Of a `Sum` it makes none.
+    onnxruntime makes one operator of an addition and the layer norm after it, which takes longer than the two (1.32,
+    on a CPU; no issue is known). Of a `Sum` it makes none.
     """
     import onnx
 
@@ -157,10 +157,7 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
-    rows = {tensor.name: tensor.dims[0] for tensor in graph.graph.initializer if tensor.dims}
-    lookups = [node for node in graph.graph.node if node.op_type == "Gather" and node.input[0] in rows]
-    # token types are few bytes, and a part of every token
-    floats = [node.name for node in lookups if rows[node.input[0]] <= TYPES]
+    floats = _lookups_of_types(graph)
     with quiet(*_LOGGERS):
         quantize_dynamic(
             _int4_embeddings(graph, floats) if int4_embeddings else graph,
@@ -172,6 +169,16 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
             # 7 bits: processors without VNNI add products of 8 by 8 bits in 16, which overflow, and far more is lost
             reduce_range=True,
         )
+
+
+def _lookups_of_types(graph) -> list[str]:
+    """Nodes that look up token types, which are few bytes, and a part of every token."""
+    rows = {tensor.name: tensor.dims[0] for tensor in graph.graph.initializer if tensor.dims}
+    return [
+        node.name
+        for node in graph.graph.node
+        if node.op_type == "Gather" and node.input[0] in rows and rows[node.input[0]] <= TYPES
+    ]
 
 
 def _int4_embeddings(graph, floats: list[str]):
