@@ -1,5 +1,6 @@
 """Two processes train and label as one does, projections included, and one goes on where two were."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from tkd_hf import SoftLabels
+from tkd_hf import SoftLabels, TKDConfig, TKDForSequenceClassification
 
 
 ROOT = Path(__file__).parents[1]
@@ -53,11 +56,30 @@ def test_two_processes_label_as_one(tmp_path, teacher_folder):
     np.testing.assert_allclose(labels[0].logits, labels[1].logits, atol=1e-5)
 
 
-def test_a_command_leaves_the_others_when_it_is_done(run, tmp_path):
+@pytest.fixture
+def group(tmp_path):
+    """A group of this process alone."""
     torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    try:
-        assert run("--help")[0] == 0
-        assert not torch.distributed.is_initialized()
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_model_that_fsdp_shares_out_is_saved_as_what_it_is(group, tmp_path):
+    """The files that define it are its own, not those of FSDP, whose class it has meanwhile."""
+    whole = TKDForSequenceClassification(TKDConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
+    whole.save_pretrained(tmp_path / "whole")
+    shared = copy.deepcopy(whole)
+    mesh = init_device_mesh("cpu", (1,))
+    for module in (*shared.tkd.layers, shared):
+        fully_shard(module, mesh=mesh)
+    shared.save_pretrained(tmp_path / "shared", state_dict=whole.state_dict())
+    assert isinstance(shared, FSDPModule)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "shared").iterdir()} == files
+    assert "modeling_tkd.py" in files
+
+
+def test_a_command_leaves_the_others_when_it_is_done(run, group):
+    assert run("--help")[0] == 0
+    assert not torch.distributed.is_initialized()

@@ -1,5 +1,6 @@
 """Callbacks of all trainings: what checkpoints have to hold, and when training must stop."""
 
+import math
 import signal
 import threading
 
@@ -24,7 +25,8 @@ class CheckpointedCallback(TrainerCallback):
 class FiniteSteps(TrainerCallback):
     """Stops training before a step whose gradient is not finite, so that weights and checkpoints stay good.
 
-    In fp16 such steps are ordinary, and the Trainer's scaler leaves them out.
+    In fp16 such steps are ordinary, and the Trainer's scaler leaves them out. DeepSpeed keeps gradients to itself and
+    steps as it likes: there training stops after the first step whose loss is not finite, before a checkpoint of it.
 
     Args:
         trainer: says by `last_losses` what its last loss was made of.
@@ -39,13 +41,18 @@ class FiniteSteps(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if args.fp16:
             return
-        norms = torch._foreach_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
-        if not torch.stack([norm.float() for norm in norms]).isfinite().all():
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if gradients:
+            norms = torch._foreach_norm(gradients)
+            finite = torch.stack([norm.float() for norm in norms]).isfinite().all()
+        else:
+            finite = all(map(math.isfinite, self._trainer.last_losses().values()))
+        if not finite:
             losses = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
+            what, when = ("gradient", "before it, and the last checkpoint is good") if gradients else ("loss", "after it")
             raise InputError(
-                f"the gradient of step {state.global_step + 1} is not finite ({losses}); training stopped before it. "
-                "Look at the data for what is not finite, lower learning_rate or max_grad_norm, or use fp32; "
-                "the last checkpoint is good"
+                f"the {what} of step {state.global_step + 1} is not finite ({losses}); training stopped {when}. "
+                "Look at the data for what is not finite, lower learning_rate or max_grad_norm, or use fp32"
             )
 
 

@@ -288,6 +288,16 @@ class TKDPreTrainedModel(PreTrainedModel):
                 module.support_avx512bf16_for_cpu = False
         return loaded
 
+    def save_pretrained(self, *args, **kwargs):
+        """As in transformers; a model that FSDP shares out is saved as what it is otherwise."""
+        shared = type(self)
+        # FSDP2 gives it a class of its own making, and transformers would have FSDP's source files travel with it
+        self.__class__ = next(one for one in shared.__mro__ if not one.__module__.startswith("torch."))
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = shared
+
     @classmethod
     def from_teacher(cls, teacher, **kwargs) -> "TKDPreTrainedModel":
         """A student of this class that starts from the teacher's weights where they fit.

@@ -5,12 +5,16 @@ import resource
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState, TrainingArguments
 
 from tkd_hf import DistillationTrainer
+from tkd_hf.callbacks import FiniteSteps
+from tkd_hf.errors import InputError
 
 from ..conftest import FAST, read_json
 
@@ -85,6 +89,17 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(distil
     assert all(weight.isfinite().all() for weight in weights.values())
     assert not (tmp_path / "student" / "checkpoint-3").exists()
     assert distill("--resume")[0] == 0
+
+
+def test_where_nobody_sees_gradients_a_loss_that_is_not_finite_stops():
+    """As with DeepSpeed, which takes its step by itself, before the Trainer asks."""
+    model, args, state = torch.nn.Linear(1, 1), TrainingArguments(use_cpu=True), TrainerState(global_step=2)
+    losses = {"logits": 0.5}
+    callback = FiniteSteps(SimpleNamespace(last_losses=lambda: losses))
+    callback.on_pre_optimizer_step(args, state, None, model)
+    losses["logits"] = float("nan")
+    with pytest.raises(InputError, match=r"the loss of step 3 is not finite \(logits nan\); training stopped after it\."):
+        callback.on_pre_optimizer_step(args, state, None, model)
 
 
 def test_a_learning_rate_beyond_all_bounds(run, sst2_dir, teacher_folder, tmp_path):
