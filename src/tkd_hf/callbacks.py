@@ -49,7 +49,7 @@ class FiniteSteps(TrainerCallback):
             finite = all(map(math.isfinite, self._trainer.last_losses().values()))
         if not finite:
             losses = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
-            what, when = ("gradient", "before it, and the last checkpoint is good") if gradients else ("loss", "after it")
+            what, when = ("gradient", "before it; the last checkpoint is good") if gradients else ("loss", "after it")
             raise InputError(
                 f"the {what} of step {state.global_step + 1} is not finite ({losses}); training stopped {when}. "
                 "Look at the data for what is not finite, lower learning_rate or max_grad_norm, or use fp32"
