@@ -1,9 +1,12 @@
 """What is recorded beside every figure."""
 
+import pytest
 import torch
 
 from tkd_hf import hardware
-from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
+from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
+
+from .conftest import build_tokenizer
 
 
 def test_bf16_is_fast_only_where_the_cpu_computes_in_it(monkeypatch):
@@ -33,3 +36,10 @@ def test_backends_are_named_where_they_are_installed(monkeypatch):
     monkeypatch.setattr(hardware, "version", version)
     found = describe_software()
     assert (found["tkd-hf"], found["onnxruntime"], "openvino" in found) == ("not installed", "1.0", False)
+
+
+@pytest.mark.parametrize(("device", "longest", "multiple"), [("cuda", 512, 8), ("cuda", 510, None), ("cpu", 512, None)])
+def test_on_a_gpu_lengths_are_multiples_but_never_beyond_the_longest(device, longest, multiple):
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = longest
+    assert padding_multiple(torch.device(device), tokenizer) == multiple

@@ -82,8 +82,15 @@ def accuracy(student, setup: Setup) -> float:
     return float((logits.argmax(-1) == np.array(rows["labels"])).mean())
 
 
+def padded_loop(model, collate, rows: Dataset, batch_size: int, bf16: bool | None = None) -> None:
+    """What is usually written: batches as they come, each padded to its longest."""
+    with torch.no_grad(), mixed_precision(model.device, bf16):
+        for batch in DataLoader(rows, batch_size, collate_fn=collate):
+            model(**batch.to(model.device)).logits.float().cpu()
+
+
 def label(spec: Spec, rows: Dataset) -> dict:
-    """Our labelling, or the loop that is usually written: batches as they come, each padded to its longest.
+    """Our labelling, or the loop that is usually written.
 
     Not of the rows for training: of more, since it is done with those too soon to be measured.
     """
@@ -95,9 +102,7 @@ def label(spec: Spec, rows: Dataset) -> dict:
         if spec.contender == "labelling, ours":
             SoftLabels.compute(model, tokenizer, some, "r", LABEL_BATCH, bf16=spec.bf16)
             return
-        with torch.no_grad(), mixed_precision(model.device, spec.bf16):
-            for batch in DataLoader(some, LABEL_BATCH, collate_fn=setup.collate):
-                model(**batch.to(model.device)).logits.float().cpu()
+        padded_loop(model, setup.collate, some, LABEL_BATCH, spec.bf16)
 
     answer(rows.select(range(min(LABEL_BATCH, len(rows)))))  # what a process does once, however much it labels
     start = now()

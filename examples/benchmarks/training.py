@@ -34,6 +34,7 @@ from tkd_hf.files import written_whole
 from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
 
 
+BATCH_SIZE = 64
 LABELLED = 8  # times as many texts as are trained on: labelling them takes about as long
 
 
@@ -42,7 +43,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--data-dir")
     parser.add_argument("--steps", type=int, default=100, help="of the optimizer, in each run")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     native = ["fp32", "bf16"] if has_fast_bf16() else ["fp32"]
@@ -87,9 +88,9 @@ def prepare(options: argparse.Namespace) -> Path:
     data = DataArguments(task="sst2", data_dir=options.data_dir)
     train, evaluation, _ = load_splits(data)
     wanted = options.steps * options.batch_size
-    most = wanted * LABELLED
-    if len(train) < most:  # as in a rehearsal on a handful
-        train = train.select([place % len(train) for place in range(most)])
+    if len(train) < wanted:  # as in a rehearsal on a handful
+        train = train.select([place % len(train) for place in range(wanted)])
+    most = min(wanted * LABELLED, len(train))
     train = train.shuffle(seed=0)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     for name, rows in (("train", train.select(range(wanted))), ("eval", evaluation)):
@@ -123,6 +124,8 @@ def run(spec: Spec, folder: Path) -> dict:
 def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> None:
     some = options.contenders != [*TRAINERS, *LABELLERS]
     size = f" --steps {options.steps} --rounds {options.rounds} --precisions {shlex.join(options.precisions)}"
+    if options.batch_size != BATCH_SIZE:
+        size = f" --batch-size {options.batch_size}{size}"
     content = {
         "command": "python examples/benchmarks/training.py --teacher TEACHER --data-dir DATA"
         + (" --quick" if options.quick else size)

@@ -6,8 +6,9 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .data.features import DistillationCollator, token_places
+from .data.features import DistillationCollator, rows_of, token_places
 from .errors import InputError
+from .hardware import padding_multiple
 
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def predict_logits(
     """
     known = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
     features = features.select_columns(known)
-    order = np.argsort([-len(ids) for ids in features["input_ids"]], kind="stable")
-    collate = DistillationCollator(runner.tokenizer)
+    order = np.argsort([-len(ids) for (ids,) in rows_of(features, ["input_ids"])], kind="stable")
+    collate = DistillationCollator(
+        runner.tokenizer, pad_to_multiple_of=padding_multiple(runner.device, runner.tokenizer)
+    )
     answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         places = order[start : start + batch_size].tolist()

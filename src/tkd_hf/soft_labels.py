@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversion import without_padding
-from .data.features import TEACHER_LOGITS, teacher_prefix
+from .data.features import TEACHER_LOGITS, rows_of, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
 from .files import written_whole
@@ -271,8 +271,7 @@ def content_keys(features: Dataset, place: int = 0) -> np.ndarray:
     prefix = teacher_prefix(place) if f"{teacher_prefix(place)}input_ids" in features.column_names else ""
     columns = _feature_columns(features, prefix)
     keys = np.empty((len(features), KEY_BYTES), np.uint8)
-    rows = zip(*(features[column] for column in columns), strict=True)
-    for i, values in enumerate(rows):
+    for i, values in enumerate(rows_of(features, columns)):
         row = dict(zip(columns, values, strict=True))
         kept = np.asarray(row.pop(f"{prefix}attention_mask", None) or [1] * len(values[0]), bool)
         content = [np.asarray(value, np.int32)[kept] for value in row.values()]

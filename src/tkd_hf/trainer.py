@@ -27,6 +27,7 @@ from .data.features import (
     same_tokenizer,
 )
 from .errors import InputError
+from .hardware import padding_multiple
 from .hub.callback import HomeFilesCallback
 from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
@@ -110,7 +111,8 @@ class DistillationTrainer(OrderedTrainer):
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func would not be called: the loss is that of args.objectives")
         if data_collator is None and isinstance(processing_class, PreTrainedTokenizerBase):
-            data_collator = DistillationCollator(processing_class, teacher_processing_class)
+            multiple = padding_multiple(args.device, processing_class)
+            data_collator = DistillationCollator(processing_class, teacher_processing_class, multiple)
         super().__init__(
             model,
             args,

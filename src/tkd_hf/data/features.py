@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,14 @@ def is_teacher_feature(name: str, place: int | None = None) -> bool:
     if name == TEACHER_LOGITS:
         return False
     return bool(re.match(r"teacher[0-9]*_", name)) if place is None else name.startswith(teacher_prefix(place))
+
+
+def rows_of(features: Dataset, columns: Sequence[str], at_once: int = 1000) -> Iterator[tuple]:
+    """The values of columns, row by row, read many rows at once: by themselves rows take several times as long."""
+    features = features.select_columns(list(columns))
+    for start in range(0, len(features), at_once):
+        part = features[start : start + at_once]
+        yield from zip(*(part[column] for column in columns), strict=True)
 
 
 def as_tuple(one_or_several) -> tuple:

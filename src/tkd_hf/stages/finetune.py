@@ -9,6 +9,7 @@ from ..adapters import LoraArguments, add_adapters, finish_adapters
 from ..data.features import DistillationCollator, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
+from ..hardware import padding_multiple
 from ..model_loading import load_for_training, load_tokenizer
 from ..sampling import OrderedTrainer
 from ..soft_labels import teacher_revision
@@ -67,7 +68,7 @@ def finetune(
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),
         eval_dataset=tokenize(evaluation, tokenizer, data.max_length),
-        data_collator=DistillationCollator(tokenizer),
+        data_collator=DistillationCollator(tokenizer, pad_to_multiple_of=padding_multiple(args.device, tokenizer)),
         processing_class=tokenizer,
         compute_metrics=compute_metrics_for(task.metrics, task.problem_type, task.label_names),
     )
