@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same everywhere: models and batches of the tests are on the CPU
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import datasets

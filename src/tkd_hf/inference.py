@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .data.features import DistillationCollator, rows_of, token_places
+from .data.features import pad, rows_of, token_places
 from .errors import InputError
 from .hardware import padding_multiple
 
@@ -36,17 +36,14 @@ def predict_logits(
     known = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
     features = features.select_columns(known)
     order = np.argsort([-len(ids) for (ids,) in rows_of(features, ["input_ids"])], kind="stable")
-    collate = DistillationCollator(
-        runner.tokenizer, pad_to_multiple_of=padding_multiple(runner.device, runner.tokenizer)
-    )
+    multiple = padding_multiple(runner.device, runner.tokenizer)
     answers = [None] * len(features)
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         places = order[start : start + batch_size].tolist()
         columns = features[places]  # of all rows at once: one by one they take much longer to read
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        logits = runner(collate(rows)).float().cpu().numpy()
-        for i, row, answer in zip(places, rows, logits, strict=True):
-            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(row["input_ids"]), runner.tokenizer)]
+        logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
+        for i, ids, answer in zip(places, columns["input_ids"], logits, strict=True):
+            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(ids), runner.tokenizer)]
     _check_finite(answers, runner.name)
     return np.stack(answers) if answers[0].ndim == 1 else answers
 

@@ -1,8 +1,11 @@
 """Tokenisation and padding, for one tokenizer and for two."""
 
+import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tkd_hf.data.features import DistillationCollator, same_tokenizer, tokenize
+from tkd_hf.data.features import DistillationCollator, pad, same_tokenizer, tokenize
 
 from ..conftest import LABELS, TEXTS, WORDS, build_tokenizer
 
@@ -45,6 +48,30 @@ def test_tokenizers_that_give_other_inputs_differ(tokenizer):
     other = build_tokenizer()
     other.model_input_names = ["input_ids", "attention_mask"]
     assert not same_tokenizer(tokenizer, other)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ids=st.lists(st.lists(st.integers(5, 9), min_size=1, max_size=7), min_size=1, max_size=4),
+    side=st.sampled_from(["left", "right"]),
+    multiple=st.sampled_from([None, 4, 8]),
+    names=st.sampled_from([["input_ids"], ["input_ids", "token_type_ids"], ["input_ids", "attention_mask"]]),
+)
+def test_padding_is_that_of_the_tokenizer(ids, side, multiple, names):
+    tokenizer = build_tokenizer(padding_side=side)
+    features = {name: ids if name == "input_ids" else [[1] * len(row) for row in ids] for name in names}
+    expected = tokenizer.pad(features, pad_to_multiple_of=multiple, return_tensors="pt")
+    padded = pad(features, tokenizer, multiple)
+    assert padded.keys() == expected.keys()
+    assert all(padded[name].dtype == torch.int64 and torch.equal(padded[name], expected[name]) for name in expected)
+
+
+def test_what_is_not_known_is_left_to_the_tokenizer(tokenizer):
+    features = {"input_ids": [[2, 3], [2, 7, 3]], "special_tokens_mask": [[1, 1], [1, 0, 1]]}
+    assert pad(features, tokenizer)["special_tokens_mask"].tolist() == [[1, 1, 1], [1, 0, 1]]
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="does not have a padding token"):
+        pad({"input_ids": [[2, 3], [2, 7, 3]]}, tokenizer)
 
 
 def test_the_collator_pads_and_stacks(tokenizer):
