@@ -9,6 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import attention
+import labelling
 import operations
 import scale
 import table
@@ -122,11 +123,29 @@ def test_attention_is_the_same_fused_or_not_and_both_are_timed(tmp_path, monkeyp
 
 
 def test_costs_fall_with_devices_and_say_what_was_measured():
-    rows = [{"contender": name, "rate": 1e12} for name in ("ours", "labelling, ours")]
-    text = scale.table({"rows": rows, "hardware": {"accelerator": "X", "cpu": None, "threads": 1}})
+    rows = [{"contender": name, "rate": 1e12, "precision": "fp32"} for name in ("ours", "labelling, ours")]
+    content = {"rows": rows, "hardware": {"accelerator": "X", "cpu": None, "threads": 1}}
+    text = scale.table(content)
     days = scale.useful_flops(scale.MODELS["BERT-large"], [20], 1, True) * 1e9 / 1e12 / 86400
     assert f"| label with BERT-large | {days:,.1f} days | {days / 8:,.1f} days" in text
-    assert "Measured: 1000 and 1000 GFLOP/s" in text
+    assert f"| {24 * days / 512:.1f} hours |" in text
+    assert "Measured in fp32, on one device: 1,000 GFLOP/s of labelling, 1,000 of training." in text
+
+    sizes = [{"teacher": name, "rate": rate} for name in scale.MODELS for rate in (1e12, 2e12)]
+    sizes[-1]["rate"] = 4e12  # of BERT-large, with the larger of two batches
+    text = scale.table(content, {"rows": sizes})
+    assert f"| label with BERT-large | {days / 4:,.1f} days |" in text
+    assert "2,000, 4,000 GFLOP/s of labelling" in text
+
+
+def test_teachers_of_any_size_label_beside_a_padded_loop(teacher_folder, sst2_dir, tmp_path):
+    words = ["--tokenizer", teacher_folder, "--data-dir", sst2_dir, "--texts", 5, "--batch-sizes", 2, 3, "--rounds", 1]
+    models = {"small": build_teacher().config}
+    assert labelling.main([*map(str, words), "--results-dir", str(tmp_path)], models) == 0
+    rows = read_json(tmp_path / "labelling.json")["rows"]
+    assert [(row["teacher"], row["batch_size"]) for row in rows] == [("small", 2), ("small", 3)]
+    assert all(row["texts"] > 0 and row["of_padded_loop"] > 0 for row in rows)
+    assert "--texts 5 --rounds 1`" in (tmp_path / "labelling.md").read_text()
 
 
 @pytest.mark.parametrize(
