@@ -67,7 +67,8 @@ def quick(path: Path, folder: Path) -> dict:
     elif "task" in recipe["data"]:
         task = recipe["data"]["task"]
         write_task(folder / "data", task)
-        for name in {options["task"] for _, options in stages if options.get("task", task) != task}:
+        read = {name for _, options in stages for name in [options.get("task"), *(options.get("unlabelled") or [])]}
+        for name in read & GLUE_TASKS.keys() - {task}:
             write_task(folder / "data", name, [f"a {text}" for text in TEXTS])  # which this task does not know
     else:
         recipe["data"] = write_dataset(folder / "data", recipe["data"])
