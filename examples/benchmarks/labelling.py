@@ -10,10 +10,19 @@ folder; scale.py computes from it what large corpora cost.
 import argparse
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import median
 
-from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, PretrainedConfig
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from clock import matmul_peak, now, useful_flops
 from one_run import padded_loop
@@ -40,28 +49,12 @@ def main(words: list[str] | None = None, models: dict[str, PretrainedConfig] = M
     texts = load_splits(data)[0].remove_columns("label").shuffle(seed=0)
     features = tokenize(texts.select(range(min(options.texts, len(texts)))), tokenizer, data.max_length)
     lengths = [len(ids) for ids in features["input_ids"]]
-    device = "cuda" if describe_hardware()["accelerator"] else "cpu"
-    teachers = {name: BertForSequenceClassification(config).eval().to(device) for name, config in models.items()}
-    kinds = [(name, size) for name in teachers for size in options.batch_sizes]
-    seconds, loop = {kind: [] for kind in kinds}, {kind: [] for kind in kinds}
-    for done in range(options.rounds + 1):
-        for name, size in kinds:
-            some = features if done else features.select(range(min(size, len(features))))
-            times = [now()]
-            SoftLabels.compute(teachers[name], tokenizer, some, "r", size)
-            times.append(now())
-            padded_loop(teachers[name], DataCollatorWithPadding(tokenizer), some, size)
-            times.append(now())
-            if done:  # the first is what a process does once
-                seconds[name, size].append(times[1] - times[0])
-                loop[name, size].append(times[2] - times[1])
     rows = []
-    for kind in kinds:
-        name, size = kind
-        taken, flops = median(seconds[kind]), useful_flops(models[name], lengths, 1, first_only=True)
-        times = median(other / own for own, other in zip(seconds[kind], loop[kind], strict=True))
-        row = {"teacher": name, "batch_size": size, "texts": len(lengths) / taken, "of_padded_loop": times}
-        rows.append(row | {"rate": flops / taken})
+    for (name, batch_size), times in measured(models, options.batch_sizes, tokenizer, features, options.rounds).items():
+        taken = median(ours for ours, _ in times)
+        flops = useful_flops(models[name], lengths, 1, first_only=True)
+        row = {"teacher": name, "batch_size": batch_size, "texts": len(lengths) / taken, "rate": flops / taken}
+        rows.append(row | {"of_padded_loop": median(loop / ours for ours, loop in times)})
     content = {
         "command": "python examples/benchmarks/labelling.py --tokenizer TEACHER --data-dir DATA "
         f"--texts {options.texts} --rounds {options.rounds}",
@@ -76,6 +69,30 @@ def main(words: list[str] | None = None, models: dict[str, PretrainedConfig] = M
     (options.results_dir / "labelling.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (options.results_dir / "labelling.md").write_text(markdown(content), encoding="utf-8")
     return 0
+
+
+def measured(
+    models: dict[str, PretrainedConfig],
+    batch_sizes: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    features: Dataset,
+    rounds: int,
+) -> dict[tuple[str, int], list[tuple[float, float]]]:
+    """Seconds of our labelling and of a padded loop, for each teacher and batch size, in each round."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teachers = {name: BertForSequenceClassification(config).eval().to(device) for name, config in models.items()}
+    collate = DataCollatorWithPadding(tokenizer)
+    times = {kind: [] for kind in product(teachers, batch_sizes)}
+    for warm in range(rounds + 1):
+        for (name, size), seconds in times.items():
+            some = features if warm else features.select(range(min(size, len(features))))
+            begin = now()
+            SoftLabels.compute(teachers[name], tokenizer, some, "r", size)
+            middle = now()
+            padded_loop(teachers[name], collate, some, size)
+            if warm:  # before that, what a process does once
+                seconds.append((middle - begin, now() - middle))
+    return times
 
 
 def markdown(content: dict) -> str:

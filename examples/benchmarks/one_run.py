@@ -101,8 +101,8 @@ def label(spec: Spec, rows: Dataset) -> dict:
     def answer(some: Dataset) -> None:
         if spec.contender == "labelling, ours":
             SoftLabels.compute(model, tokenizer, some, "r", LABEL_BATCH, bf16=spec.bf16)
-            return
-        padded_loop(model, setup.collate, some, LABEL_BATCH, spec.bf16)
+        else:
+            padded_loop(model, setup.collate, some, LABEL_BATCH, spec.bf16)
 
     answer(rows.select(range(min(LABEL_BATCH, len(rows)))))  # what a process does once, however much it labels
     start = now()

@@ -32,7 +32,7 @@ class FiniteSteps(TrainerCallback):
         trainer: says by `last_losses` what its last loss was made of.
 
     Raises:
-        InputError: instead of the step; it names the step and the parts of the loss.
+        InputError: instead of the step, with DeepSpeed after it; it names the step and the parts of the loss.
     """
 
     def __init__(self, trainer):

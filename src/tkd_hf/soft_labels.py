@@ -206,7 +206,7 @@ class SoftLabels:
         return self.logits if self.offsets is None else np.split(self.logits, self.offsets[1:-1])
 
     def _check_lengths(self, features: Dataset, answers: list[np.ndarray]):
-        for place, (ids, answer) in enumerate(zip(features["input_ids"], answers, strict=True)):
+        for place, ((ids,), answer) in enumerate(zip(rows_of(features, ["input_ids"]), answers, strict=True)):
             if len(ids) != len(answer):
                 raise InputError(
                     f"row {place} has {len(ids)} tokens, but {len(answer)} soft labels of {self.teacher}; soft labels "
