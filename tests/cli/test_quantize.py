@@ -250,14 +250,15 @@ def test_a_stage_of_a_recipe(run, exported, tmp_path, teacher_folder, sst2_dir):
     assert evaluated["models"][1]["fidelity"]["agreement"] == made["metrics"]["agreement"]
 
 
-def test_a_student_that_learns_to_be_int8(run, teacher_folder, sst2_dir, tmp_path):
+@pytest.mark.parametrize("rounding", ["dynamic", "dynamic-int4-embeddings"])
+def test_a_student_that_learns_to_be_int8(run, teacher_folder, sst2_dir, tmp_path, rounding):
     """What is left is in floats, other weights than without, and ready to be quantized."""
     data = ["--task", "sst2", "--data-dir", sst2_dir]
-    for name, words in {"plain": [], "aware": ["--quantization-aware", "dynamic"]}.items():
+    for name, words in {"plain": [], "aware": ["--quantization-aware", rounding]}.items():
         words = [*data, "--layers", 2, "--output-dir", tmp_path / name, *FAST.split(), *words]
         code, _, err = run("distill", teacher_folder, *words)
         assert code == 0, err
-    assert read_json(tmp_path / "aware" / "tkd_run.json")["arguments"]["quantization_aware"] == "dynamic"
+    assert read_json(tmp_path / "aware" / "tkd_run.json")["arguments"]["quantization_aware"] == rounding
     plain, aware = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "aware"))
     assert plain.keys() == aware.keys()
     assert {weight.dtype for weight in aware.values()} == {torch.float32}
@@ -269,7 +270,10 @@ def test_a_student_that_learns_to_be_int8(run, teacher_folder, sst2_dir, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--quantization-aware", "int3"], "quantization_aware='int3' is unknown; there are weights, dynamic, static"),
+        (
+            ["--quantization-aware", "int3"],
+            "quantization_aware='int3' is unknown; there are weights, dynamic, dynamic-int4-embeddings, static",
+        ),
         (["--quantization-aware", "static", "--lora"], "quantization_aware is without lora"),
     ],
 )

@@ -8,9 +8,13 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import InputError
+from tkd_hf.evaluation.runners import ONNXRunner
+from tkd_hf.quantization import onnx
 from tkd_hf.quantization.aware import (
     FakeQuantizedLinear,
+    FakeQuantizedLookup,
     QuantizationAwareCallback,
+    fake_quantize_embeddings,
     fake_quantize_input,
     fake_quantize_weight,
     in_floats,
@@ -18,6 +22,7 @@ from tkd_hf.quantization.aware import (
     train_aware,
 )
 from tkd_hf.quantization.bitsandbytes import quantized
+from tkd_hf.stages.distill import AWARE_OF
 
 from ..conftest import build_teacher
 from ..training import answers, losses, student_of, weights
@@ -26,13 +31,12 @@ from ..training import answers, losses, student_of, weights
 EVERYWHERE = ("dynamic", "static", None)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_weights_are_rounded_as_integers_are(bits):
+@pytest.mark.parametrize("top", [1, 7, 64, 127])
+def test_weights_are_rounded_as_integers_are(top):
     torch.manual_seed(0)
     weight = torch.randn(6, 10)
     weight[2] = 0  # a neuron that does nothing
-    top = 2 ** (bits - 1) - 1
-    for row, found in zip(weight, fake_quantize_weight(weight, bits), strict=True):
+    for row, found in zip(weight, fake_quantize_weight(weight, top), strict=True):
         scale = row.abs().max() / top or torch.tensor(1.0)
         integers = (row / scale).round()
         assert integers.abs().max() <= top
@@ -49,23 +53,39 @@ def test_inputs_are_rounded_as_bytes_are():
     assert fake_quantize_input(states.bfloat16(), torch.tensor(-1.0), torch.tensor(2.0)).dtype == torch.bfloat16
 
 
-def test_the_gradient_passes_the_rounding():
-    weight = torch.randn(3, 4, requires_grad=True)
-    factors = torch.randn(3, 4)
-    (fake_quantize_weight(weight, 3) * factors).sum().backward()
+def test_embeddings_are_rounded_as_half_bytes_are():
+    """In blocks of 32 neighbours: -10 to 20 in steps of 2, then 0 to 7.5 in steps of 0.5, then nothing but zeros."""
+    row = torch.zeros(72)
+    row[:4] = torch.tensor([-10.0, 20.0, 3.9, 1.1])
+    row[32:35] = torch.tensor([7.5, 0.3, 0.2])
+    expected = torch.zeros(72)
+    expected[:4] = torch.tensor([-10.0, 20.0, 4.0, 2.0])
+    expected[32:35] = torch.tensor([7.5, 0.5, 0.0])
+    found = fake_quantize_embeddings(torch.stack([row, -row])[None])
+    assert torch.equal(found, torch.stack([expected, -expected])[None])
+    assert fake_quantize_embeddings(row.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rounding", [lambda weight: fake_quantize_weight(weight, 3), fake_quantize_embeddings])
+def test_the_gradient_passes_the_rounding(rounding):
+    weight = torch.randn(3, 40, requires_grad=True)
+    factors = torch.randn(3, 40)
+    (rounding(weight) * factors).sum().backward()
     torch.testing.assert_close(weight.grad, factors)
 
 
+@pytest.mark.parametrize("int4_embeddings", [False, True])
 @pytest.mark.parametrize("activations", EVERYWHERE)
-def test_rounding_a_model_and_back(teacher, tokenizer, activations):
+def test_rounding_a_model_and_back(teacher, tokenizer, activations, int4_embeddings):
     model = student_of(teacher)
     before, state = answers(model, tokenizer), copy.deepcopy(model.state_dict())
-    layers = rounded(model, 4, activations)
+    layers = rounded(model, 7, activations, int4_embeddings)
     assert len(layers) == 2 * 6 + 2
     assert model.state_dict().keys() == state.keys()  # checkpoints are those of an ordinary model
     assert not torch.allclose(answers(model, tokenizer), before, atol=1e-2)
     in_floats(model)
-    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
+    for kind in (nn.Linear, nn.Embedding):
+        assert {type(module) for module in model.modules() if isinstance(module, kind)} == {kind}
     assert torch.equal(answers(model, tokenizer), before)
 
 
@@ -81,31 +101,44 @@ def test_8_bits_are_those_of_true_integers(teacher, tokenizer):
     torch.testing.assert_close(answers(model, tokenizer), answers(true, tokenizer), atol=1e-5, rtol=0)
 
 
+def test_it_is_the_rounding_of_onnx(teacher, tokenizer, tmp_path):
+    """Of weights, inputs and embeddings: the answers of the exported file, to the last digits."""
+    pytest.importorskip("onnxruntime")
+    model = student_of(teacher).eval()
+    onnx.quantize(model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=list)
+    exported = ONNXRunner(str(tmp_path), model.config, tokenizer, tmp_path / onnx.QUANTIZED_FILE)
+    batch = tokenizer(["a gripping film, and a long one"], return_tensors="pt")
+    rounded(model, **AWARE_OF["dynamic-int4-embeddings"])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, exported(dict(batch)), atol=1e-5, rtol=0)
+
+
 @pytest.fixture
 def aware(build, teacher):
     """Builds a trainer whose student learns to be rounded."""
 
-    def make(bits=4, activations=None, **fields):
+    def make(top=7, activations=None, int4_embeddings=False, **fields):
         trainer = build(model=student_of(teacher, dropout=0.1), **fields)
-        trainer.add_callback(QuantizationAwareCallback(trainer, bits, activations))
+        trainer.add_callback(QuantizationAwareCallback(trainer, top, activations, int4_embeddings))
         return trainer
 
     return make
 
 
-@pytest.mark.parametrize("activations", EVERYWHERE)
-def test_resumed_training_ends_as_if_never_interrupted(aware, tmp_path, tokenizer, activations):
+@pytest.mark.parametrize("rounding", [{"activations": how} for how in EVERYWHERE] + [{"int4_embeddings": True}])
+def test_resumed_training_ends_as_if_never_interrupted(aware, tmp_path, tokenizer, rounding):
     fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4}
-    whole = aware(activations=activations, **fields)
+    whole = aware(**rounding, **fields)
     whole.train()
     checkpoint = tmp_path / "run" / "checkpoint-3"
     loaded, loading = AutoModelForSequenceClassification.from_pretrained(checkpoint, output_loading_info=True)
     assert not any(loading.values())
-    resumed = aware(activations=activations, num_train_epochs=4)
+    resumed = aware(**rounding, num_train_epochs=4)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(resumed), weights(whole))
     assert not torch.equal(answers(loaded, tokenizer), answers(whole.model, tokenizer))
-    assert not [module for module in resumed.model.modules() if isinstance(module, FakeQuantizedLinear)]
+    rounding = (FakeQuantizedLinear, FakeQuantizedLookup)
+    assert not [module for module in resumed.model.modules() if isinstance(module, rounding)]
 
 
 def test_evaluation_in_training_is_of_the_rounded_student(aware):
@@ -144,11 +177,11 @@ def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
 
     unaware, aware = trained(), trained()
     losses(unaware)
-    assert train_aware(aware, bits=3) is aware
+    assert train_aware(aware, top=3) is aware
     wanted = answers(teacher, tokenizer).log_softmax(-1)
     distances = []
     for trainer in (unaware, aware):
-        rounded(trainer.model, bits=3)
+        rounded(trainer.model, top=3)
         found = answers(trainer.model, tokenizer).log_softmax(-1)
         distances.append(nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True).item())
     assert distances[1] < 0.3 * distances[0]
@@ -157,7 +190,7 @@ def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": 16}, "bits=16; rounding is learned for 2 to 8 bits"),
+        ({"top": 128}, "top=128; weights are rounded to integers of 8 bits or fewer, up to 1 to 127"),
         ({"activations": "both"}, "activations='both' are unknown; there are None, 'dynamic' and 'static'"),
     ],
 )
@@ -179,6 +212,8 @@ def test_a_checkpoint_of_another_run(build, aware, tmp_path):
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
     with pytest.raises(InputError, match=r"holds no quantization_aware\.json: it is of a run without rounding"):
         aware().train(resume_from_checkpoint=checkpoint)
-    aware(bits=4, **fields).train()
-    with pytest.raises(InputError, match="is of a run with bits=4 and activations=None, this one has bits=3 and"):
-        aware(bits=3).train(resume_from_checkpoint=checkpoint)
+    aware(top=7, **fields).train()
+    with pytest.raises(
+        InputError, match="is of a run with top=7, activations=None, int4_embeddings=False, this one has top=3"
+    ):
+        aware(top=3).train(resume_from_checkpoint=checkpoint)

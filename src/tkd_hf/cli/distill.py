@@ -38,7 +38,10 @@ def distill(
     ] = None,
     teacher_weights: Annotated[str | None, typer.Option(help="Of several teachers in order: 0.7,0.3.")] = None,
     quantization_aware: Annotated[
-        str | None, typer.Option(help="Learn to be int8: weights, dynamic (for onnx) or static (for openvino).")
+        str | None,
+        typer.Option(
+            help="Learn to be int8: weights, dynamic or dynamic-int4-embeddings (for onnx), static (for openvino)."
+        ),
     ] = None,
     seed: o.Seed = None,
     config: o.Config = None,

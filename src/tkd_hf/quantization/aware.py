@@ -1,12 +1,11 @@
 """Quantization-aware distillation: a student that learns from its teacher while its weights are rounded.
 
 Quantization-aware training (Jacob et al. 2018, arXiv 1712.05877): forward, linear layers compute with rounded weights,
-and rounded inputs if wanted; backward, the gradient passes the rounding as if it were not there. What is left is an
-ordinary float model that loses less when a backend rounds it for good.
+and rounded inputs and embeddings if wanted; backward, the gradient passes the rounding as if it were not there. What is
+left is an ordinary float model that loses less when a backend rounds it for good.
 """
 
 import json
-import logging
 from pathlib import Path
 
 import torch
@@ -17,34 +16,32 @@ from ..callbacks import CheckpointedCallback
 from ..errors import InputError
 from ..model_loading import refuse_quantized
 from ..trainer import DistillationTrainer
+from .onnx import BLOCK, TYPES
 
-
-logger = logging.getLogger(__name__)
 
 STATE_FILE = "quantization_aware.json"
 ACTIVATIONS = (None, "dynamic", "static")
 MOMENTUM = 0.01  # of the range of inputs, as torch's observers have it
 
 
-def fake_quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
-    """Rounds a matrix to integers of so many bits, symmetric and with one scale a row, and gives what they stand for.
+def fake_quantize_weight(weight: Tensor, top: int = 127) -> Tensor:
+    """Rounds a matrix to integers, symmetric and with one scale a row, and gives what they stand for.
 
     Args:
         weight: (out, in).
-        bits: the largest magnitude of a row becomes 2^(bits - 1) - 1.
+        top: what the largest magnitude of a row becomes. 127 is that of 8 bits; onnxruntime's 7 bits go to 64.
 
     Example:
 
     ```python
     >>> import torch
     >>> from tkd_hf.quantization.aware import fake_quantize_weight
-    >>> fake_quantize_weight(torch.tensor([[0.6, -0.2, 0.25], [3.0, 1.4, -3.0]]), bits=3)
+    >>> fake_quantize_weight(torch.tensor([[0.6, -0.2, 0.25], [3.0, 1.4, -3.0]]), top=3)
     tensor([[ 0.6000, -0.2000,  0.2000],
             [ 3.0000,  1.0000, -3.0000]])
 
     ```
     """
-    top = 2 ** (bits - 1) - 1
     scales = weight.detach().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny * top) / top
     zeros = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -top, top)
@@ -58,26 +55,43 @@ def fake_quantize_input(states: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(states.float(), scale, zero, 0, 255).to(states.dtype)
 
 
+def fake_quantize_embeddings(rows: Tensor) -> Tensor:
+    """Rounds what was looked up to the 16 steps between the lowest and the highest of `BLOCK` neighbours, 0 among them.
+
+    Scales are in half precision, and so are the results: all as in onnxruntime (`GatherBlockQuantized`).
+
+    Args:
+        rows: (…, width), of a table, each rounded by itself.
+    """
+    blocks = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
+    zero = (-low / scale).round()
+    steps = (blocks / scale + zero).round().clamp(0, 15) - zero
+    found = (steps * scale.half()).half().flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
+    return rows + (found - rows).detach()
+
+
 class FakeQuantizedLinear(nn.Linear):
     """A linear layer that computes with rounded weights; the parameters themselves stay floats.
 
     Args:
         linear: whose parameters it shares.
-        bits: of the weights; inputs have 8.
+        top: of the weights, see `fake_quantize_weight`.
         activations: whether and how inputs are rounded, see `QuantizationAwareCallback`.
     """
 
-    def __init__(self, linear: nn.Linear, bits: int, activations: str | None):
+    def __init__(self, linear: nn.Linear, top: int, activations: str | None):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias, self.training = linear.weight, linear.bias, linear.training
-        self.bits, self.activations = bits, activations
+        self.top, self.activations = top, activations
         self.range: Tensor | None = None  # of inputs: lowest and highest
 
     def forward(self, states: Tensor) -> Tensor:
         if self.activations is not None:
             self._observe(states.detach())
             states = fake_quantize_input(states, *self.range)
-        return nn.functional.linear(states, fake_quantize_weight(self.weight, self.bits), self.bias)
+        return nn.functional.linear(states, fake_quantize_weight(self.weight, self.top), self.bias)
 
     def as_float(self) -> nn.Linear:
         """The ordinary layer."""
@@ -92,6 +106,16 @@ class FakeQuantizedLinear(nn.Linear):
             self.range = torch.lerp(self.range, torch.stack(states.float().aminmax()), MOMENTUM)
 
 
+class FakeQuantizedLookup:
+    """Goes before the class of an embedding, whichever it is in training, and rounds what is looked up in it.
+
+    No hook: while hooks look inside, a TKD computes padding, too.
+    """
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return fake_quantize_embeddings(super().forward(ids))
+
+
 class QuantizationAwareCallback(CheckpointedCallback):
     """Rounds the weights of every linear layer of the student while it trains, and leaves it in floats at the end.
 
@@ -101,13 +125,15 @@ class QuantizationAwareCallback(CheckpointedCallback):
 
     Args:
         trainer: whose student is trained.
-        bits: of the weights. ONNX's int8 may be of 7 bits (`reduce_range`).
+        top: of the weights, see `fake_quantize_weight`.
         activations: `"dynamic"` rounds inputs to 8 bits in the range of each batch, as ONNX's dynamic int8; `"static"`
             in a moving average of ranges, as int8 with calibration (each process has its own); `None` leaves them
             floats.
+        int4_embeddings: round what is looked up in embeddings to 4 bits, too, as ONNX's
+            `int8-dynamic-int4-embeddings`.
 
     Raises:
-        InputError: for bits out of 2 to 8, unknown `activations`, or a student that is quantized already.
+        InputError: for `top` out of 1 to 127, unknown `activations`, or a student that is quantized already.
 
     Example (`trainer`: a `DistillationTrainer`):
 
@@ -116,17 +142,24 @@ class QuantizationAwareCallback(CheckpointedCallback):
         trainer.save_model()
     """
 
-    def __init__(self, trainer: DistillationTrainer, bits: int = 8, activations: str | None = None):
-        if not 2 <= bits <= 8:
-            raise InputError(f"bits={bits}; rounding is learned for 2 to 8 bits")
+    def __init__(
+        self,
+        trainer: DistillationTrainer,
+        top: int = 127,
+        activations: str | None = None,
+        int4_embeddings: bool = False,
+    ):
+        if not 1 <= top <= 127:
+            raise InputError(f"top={top}; weights are rounded to integers of 8 bits or fewer, up to 1 to 127")
         if activations not in ACTIVATIONS:
             raise InputError(f"activations={activations!r} are unknown; there are None, 'dynamic' and 'static'")
         refuse_quantized(trainer.model, "train")
-        self.trainer, self.bits, self.activations = trainer, bits, activations
+        self.trainer = trainer
+        self.rounding = {"top": top, "activations": activations, "int4_embeddings": int4_embeddings}
         self._ranges: dict[str, list[float]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        layers = rounded(self.trainer.model, self.bits, self.activations)
+        layers = rounded(self.trainer.model, **self.rounding)
         for name, limits in self._ranges.items():
             layers[name].range = torch.tensor(limits, device=args.device)
 
@@ -140,8 +173,7 @@ class QuantizationAwareCallback(CheckpointedCallback):
             for name, module in self.trainer.model.named_modules()
             if isinstance(module, FakeQuantizedLinear) and module.range is not None
         }
-        state = {"bits": self.bits, "activations": self.activations, "ranges": ranges}
-        (Path(checkpoint) / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        (Path(checkpoint) / STATE_FILE).write_text(json.dumps(self.rounding | {"ranges": ranges}), encoding="utf-8")
 
     def load(self, checkpoint: str) -> None:
         """Reads them back.
@@ -154,23 +186,33 @@ class QuantizationAwareCallback(CheckpointedCallback):
             raise InputError(f"{checkpoint} holds no {STATE_FILE}: it is of a run without rounding; start anew")
         state = json.loads(path.read_text(encoding="utf-8"))
         self._ranges = state.pop("ranges")
-        if state != {"bits": self.bits, "activations": self.activations}:
+        if state != self.rounding:
+            theirs, ours = (
+                ", ".join(f"{name}={value}" for name, value in one.items()) for one in (state, self.rounding)
+            )
             raise InputError(
-                f"{checkpoint} is of a run with bits={state['bits']} and activations={state['activations']}, this one "
-                f"has bits={self.bits} and activations={self.activations}; resume with the same, or start anew"
+                f"{checkpoint} is of a run with {theirs}, this one has {ours}; resume with the same, or start anew"
             )
 
 
-def rounded(model: PreTrainedModel, bits: int = 8, activations: str | None = None) -> dict[str, FakeQuantizedLinear]:
+def rounded(
+    model: PreTrainedModel, top: int = 127, activations: str | None = None, int4_embeddings: bool = False
+) -> dict[str, FakeQuantizedLinear]:
     """Replaces the linear layers of a model, in place, by such that compute with rounded weights.
+
+    With `int4_embeddings` its embeddings are rounded as well, but for the few token types, which ONNX leaves in floats.
 
     Returns:
         the new layers by name.
     """
     found = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    layers = {name: FakeQuantizedLinear(model.get_submodule(name), bits, activations) for name in found}
+    layers = {name: FakeQuantizedLinear(model.get_submodule(name), top, activations) for name in found}
     for name, layer in layers.items():
         model.set_submodule(name, layer)
+    for module in model.modules() if int4_embeddings else ():
+        if isinstance(module, nn.Embedding) and module.num_embeddings > TYPES:
+            kind = type(module)
+            module.__class__ = type(f"FakeQuantized{kind.__name__}", (FakeQuantizedLookup, kind), {})
     return layers
 
 
@@ -179,15 +221,17 @@ def in_floats(model: PreTrainedModel) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, FakeQuantizedLinear):
             model.set_submodule(name, module.as_float())
+        elif isinstance(module, FakeQuantizedLookup):
+            module.__class__ = type(module).__mro__[2]
 
 
-def train_aware(trainer: DistillationTrainer, bits: int = 8, activations: str | None = None) -> DistillationTrainer:
+def train_aware(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
     """Trains a student so that it loses little when it is quantized.
 
     Args:
         trainer: with the student, its teacher, and for how long; from a trained student, an epoch at a tenth of its
             learning rate is usual.
-        bits, activations: as in `QuantizationAwareCallback`.
+        rounding: `top`, `activations` and `int4_embeddings`, as in `QuantizationAwareCallback`.
 
     Returns:
         the trainer; its model is the trained one, in floats, to be saved and quantized by any backend.
@@ -197,6 +241,6 @@ def train_aware(trainer: DistillationTrainer, bits: int = 8, activations: str | 
         trainer = DistillationTrainer(student, args, teacher_model=teacher, train_dataset=train)
         quantize(train_aware(trainer, activations="static").model, tokenizer, folder)
     """
-    trainer.add_callback(QuantizationAwareCallback(trainer, bits, activations))
+    trainer.add_callback(QuantizationAwareCallback(trainer, **rounding))
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     return trainer

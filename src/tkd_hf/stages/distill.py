@@ -32,11 +32,12 @@ from .training import train_into, training_arguments
 
 logger = logging.getLogger(__name__)
 
-# what `QuantizationAwareCallback` is to round; our int8 of ONNX has 7 bits, so that sums do not overflow anywhere
+# what `QuantizationAwareCallback` is to round; our int8 of ONNX goes to 64, so that sums do not overflow anywhere
 AWARE_OF = {
-    "weights": {"bits": 8, "activations": None},
-    "dynamic": {"bits": 7, "activations": "dynamic"},
-    "static": {"bits": 8, "activations": "static"},
+    "weights": {"top": 127, "activations": None},
+    "dynamic": {"top": 64, "activations": "dynamic"},
+    "dynamic-int4-embeddings": {"top": 64, "activations": "dynamic", "int4_embeddings": True},
+    "static": {"top": 127, "activations": "static"},
 }
 
 
@@ -77,8 +78,8 @@ def distill(
             task's head.
         teacher_weights: of several teachers; equal by default.
         quantization_aware: the student computes in int8 while it learns, and loses less when it is quantized for good:
-            `"weights"`, or with them the activations, `"dynamic"` as in ONNX's int8, `"static"` as in OpenVINO's. What
-            is left is a model in floats.
+            `"weights"`, or with them the activations, `"dynamic"` as in ONNX's int8, `"static"` as in OpenVINO's, or
+            `"dynamic-int4-embeddings"` as in ONNX's int8 of that name. What is left is a model in floats.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
