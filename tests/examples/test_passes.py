@@ -1,0 +1,42 @@
+"""The study of passes over the answers: its split, and its table in a quick size."""
+
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+
+import passes
+from tests.conftest import LABELS, TEXTS, read_json
+from tests.examples.test_recipes import RECIPES, quick
+
+
+def test_what_is_left_out_is_not_learned(tmp_path):
+    (tmp_path / "cola").mkdir()
+    Dataset.from_dict({"sentence": TEXTS * 5, "label": LABELS * 5, "idx": range(40)}).to_parquet(
+        tmp_path / "cola" / "train.parquet"
+    )
+    for _ in range(2):  # the second time it is there
+        passes.write_split(str(tmp_path), tmp_path / "split")
+    files = {split: str(tmp_path / "split" / f"{split}.parquet") for split in ("train", "validation")}
+    made = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in made.items()} == {"train": 36, "validation": 4}
+    assert sorted([*made["train"]["sentence"], *made["validation"]["sentence"]]) == sorted(TEXTS * 5)
+
+
+@pytest.mark.slow
+def test_every_variant_has_a_row(no_processes, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the students are exported to ONNX")
+    (path,) = (path for path in RECIPES if path.stem == "tkd-nlp-cola")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(quick(path, tmp_path)))
+    split = tmp_path / "work" / "data" / "cola"
+    split.mkdir(parents=True)
+    for name in ("train", "validation"):
+        Dataset.from_dict({"sentence": TEXTS, "label": LABELS}).to_parquet(split / f"{name}.parquet")
+    variants = {name: settings | {"num_train_epochs": 1} for name, settings in list(passes.VARIANTS.items())[-2:]}
+    monkeypatch.setattr(passes, "VARIANTS", variants)
+    words = ["--recipe", str(recipe), "--results-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
+    passes.main(words)
+    found = read_json(tmp_path / "passes.json")["students"]
+    assert list(found) == list(variants)
+    table = (tmp_path / "passes.md").read_text()
+    assert all(f"| {name} | {one['metric']:.4f} |" in table for name, one in found.items())
