@@ -18,7 +18,7 @@ import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
-from family_table import DEEP, DEEP_PUBLISHED, DEEP_SIZES, PUBLISHED, SIZES, draw, markdown, means
+from family_table import DEEP, DEEP_PUBLISHED, DEEP_SIZES, PUBLISHED, SIZES, draw, markdown, mean_of_glue, means
 from seeds import spread, spread_of_teachers, written
 from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None):
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
     deep = {DEEP: summary(seeds, DEEP_SIZES)} if (seeds := records_of(records, DEEP)) else {}
     content = {"command": "python examples/family.py", "tasks": tasks, "deep": deep, "means": means(tasks)}
+    content["mean_of_glue"] = mean_of_glue(tasks)
     write_json(options.results_dir / "family.json", content)
     (options.results_dir / "family.md").write_text(markdown(content), encoding="utf-8")
     draw(options.results_dir / "family.png", tasks)

@@ -24,6 +24,7 @@ DEEP, DEEP_SIZES, DEEP_PUBLISHED = "tkd-12l-sst2", {"distill": "12 layers of 8 h
 # of their teachers, which are larger, and not on these tasks alone: name, share, times as fast
 OTHERS = (("DistilBERT", 0.97, 1.6), ("TinyBERT4", 0.968, 9.4), ("CoFi", 0.95, 12.0))
 AGREEMENT = 0.9832  # of TKD-NLP's paper
+GLUE = [f"tkd-nlp-{task}" for task in ("sst2", "mrpc", "stsb", "cola", "rte")]
 TITLES = {
     "sst2": "SST-2",
     "mrpc": "MRPC",
@@ -49,6 +50,12 @@ def means(tasks: dict) -> dict:
                 "smaller": mean(one["smaller"] for one in students),
             }
     return found
+
+
+def mean_of_glue(tasks: dict, stage: str = "distill-2") -> float | None:
+    """What students of three layers keep on the mean of GLUE's tasks, counted as in `means`."""
+    shares = [min(tasks[name]["students"][stage]["of_teacher"]["mean"], 1.0) for name in GLUE if name in tasks]
+    return mean(shares) if len(shares) == len(GLUE) else None
 
 
 def overview(content: dict) -> list[str]:
@@ -103,6 +110,8 @@ def markdown(content: dict) -> str:
         shares = f"{one['of_teacher']:.2%} | {one['nearness']:.4f}"
         faster, smaller = costs(one)
         lines.append(f"| mean over tasks, {SIZES[stage]} | | {shares} | | {faster} | | {smaller} |")
+    if content["mean_of_glue"]:
+        lines.append(f"| mean over GLUE's five, 3 layers | | {content['mean_of_glue']:.2%} | | | | | |")
     for recipe, task in content["deep"].items():
         lines += task_lines(recipe, task, DEEP_PUBLISHED)
     return "\n".join([*lines, "", *about(content), ""])

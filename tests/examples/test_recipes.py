@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset
 import augmentation
 import family
 import family_seeds
+import family_table
 import seeds
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
 from tkd_hf import TKDModel, student_from_teacher
@@ -225,3 +226,10 @@ def test_a_spread_is_of_seeds():
     assert seeds.spread([0.5]) == {"mean": 0.5, "sd": None, "values": [0.5]}
     assert seeds.spread([1.0, 3.0])["sd"] == pytest.approx(2**0.5)
     assert seeds.written({"mean": 0.5, "sd": 0.25}, ".2%") == "50.00% ± 25.00%"
+
+
+def test_the_mean_of_glue_is_of_all_five():
+    tasks = {name: {"students": {"distill-2": {"of_teacher": {"mean": 0.9}}}} for name in family_table.GLUE}
+    tasks["tkd-nlp-cola"]["students"]["distill-2"]["of_teacher"]["mean"] = 1.2
+    assert family_table.mean_of_glue(tasks) == pytest.approx(0.92)
+    assert family_table.mean_of_glue({name: tasks[name] for name in list(tasks)[1:]}) is None
