@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from tkd_hf import DistillationTrainer, SoftLabels, student_from_teacher
+from tkd_hf import DistillationTrainer, InputError, SoftLabels, student_from_teacher
 from tkd_hf.data.features import tokenize
 from tkd_hf.evaluation.metrics import compute_metrics_for
 from tkd_hf.labels import label_names
@@ -109,6 +109,20 @@ def test_evaluation_is_on_the_scale_of_training(build):
     with torch.no_grad():
         whole = trainer.compute_loss(trainer.model.eval(), batch)
     assert metrics["eval_loss"] == pytest.approx(whole.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("objectives", [{"logits": 1.0}, {"logits": 0.5, "hidden": 1.0}])
+def test_compiled_is_eager(build, objectives):
+    """The graph as dynamo takes it, run as it is: the live teacher's, too."""
+    fields = {"objectives": objectives, "num_train_epochs": 3}
+    compiled = build(torch_compile=True, torch_compile_backend="eager", **fields)
+    assert losses(compiled) == pytest.approx(losses(build(**fields)), rel=1e-5)
+    assert compiled.model_wrapped is not compiled.model
+
+
+def test_what_hooks_read_is_not_compiled(build):
+    with pytest.raises(InputError, match="torch_compile=True, and relations read keys, queries, values by hooks"):
+        build(torch_compile=True, torch_compile_backend="eager", objectives={"logits": 0.5, "relations": 1.0})
 
 
 def test_agreement_with_the_teacher_is_logged_and_measured(build, teacher, tokenizer):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers.utils import ModelOutput
 
@@ -111,7 +112,8 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:
-    """The names of what a model's `forward` takes."""
+    """The names of what a model's `forward` takes, whatever wraps it for training or compiles it."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     return set(inspect.signature(without_adapters(model).forward).parameters)
 
 

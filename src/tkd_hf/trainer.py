@@ -36,7 +36,7 @@ from .objectives.combined import CombinedObjective
 from .objectives.nearness import nearness
 from .rows_in_use import train_rows_in_use, train_whole
 from .sampling import OrderedTrainer
-from .signals import Recorder, without_adapters
+from .signals import PROJECTIONS, Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .training_args import DistillationTrainingArguments
 
@@ -126,6 +126,7 @@ class DistillationTrainer(OrderedTrainer):
         self.objective = CombinedObjective(args)
         self._check_problem_type()
         self._check_labels()
+        self._check_compiled()
         self.live_teachers = teachers = self._load_teachers(as_tuple(teacher_model))
         self.objective.build(self._setting(teachers), self.accelerator)
         self.add_callback(self.objective)
@@ -343,6 +344,13 @@ class DistillationTrainer(OrderedTrainer):
             raise ValueError(
                 f"objectives={self.args.objectives} need labels, but the data has only {columns}; "
                 'without labels, distil with objectives={"logits": 1.0}'
+            )
+
+    def _check_compiled(self):
+        if self.args.torch_compile and (read := self.objective.features & set(PROJECTIONS)):
+            raise InputError(
+                f"torch_compile=True, and {self.objective.reading(read)} read {', '.join(sorted(read))} by hooks, "
+                "which compiled models may pass over; train without torch_compile, or from logits and hidden states"
             )
 
     def _columns(self) -> list[str]:
