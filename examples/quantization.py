@@ -1,24 +1,25 @@
-r"""A teacher and its students, quantized by every backend: what is lost, and what is gained over the teacher in floats.
+"""A teacher of the family and its three layers, quantized by every backend: what is lost, and what is gained.
 
-    tkd-hf prune runs/sst2-3l-s0 --vocabulary --task sst2 --data-dir DATA --output-dir runs/sst2-3l-s0-v
-    python examples/quantization.py --teacher runs/sst2-teacher --students runs/sst2-3l-s0 runs/sst2-3l-s0-v \
-        --task sst2 --data-dir DATA
+    tkd-hf run examples/recipes/tkd-nlp-sst2.yaml
+    python examples/quantization.py tkd-nlp-sst2 --data-dir DATA
 
 Makes what is missing in runs/quantized, evaluates it all, times it in one run, in turns, beside the teacher in float32,
-and writes examples/results/quantization-TASK.json, .md and .png. Resumable: a finished model is taken as it is. A
+and writes `<results-dir>/quantization-<task>.json`, .md and .png. Resumable: a finished model is taken as it is. A
 backend that is not installed is passed over, and the table says so; optimum-intel wants an older transformers than the
 rest (`pip install "tkd-hf[openvino,onnx,quanto]"` finds versions that fit all).
 """
 
 import argparse
-import inspect
-import json
 from pathlib import Path
 
-from tkd_hf.cli.output import announce
+import yaml
+
+from family import RECIPES
+from family_seeds import teacher_of
+from family_table import SIZES, title
+from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.errors import InputError
-from tkd_hf.naming import short_names
 from tkd_hf.quantization import BACKENDS, load_backend
 from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
 from tkd_hf.stages.benchmark import benchmark
@@ -27,26 +28,26 @@ from tkd_hf.stages.quantize import quantize
 
 
 SHAPES = ((1, 32), (32, 128))
+STUDENTS = ("distill-2", "prune")  # stages of the recipe
 COLORS, MARKERS = (GREY, RED, BLUE), "o s ^ D v".split()
 
 
-def main():
+def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True)
-    parser.add_argument("--students", nargs="+", required=True)
-    parser.add_argument("--task", default="sst2")
+    parser.add_argument("recipe", help="its name, such as tkd-nlp-sst2")
+    parser.add_argument("--recipes-dir", type=Path, default=RECIPES)
     parser.add_argument("--data-dir")
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS))
     parser.add_argument("--output-dir", default="runs/quantized")
-    parser.add_argument("--results-dir", type=Path, default="examples/results")
+    parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
-    data = DataArguments(task=options.task, data_dir=options.data_dir)
-    floats = dict(
-        zip(short_names([options.teacher, *options.students]), [options.teacher, *options.students], strict=True)
-    )
+    recipe = yaml.safe_load((options.recipes_dir / f"{options.recipe}.yaml").read_text(encoding="utf-8"))
+    data = DataArguments(**recipe["data"], data_dir=options.data_dir)
+    teacher = str(teacher_of(recipe))
+    floats = {"teacher": teacher, **{SIZES[stage]: f"{recipe['output_dir']}/{stage}" for stage in STUDENTS}}
     models = {f"{whose}, float32": model for whose, model in floats.items()}
     passed_over = {}
     for backend in options.backends:
@@ -59,12 +60,12 @@ def main():
         for whose, model in floats.items():
             for weights in schemes:
                 announce(f"quantizing {model}: {backend}, {weights}")
-                folder = f"{options.output_dir}/{whose}-{backend}-{weights}"
+                folder = f"{options.output_dir}/{options.recipe}-{Path(model).name}-{backend}-{weights}"
                 quantize(model, folder, backend, weights, data, resume=True)
                 models[f"{whose}, {backend} {weights}"] = folder
     announce(f"measuring {len(models)} models")
     names, folders = list(models), list(models.values())
-    found = evaluate(folders[1:], data, options.teacher)
+    found = evaluate(folders[1:], data, teacher)
     timed = benchmark(
         folders,
         data,
@@ -76,7 +77,8 @@ def main():
     rows = [row(*one) for one in zip(names, found.models, timed.models, strict=True)]
     metric = next(iter(found.models[0].metrics))
     content = {
-        "command": inspect.cleandoc(__doc__.split("\n\n")[1]).replace("sst2", options.task),
+        "command": f"python examples/quantization.py {options.recipe} --data-dir DATA",
+        "title": title(options.recipe),
         "task": f"{found.task}, {found.split}, {found.examples} examples",
         "metric": metric,
         "rows": rows,
@@ -85,9 +87,10 @@ def main():
         "hardware": timed.hardware,
     }
     options.results_dir.mkdir(parents=True, exist_ok=True)
-    for suffix, text in (("json", json.dumps(content, indent=2) + "\n"), ("md", markdown(content))):
-        (options.results_dir / f"quantization-{options.task}.{suffix}").write_text(text, encoding="utf-8")
-    draw(options.results_dir / f"quantization-{options.task}.png", content)
+    stem = f"quantization-{options.recipe.removeprefix('tkd-nlp-')}"
+    write_json(options.results_dir / f"{stem}.json", content)
+    draw(options.results_dir / f"{stem}.png", content)
+    (options.results_dir / f"{stem}.md").write_text(markdown(content, f"{stem}.png"), encoding="utf-8")
 
 
 def row(name: str, model, cost) -> dict:
@@ -107,7 +110,7 @@ def row(name: str, model, cost) -> dict:
     }
 
 
-def markdown(content: dict) -> str:
+def markdown(content: dict, picture: str) -> str:
     rows, metric, hardware = content["rows"], content["metric"], content["hardware"]
     shapes = [f"{size} × {length}" for size, length in SHAPES]
     likeness = "correlation with the teacher" if metric == "pearson" else "agreement with the teacher"
@@ -126,24 +129,21 @@ def markdown(content: dict) -> str:
     ]
     return "\n".join(
         [
-            "# Quantized",
+            f"# {content['title']}, quantized",
+            "",
+            f"`{content['command']}`",
             "",
             f"{content['task']}; {hardware['threads']} thread(s) of {hardware['cpu']}, {hardware['cores']} cores; "
             f"torch {content['software']['torch']}, transformers {content['software']['transformers']}. Speed is that "
             "of a forward pass over batch × tokens, all models in turn in one run, relative to the teacher in float32.",
             "",
-            f"![the same as a figure](quantization-{content['task'].partition(',')[0]}.png)",
+            f"![the same as a figure]({picture})",
             "",
             f"| {' | '.join(head)} |",
             f"| --- |{' ---: |' * (3 + 2 * len(shapes))}",
             *lines,
             "",
-            *(f"{backend} was passed over: {reason}" for backend, reason in content["passed_over"].items()),
-            "",
-            "```",
-            content["command"],
-            "```",
-            "",
+            *(f"{backend} was passed over: {reason}\n" for backend, reason in content["passed_over"].items()),
         ]
     )
 
@@ -152,7 +152,7 @@ def draw(path: Path, content: dict) -> None:
     """The metric against time and size: a colour for whose model it is, a marker for each backend."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
     rows, metric = content["rows"], content["metric"]
-    places = [row["model"].partition(", ") for row in rows]
+    places = [row["model"].rpartition(", ") for row in rows]
     colors = dict(zip(dict.fromkeys(whose for whose, _, _ in places), COLORS, strict=False))
     markers = dict(zip(dict.fromkeys(how.split()[0] for *_, how in places), MARKERS, strict=False))
     costs = {"ms, 1 × 32 tokens": lambda row: row["timings"][0]["p50"], "MB on disk": lambda row: row["megabytes"]}
@@ -171,7 +171,7 @@ def draw(path: Path, content: dict) -> None:
         panels[1].plot([], [], marker, color=GREY, label="PyTorch" if how == "float32" else how)
     for axis in panels:
         axis.legend(fontsize=8, framealpha=1)
-    save(figure, path, f"{content['task'].partition(',')[0]}: what each backend costs and keeps", "dotted: the teacher")
+    save(figure, path, f"{content['title']}: what each backend costs and keeps", "dotted: the teacher")
 
 
 if __name__ == "__main__":
