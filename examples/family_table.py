@@ -45,11 +45,19 @@ def means(tasks: dict) -> dict:
         if tasks and len(students) == len(tasks):
             found[stage] = {
                 "of_teacher": mean(min(one["of_teacher"]["mean"], 1.0) for one in students),
+                "standard_error": standard_error([one["of_teacher"] for one in students]),
                 "nearness": mean(one["nearness"]["mean"] for one in students),
                 "speedup": mean(one["speedup"] for one in students),
                 "smaller": mean(one["smaller"] for one in students),
             }
     return found
+
+
+def standard_error(spreads: list[dict]) -> float | None:
+    """Of a mean over tasks, by the seeds that each was run on; `None` where one was run on a single one."""
+    if any(one["sd"] is None for one in spreads):
+        return None
+    return sum(one["sd"] ** 2 / len(one["values"]) for one in spreads) ** 0.5 / len(spreads)
 
 
 def mean_of_glue(tasks: dict, stage: str = "distill-2") -> float | None:
@@ -107,7 +115,7 @@ def markdown(content: dict) -> str:
     for recipe, task in content["tasks"].items():
         lines += task_lines(recipe, task)
     for stage, one in content["means"].items():
-        shares = f"{one['of_teacher']:.2%} | {one['nearness']:.4f}"
+        shares = f"{written({'mean': one['of_teacher'], 'sd': one['standard_error']}, '.2%')} | {one['nearness']:.4f}"
         faster, smaller = costs(one)
         lines.append(f"| mean over tasks, {SIZES[stage]} | | {shares} | | {faster} | | {smaller} |")
     if content["mean_of_glue"]:
@@ -146,7 +154,8 @@ def about(content: dict) -> list[str]:
         f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
         "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "
-        "teacher a task; what has none is of one seed. The cards give intervals.",
+        "teacher a task; what has none is of one seed. ± of a mean over tasks is the standard error that follows. The "
+        "cards give intervals.",
         "",
         "The aim is 99 % of the teacher at ten times its speed and a tenth of its size on the mean of the tasks, and "
         f"{AGREEMENT:.2%} agreement. What others published: TinyBERT4 96.8 % at 9.4 times the speed and a 7.5th of the "

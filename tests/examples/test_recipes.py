@@ -233,3 +233,10 @@ def test_the_mean_of_glue_is_of_all_five():
     tasks["tkd-nlp-cola"]["students"]["distill-2"]["of_teacher"]["mean"] = 1.2
     assert family_table.mean_of_glue(tasks) == pytest.approx(0.92)
     assert family_table.mean_of_glue({name: tasks[name] for name in list(tasks)[1:]}) is None
+
+
+def test_the_standard_error_of_a_mean_over_tasks():
+    """Of two tasks with deviations of 0.06 and 0.08 over 4 seeds each: √(0.03² + 0.04²) / 2."""
+    spreads = [{"sd": sd, "values": [1.0] * 4} for sd in (0.06, 0.08)]
+    assert family_table.standard_error(spreads) == pytest.approx(0.025)
+    assert family_table.standard_error([*spreads, {"sd": None, "values": [1.0]}]) is None
