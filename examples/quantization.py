@@ -28,6 +28,7 @@ from tkd_hf.stages.quantize import quantize
 
 
 SHAPES = ((1, 32), (32, 128))
+ROUNDS = 50
 STUDENTS = ("distill-2", "prune")  # stages of the recipe
 COLORS, MARKERS = (GREY, RED, BLUE), "o s ^ D v".split()
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS))
     parser.add_argument("--output-dir", default="runs/quantized")
     parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
 
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None):
     rows = [row(*one) for one in zip(names, found.models, timed.models, strict=True)]
     metric = next(iter(found.models[0].metrics))
     content = {
-        "command": f"python examples/quantization.py {options.recipe} --data-dir DATA",
+        "command": f"python examples/quantization.py {options.recipe} --data-dir DATA"
+        + (f" --rounds {options.rounds}" if options.rounds != ROUNDS else ""),
         "title": title(options.recipe),
         "task": f"{found.task}, {found.split}, {found.examples} examples",
         "metric": metric,

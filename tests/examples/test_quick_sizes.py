@@ -73,6 +73,7 @@ def test_quantization(tmp_path, monkeypatch, no_processes):
         ["tkd-nlp-sst2", "--data-dir", "data", "--backends", "onnx", "quanto", "--results-dir", ".", "--rounds", "1"]
     )
     found = read_json(tmp_path / "quantization-sst2.json")
+    assert found["command"] == "python examples/quantization.py tkd-nlp-sst2 --data-dir DATA --rounds 1"
     names = [row["model"] for row in found["rows"]]
     assert names[:2] == ["teacher, float32", "3 layers, fewer tokens, float32"]
     assert names[2:5] == [f"teacher, onnx {one}" for one in ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")]
