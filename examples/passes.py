@@ -9,16 +9,12 @@ int8. DATA holds `cola/train.parquet` with the Hub's columns; without it they co
 skipped, and the table goes into `<results-dir>/passes.{json,md}`.
 """
 
-import argparse
 from pathlib import Path
 
-import yaml
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
-from family import RECIPES, record_of
-from family_seeds import run
-from tkd_hf.cli.output import announce, write_json
-from tkd_hf.data.loading import DataArguments, load_split
+from family import record_of
+from left_out import all_of, carry_out, options_of, write_results
 from tkd_hf.files import read_json
 from tkd_hf.stages.report import REPORT_JSON
 
@@ -35,34 +31,18 @@ COMMAND = "python examples/passes.py --data-dir DATA"
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "tkd-nlp-cola.yaml", help="its settings are taken")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/passes"))
-    parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
-    options = parser.parse_args(arguments)
-
-    write_split(options.data_dir, options.work_dir / "data" / "cola")
-    recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
-    run(in_all_variants(recipe, str(options.work_dir / "run")), str(options.work_dir / "data"))
-    content = {"command": COMMAND, **measured(options.work_dir / "run" / "report" / REPORT_JSON)}
-    write_json(options.results_dir / "passes.json", content)
-    (options.results_dir / "passes.md").write_text(markdown(content), encoding="utf-8")
+    options = options_of(__doc__, "passes", "tkd-nlp-cola", arguments)
+    folder = carry_out(options, split, in_all_variants)
+    content = {"command": COMMAND, **measured(folder / "report" / REPORT_JSON)}
+    write_results(options.results_dir, "passes", content, markdown(content))
 
 
-def write_split(data_dir: str | None, folder: Path) -> None:
-    """The last sentences and some of the others as validation data, the rest as training data."""
-    if (folder / "validation.parquet").exists():
-        return
-    announce("sentences are left out")
-    rows, _ = load_split(DataArguments(task="cola", data_dir=data_dir), "train")
-    rows = rows.select_columns(["text", "label"]).rename_column("text", "sentence")
+def split(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """What is learned from, and what is left out: the last sentences and some of the others."""
     count = round(LEFT_OUT * len(rows))
     others, last = rows.select(range(len(rows) - count)), rows.select(range(len(rows) - count, len(rows)))
     parts = others.train_test_split(count, seed=SEED)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts["train"].to_parquet(folder / "train.parquet")
-    concatenate_datasets([parts["test"], last]).to_parquet(folder / "validation.parquet")
+    return parts["train"], concatenate_datasets([parts["test"], last])
 
 
 def in_all_variants(recipe: dict, folder: str) -> dict:
@@ -76,11 +56,6 @@ def in_all_variants(recipe: dict, folder: str) -> dict:
         learned = answers | settings | {"student": f"{folder}/distill"}
         stages += [{"distill": learned}, cut, int8]
     return {"model": recipe["model"], "data": recipe["data"], "stages": [*stages, report], "output_dir": folder}
-
-
-def all_of(recipe: dict, name: str) -> list[dict]:
-    """The settings of a recipe's stages of that name, in order."""
-    return [stage[name] for stage in recipe["stages"] if name in stage]
 
 
 def measured(path: Path) -> dict:

@@ -9,16 +9,13 @@ teacher and the features of two layers are made once; what is then varied is how
 is done is skipped, and the table goes into `<results-dir>/unseen_sentences.{json,md}`.
 """
 
-import argparse
 import random
 from pathlib import Path
 
-import yaml
+from datasets import Dataset
 
-from family import RECIPES, stages_of
-from family_seeds import run
-from tkd_hf.cli.output import announce, write_json
-from tkd_hf.data.loading import DataArguments, load_split
+from family import stages_of
+from left_out import all_of, carry_out, options_of, write_results
 
 
 SENTENCES, PHRASES, WORDS = 900, 10_000, 8  # left out, learned from, and what is long enough to be a sentence
@@ -33,37 +30,21 @@ COMMAND = "python examples/unseen_sentences.py --data-dir DATA"
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "tkd-nlp-sst2.yaml", help="its settings are taken")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/unseen-sentences"))
-    parser.add_argument("--results-dir", type=Path, default=Path("examples/results"))
-    options = parser.parse_args(arguments)
-
-    write_split(options.data_dir, options.work_dir / "data" / "sst2")
-    recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
-    run(two_layers_of(recipe, str(options.work_dir / "run")), str(options.work_dir / "data"))
-    content = {"command": COMMAND, **measured(options.work_dir / "run")}
-    write_json(options.results_dir / "unseen_sentences.json", content)
-    (options.results_dir / "unseen_sentences.md").write_text(markdown(content), encoding="utf-8")
+    options = options_of(__doc__, "unseen_sentences", "tkd-nlp-sst2", arguments)
+    folder = carry_out(options, split, two_layers_of)
+    content = {"command": COMMAND, **measured(folder)}
+    write_results(options.results_dir, "unseen_sentences", content, markdown(content))
 
 
-def write_split(data_dir: str | None, folder: Path) -> None:
-    """Sentences as validation data, and as training data some of the phrases that are in none of them."""
-    if (folder / "validation.parquet").exists():
-        return
-    announce("sentences are left out with all of their phrases")
-    rows, _ = load_split(DataArguments(task="sst2", data_dir=data_dir), "train")
-    rows = rows.select_columns(["text", "label"]).rename_column("text", "sentence")
+def split(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """Phrases to learn from, and sentences in which none of them is."""
     phrases = [" ".join(text.split()) for text in rows["sentence"]]
     draw = random.Random(SEED)
     held_out = draw.sample(sentences(phrases), SENTENCES)
     theirs = in_one(held_out)
     first = {phrase: row for row, phrase in reversed(list(enumerate(phrases)))}
     others = [row for row, phrase in enumerate(phrases) if f" {phrase} " not in theirs]
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.select(draw.sample(others, PHRASES)).to_parquet(folder / "train.parquet")
-    rows.select([first[sentence] for sentence in held_out]).to_parquet(folder / "validation.parquet")
+    return rows.select(draw.sample(others, PHRASES)), rows.select([first[sentence] for sentence in held_out])
 
 
 def sentences(phrases: list[str]) -> list[str]:
@@ -83,8 +64,8 @@ def in_one(texts: list[str]) -> str:
 
 def two_layers_of(recipe: dict, folder: str) -> dict:
     """The recipe's teacher and two layers, of which the answers' stage is run in every variant."""
-    finetune, augment = (next(stage for stage in recipe["stages"] if name in stage) for name in ("finetune", "augment"))
-    _, answers, features, _ = (stage["distill"] for stage in recipe["stages"] if "distill" in stage)
+    finetune, augment = ({name: all_of(recipe, name)[0]} for name in ("finetune", "augment"))
+    _, answers, features, _ = all_of(recipe, "distill")
     first, second, last = (
         {"distill": answers | settings | {"student": f"{folder}/distill"}} for _, settings in VARIANTS.values()
     )

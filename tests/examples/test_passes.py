@@ -4,8 +4,9 @@ import pytest
 import yaml
 from datasets import Dataset, load_dataset
 
+import left_out
 import passes
-from tests.conftest import LABELS, TEXTS, read_json
+from tests.conftest import LABELS, read_json, write_task
 from tests.examples.test_recipes import RECIPES, quick
 
 
@@ -14,7 +15,7 @@ def test_what_is_left_out_is_the_last_and_some_others(tmp_path):
     rows = {"sentence": [f"sentence {place}" for place in range(40)], "label": LABELS * 5, "idx": range(40)}
     Dataset.from_dict(rows).to_parquet(tmp_path / "cola" / "train.parquet")
     for _ in range(2):  # the second time it is there
-        passes.write_split(str(tmp_path), tmp_path / "split")
+        left_out.write_split("cola", str(tmp_path), tmp_path / "split", passes.split)
     files = {split: str(tmp_path / "split" / f"{split}.parquet") for split in ("train", "validation")}
     made = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
     assert made["validation"]["sentence"][2:] == ["sentence 38", "sentence 39"]
@@ -28,10 +29,7 @@ def test_every_variant_has_a_row(no_processes, tmp_path, monkeypatch):
     (path,) = (path for path in RECIPES if path.stem == "tkd-nlp-cola")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(quick(path, tmp_path)))
-    split = tmp_path / "work" / "data" / "cola"
-    split.mkdir(parents=True)
-    for name in ("train", "validation"):
-        Dataset.from_dict({"sentence": TEXTS, "label": LABELS}).to_parquet(split / f"{name}.parquet")
+    write_task(tmp_path / "work" / "data", "cola")
     variants = {name: settings | {"num_train_epochs": 1} for name, settings in list(passes.VARIANTS.items())[-2:]}
     monkeypatch.setattr(passes, "VARIANTS", variants)
     words = ["--recipe", str(recipe), "--results-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]

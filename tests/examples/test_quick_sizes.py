@@ -12,14 +12,12 @@ import quantization
 import quickstart
 import sst2
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
+from tests.examples.test_recipes import TRAINING
 from tests.hub.runs import distilled, run_folder
 from tests.training import student_of
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.stages.evaluate import evaluate
 from tkd_hf.stages.run_folder import write_record
-
-
-STEP = {"max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
 
 
 def saved(model, folder) -> str:
@@ -44,7 +42,7 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
 
 
 def test_sst2(tmp_path, monkeypatch):
-    monkeypatch.setattr(sst2, "COMMON", STEP)
+    monkeypatch.setattr(sst2, "COMMON", TRAINING | {"save_strategy": "no"})
     write_task(tmp_path / "data", "sst2")
     encoder = saved(build_teacher(layers=6), tmp_path / "encoder")
     words = ["--encoder", encoder, "--data-dir", tmp_path / "data", "--output-dir", tmp_path, "--results-dir", tmp_path]

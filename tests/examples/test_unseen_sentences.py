@@ -4,8 +4,9 @@ import pytest
 import yaml
 from datasets import Dataset, load_dataset
 
+import left_out
 import unseen_sentences
-from tests.conftest import LABELS, TEXTS, read_json
+from tests.conftest import read_json, write_task
 from tests.examples.test_recipes import RECIPES, quick
 
 
@@ -30,7 +31,7 @@ def test_what_is_left_out_shares_no_phrase_with_what_is_learned(tmp_path, monkey
     (tmp_path / "sst2").mkdir()
     rows = Dataset.from_dict({"sentence": PHRASES, "label": [1, 1, 1, 0, 0, 0, 0]})
     rows.to_parquet(tmp_path / "sst2" / "train.parquet")
-    unseen_sentences.write_split(str(tmp_path), tmp_path / "split")
+    left_out.write_split("sst2", str(tmp_path), tmp_path / "split", unseen_sentences.split)
     files = {split: str(tmp_path / "split" / f"{split}.parquet") for split in ("train", "validation")}
     made = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
     (sentence,) = made["validation"]["sentence"]
@@ -47,10 +48,7 @@ def test_every_variant_has_a_row(no_processes, tmp_path, monkeypatch):
     variants = {stage: (name, {"max_steps": 1}) for stage, (name, _) in unseen_sentences.VARIANTS.items()}
     monkeypatch.setattr(unseen_sentences, "VARIANTS", variants)
     words = ["--recipe", str(recipe), "--data-dir", str(tmp_path / "data"), "--results-dir", str(tmp_path)]
-    split = tmp_path / "work" / "data" / "sst2"
-    split.mkdir(parents=True)
-    for name in ("train", "validation"):
-        Dataset.from_dict({"sentence": TEXTS, "label": LABELS}).to_parquet(split / f"{name}.parquet")
+    write_task(tmp_path / "work" / "data", "sst2")
     unseen_sentences.main([*words, "--work-dir", str(tmp_path / "work")])
     found = read_json(tmp_path / "unseen_sentences.json")["students"]
     assert list(found) == [name for name, _ in variants.values()]

@@ -222,7 +222,7 @@ def in_floats(model: PreTrainedModel) -> None:
         if isinstance(module, FakeQuantizedLinear):
             model.set_submodule(name, module.as_float())
         elif isinstance(module, FakeQuantizedLookup):
-            module.__class__ = type(module).__mro__[2]
+            module.__class__ = type(module).__bases__[1]
 
 
 def train_aware(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
