@@ -16,7 +16,8 @@ from ..callbacks import CheckpointedCallback
 from ..errors import InputError
 from ..model_loading import refuse_quantized
 from ..trainer import DistillationTrainer
-from .onnx import BLOCK, TYPES
+from .int4 import rounded_rows
+from .onnx import TYPES
 
 
 STATE_FILE = "quantization_aware.json"
@@ -56,20 +57,8 @@ def fake_quantize_input(states: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def fake_quantize_embeddings(rows: Tensor) -> Tensor:
-    """Rounds what was looked up to the 16 steps between the lowest and the highest of `BLOCK` neighbours, 0 among them.
-
-    Scales are in half precision, and so are the results: all as in onnxruntime (`GatherBlockQuantized`).
-
-    Args:
-        rows: (…, width), of a table, each rounded by itself.
-    """
-    blocks = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
-    zero = (-low / scale).round()
-    steps = (blocks / scale + zero).round().clamp(0, 15) - zero
-    found = (steps * scale.half()).half().flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
-    return rows + (found - rows).detach()
+    """Rounds what was looked up to 4 bits, as `int4.round_rows` does: rows (…, width) of a table, each by itself."""
+    return rows + (rounded_rows(rows).to(rows.dtype) - rows).detach()
 
 
 class FakeQuantizedLinear(nn.Linear):

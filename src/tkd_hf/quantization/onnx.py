@@ -16,6 +16,7 @@ from ..errors import InputError, first_line
 from ..evaluation.runners import ONNXRunner
 from ..signals import accepted_inputs
 from . import quiet
+from .int4 import look_up_in_int4
 
 
 SCHEMES = ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")
@@ -24,9 +25,8 @@ CALIBRATED = ()
 FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4
 OPSET = 23  # the first with attention as one operator; others take it apart into some twenty
-BLOCK = 32  # neighbours in a row of embeddings that share a scale and a zero: 4.6 bits a number, one a table costs 8
-TYPES = 8  # rows of a table that is left in floats
-_LOGGERS = ("torch.onnx", "onnxscript", "root", "onnxruntime.quantization.matmul_nbits_quantizer")
+TYPES = 8  # rows of a table that is left in floats: of token types, a few bytes, and a part of every token
+_LOGGERS = ("torch.onnx", "onnxscript", "root")
 # two texts and their padding: a dimension of 1 would be taken for a constant
 _TRACED = ["a text", "another one, of a few more words"]
 _COMPARED = [
@@ -157,13 +157,16 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
-    floats = _lookups_of_types(graph)
+    lookups = _lookups(graph)
+    as_they_are = [name for name, rows in lookups.items() if rows <= TYPES]
+    if int4_embeddings:
+        as_they_are += look_up_in_int4(graph.graph, lookups.keys() - {*as_they_are})
     with quiet(*_LOGGERS):
         quantize_dynamic(
-            _int4_embeddings(graph, floats) if int4_embeddings else graph,
+            graph,
             target,
             op_types_to_quantize=["MatMul", "Gather"],
-            nodes_to_exclude=floats,
+            nodes_to_exclude=as_they_are,
             weight_type=QuantType.QInt8,
             per_channel=True,
             # 7 bits: processors without VNNI add products of 8 by 8 bits in 16, which overflow, and far more is lost
@@ -171,40 +174,16 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
         )
 
 
-def _lookups_of_types(graph) -> list[str]:
-    """Nodes that look up token types, which are few bytes, and a part of every token."""
-    rows = {tensor.name: tensor.dims[0] for tensor in graph.graph.initializer if tensor.dims}
-    return [
-        node.name
+def _lookups(graph) -> dict[str, int]:
+    """Nodes that look something up in rows of floats: the number of these rows by the node's name."""
+    from onnx import TensorProto
+
+    tables = {tensor.name: tensor for tensor in graph.graph.initializer}
+    return {
+        node.name: table.dims[0]
         for node in graph.graph.node
-        if node.op_type == "Gather" and node.input[0] in rows and rows[node.input[0]] <= TYPES
-    ]
-
-
-def _int4_embeddings(graph, floats: list[str]):
-    """The graph with rows of embeddings in 4 bits, scales in float16, which onnxruntime unpacks as it looks them up."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
-    how = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=False, op_types_to_quantize=("Gather",), quant_axes=(("Gather", 1),)
-    )
-    quantizer = MatMulNBitsQuantizer(graph, algo_config=how, nodes_to_exclude=floats)
-    quantizer.process()
-    return _halve_scales(quantizer.model.model)
-
-
-def _halve_scales(graph):
-    """What is unpacked has the type of its scales, and is made float32 again."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
-    nodes = list(graph.graph.node)
-    del graph.graph.node[:]
-    for node in nodes:
-        graph.graph.node.append(node)
-        if node.op_type == "GatherBlockQuantized":
-            scales, unpacked = tensors[node.input[2]], node.output[0]
-            scales.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales).astype("float16"), scales.name))
-            graph.graph.node[-1].output[0] = f"{unpacked}_float16"
-            graph.graph.node.append(helper.make_node("Cast", [f"{unpacked}_float16"], [unpacked], to=TensorProto.FLOAT))
-    return graph
+        if node.op_type == "Gather"
+        and (table := tables.get(node.input[0]))
+        and table.data_type == TensorProto.FLOAT
+        and len(table.dims) == 2
+    }
