@@ -23,9 +23,10 @@ SEED, LEFT_OUT = 7, 0.05  # of the split: the share of the last, and of the othe
 # of the answers' stage
 PLAIN = {"unlabelled": None}
 VARIANTS = {
-    "three passes": PLAIN,
+    "three passes": {**PLAIN, "num_train_epochs": 3},
     "six passes": {**PLAIN, "num_train_epochs": 6},
-    "three passes, neighbours too": {},
+    "three passes, neighbours too": {"num_train_epochs": 3},
+    "six passes, neighbours too": {"num_train_epochs": 6},
 }
 COMMAND = "python examples/passes.py --data-dir DATA"
 
