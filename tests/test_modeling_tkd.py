@@ -26,7 +26,7 @@ from tkd_hf import (
     TKDForTokenClassification,
     TKDModel,
 )
-from tkd_hf.modeling_tkd import sinusoidal_positions
+from tkd_hf.modeling_tkd import Packing, sinusoidal_positions
 
 
 CLASSES = [TKDModel, TKDForSequenceClassification, TKDForTokenClassification, TKDForMaskedLM]
@@ -107,7 +107,8 @@ def test_logits_do_not_depend_on_the_batch():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attention, side):
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attention, side, multiple):
     lengths = torch.tensor([9, 2, 1, 5])
     mask = (torch.arange(9) < lengths[:, None]).long()
     inputs = {"input_ids": sentence(9, batch=4) * mask, "attention_mask": mask}
@@ -117,6 +118,7 @@ def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attent
             tiny(model_class, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SHAPES[shape]).train()
             for _ in range(2)
         )
+        packed.base_model.packing = lambda mask: Packing(mask, multiple)
         seen.base_model.layers[1].register_forward_hook(lambda *_: None)  # who looks inside sees the batch's shape
         answers = []
         for model in (packed, seen):
@@ -144,6 +146,21 @@ def test_padding_costs_no_arithmetic_outside_attention():
     model, one, batch = tiny(), {"input_ids": sentence(4)}, padded(sentence(4), 0, 4)
     assert products(model, one) == products(model, batch)
     assert products(model, one, "aten.bmm") < products(model, batch, "aten.bmm")
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16, "autocast"])
+def test_in_half_precision_there_are_few_sizes_of_products(half):
+    """Of 65 and of 128 tokens in eight texts they are the same, without padding; in float32 they are what they are."""
+
+    def of(model, tokens):
+        lengths = torch.full((8,), tokens // 8) + (torch.arange(8) < tokens % 8)
+        mask = (torch.arange(24) < lengths[:, None]).long()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast" and model is other):
+            return products(model, {"input_ids": sentence(24, batch=8), "attention_mask": mask})
+
+    model, other = tiny(), tiny() if half == "autocast" else tiny().to(half)
+    assert of(model, 65) < of(model, 128) == of(other, 128) == of(other, 65)
+    assert of(other, 129) == of(other, 192) > of(other, 128)  # of which none is left out: all are real
 
 
 @pytest.mark.parametrize("inputs", [{"input_ids": sentence(9)}, padded(sentence(9), 3, 4)])

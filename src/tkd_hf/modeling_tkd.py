@@ -32,6 +32,11 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_tkd import TKDConfig
 
 
+# What multiplies in half precision on CPUs (oneDNN) gets ready for each new size, which takes longer than multiplying:
+# texts of a batch without their padding have ever another one, so that they are given one of few.
+SIZES = 64  # tokens
+
+
 def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Positions counted over real tokens, so that padding on either side does not shift them.
 
@@ -73,21 +78,25 @@ class Packing:
 
     Args:
         attention_mask (`(batch, length)`): nonzero at real tokens.
+        multiple: up to which the last token is repeated; the way back leaves these out.
     """
 
-    def __init__(self, attention_mask: torch.Tensor):
+    def __init__(self, attention_mask: torch.Tensor, multiple: int = 1):
         self.shape = attention_mask.shape
-        self.places = attention_mask.flatten().nonzero().flatten()
+        places = attention_mask.flatten().nonzero().flatten()
+        self.tokens = len(places)
+        self.places = torch.cat([places, places[-1:].expand(-self.tokens % multiple)])
         self.lengths = (attention_mask != 0).sum(dim=1)
 
     def pack(self, states: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, ...)` -> `(1, tokens, ...)`."""
+        """`(batch, length, ...)` -> `(1, tokens, ...)`, a multiple of tokens."""
         return states.flatten(0, 1).index_select(0, self.places.to(states.device)).unsqueeze(0)
 
     def pad(self, states: torch.Tensor) -> torch.Tensor:
         """`(1, tokens, ...)` -> `(batch, length, ...)`, 0 at padding."""
         padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
-        return padded.index_copy(0, self.places.to(states.device), states.squeeze(0)).unflatten(0, self.shape)
+        places = self.places[: self.tokens].to(states.device)
+        return padded.index_copy(0, places, states.squeeze(0)[: self.tokens]).unflatten(0, self.shape)
 
     def first(self, states: torch.Tensor) -> torch.Tensor:
         """The first real token of each row: `(1, tokens, width)` -> `(batch, width)`."""
@@ -406,8 +415,9 @@ class TKDModel(TKDPreTrainedModel):
         """
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
-        packing = Packing(attention_mask)
-        return None if len(packing.places) == attention_mask.numel() else packing
+        half = self.dtype.itemsize == 2 or torch.is_autocast_enabled("cpu")
+        packing = Packing(attention_mask, SIZES if half and attention_mask.device.type == "cpu" else 1)
+        return None if len(packing.places) >= attention_mask.numel() else packing
 
     def can_ask_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
         """Whether first tokens may attend without the others: each row has one, and their mask can be cut out."""
