@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 
 from tkd_hf import student_from_teacher
 from tkd_hf.data.features import tokenize
@@ -30,3 +31,16 @@ def test_of_a_token_classifier_all_tokens_and_no_padding(tagger, tokenizer, tagg
         with torch.no_grad():
             expected = tagger(**tokenizer(text, return_tensors="pt")).logits[0]
         np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_weights_are_brought_into_bfloat16_once(teacher, tokenizer, examples):
+    """However many batches there are."""
+    features = tokenize(examples, tokenizer)
+    shape = list(teacher.get_submodule("bert.encoder.layer.0.intermediate.dense").weight.shape)
+    for batch_size in (1, len(features)):
+        with profile(record_shapes=True) as profiled:
+            predict_logits(PyTorchRunner(teacher, tokenizer, bf16=True), features, batch_size)
+        copies = [
+            event for event in profiled.events() if event.name == "aten::copy_" and event.input_shapes[0] == shape
+        ]
+        assert len(copies) == teacher.config.num_hidden_layers

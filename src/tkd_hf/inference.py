@@ -38,12 +38,13 @@ def predict_logits(
     order = np.argsort([-len(ids) for (ids,) in rows_of(features, ["input_ids"])], kind="stable")
     multiple = padding_multiple(runner.device, runner.tokenizer)
     answers = [None] * len(features)
-    for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
-        places = order[start : start + batch_size].tolist()
-        columns = features[places]  # of all rows at once: one by one they take much longer to read
-        logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
-        for i, ids, answer in zip(places, columns["input_ids"], logits, strict=True):
-            answers[i] = answer if answer.ndim == 1 else answer[token_places(len(ids), runner.tokenizer)]
+    with runner.many():
+        for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
+            places = order[start : start + batch_size].tolist()
+            columns = features[places]  # of all rows at once: one by one they take much longer to read
+            logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
+            for i, ids, answer in zip(places, columns["input_ids"], logits, strict=True):
+                answers[i] = answer if answer.ndim == 1 else answer[token_places(len(ids), runner.tokenizer)]
     _check_finite(answers, runner.name)
     return np.stack(answers) if answers[0].ndim == 1 else answers
 

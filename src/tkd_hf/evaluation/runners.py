@@ -7,6 +7,7 @@ A model is named by its folder or Hub id. What stands beside PyTorch weights is 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..backends import backend_module
 from ..errors import InputError, first_line
-from ..hardware import mixed_precision
+from ..hardware import has_fast_bf16, mixed_precision
 from ..model_loading import (
     classifier_class,
     load_classifier,
@@ -64,6 +65,10 @@ class Runner(ABC):
         Inputs that the model does not take are left out.
         """
 
+    def many(self) -> AbstractContextManager:
+        """Goes around many batches in a row, so that what is the same for all of them is done once."""
+        return nullcontext()
+
     @abstractmethod
     def stored(self) -> Iterable[tuple[str, int]]:
         """Type and number of elements of each tensor of weights, as it is held."""
@@ -108,7 +113,10 @@ class PyTorchRunner(Runner):
     ):
         name = name or model.config.name_or_path or type(model).__name__
         super().__init__(name, model.config, tokenizer, files or [])
-        self.model, self.device, self.bf16 = model, model.device, bf16
+        self.model, self.device = model, model.device
+        self.bf16 = has_fast_bf16(use_cpu=self.device.type == "cpu") if bf16 is None else bf16
+        # in inference mode autocast makes weights anew for each batch, `many` or not
+        self._no_gradients = torch.no_grad if self.bf16 else torch.inference_mode
         self.backend = quantized_by(model) or "pytorch"
         self._accepted = accepted_inputs(model)
 
@@ -118,11 +126,15 @@ class PyTorchRunner(Runner):
         if training:
             self.model.eval()
         try:
-            with torch.inference_mode(), mixed_precision(self.device, self.bf16):
+            with self._no_gradients(), mixed_precision(self.device, self.bf16):
                 return self.model(**features).logits
         finally:
             if training:
                 self.model.train()
+
+    def many(self) -> AbstractContextManager:
+        """Keeps weights in bfloat16, too, if it runs in that; by itself each batch makes them anew."""
+        return mixed_precision(self.device, self.bf16)
 
     def stored(self) -> Iterable[tuple[str, int]]:
         for weight in self.model.parameters():
