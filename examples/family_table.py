@@ -1,5 +1,6 @@
 """The family's table and picture, of what family.py has collected."""
 
+from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
@@ -147,11 +148,10 @@ def student_line(name: str | None, one: dict) -> str:
 
 def about(content: dict) -> list[str]:
     """What the figures mean, and what they are to be compared with."""
-    cpus = {task["hardware"]["cpu"] for task in content["tasks"].values()}
     return [
         "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. In int8 means "
         "matrices; embeddings are in int4 there. Milliseconds are for "
-        f"one of the real texts on one thread, all of a task in turns, on {' and '.join(sorted(cpus))}. "
+        f"one of the real texts on one thread, all of a task in turns, on {machines(content['tasks'])}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
         "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "
         "teacher a task; what has none is of one seed. ± of a mean over tasks is the standard error that follows. The "
@@ -161,6 +161,15 @@ def about(content: dict) -> list[str]:
         f"{AGREEMENT:.2%} agreement. What others published: TinyBERT4 96.8 % at 9.4 times the speed and a 7.5th of the "
         "size, DistilBERT 97 % at 1.6 times and a 1.7th, CoFi 95 % at 12 times.",
     ]
+
+
+def machines(tasks: dict) -> str:
+    """The processor that most tasks were timed on, and which were timed on others."""
+    timed = defaultdict(list)
+    for recipe, task in tasks.items():
+        timed[task["hardware"]["cpu"]].append(title(recipe))
+    (commonest, _), *others = sorted(timed.items(), key=lambda one: -len(one[1]))
+    return ", ".join([commonest, *(f"of {' and '.join(titles)} on {cpu}" for cpu, titles in others)])
 
 
 def draw(path: Path, tasks: dict) -> None:

@@ -240,3 +240,9 @@ def test_the_standard_error_of_a_mean_over_tasks():
     spreads = [{"sd": sd, "values": [1.0] * 4} for sd in (0.06, 0.08)]
     assert family_table.standard_error(spreads) == pytest.approx(0.025)
     assert family_table.standard_error([*spreads, {"sd": None, "values": [1.0]}]) is None
+
+
+def test_tasks_timed_elsewhere_are_named():
+    cpus = {"sst2": "AMD", "cola": "Intel", "rte": "AMD", "mrpc": "Intel", "stsb": "AMD", "clinc150": "Arm"}
+    tasks = {f"tkd-nlp-{name}": {"hardware": {"cpu": cpu}} for name, cpu in cpus.items()}
+    assert family_table.machines(tasks) == "AMD, of CoLA and MRPC on Intel, of CLINC150 on Arm"
