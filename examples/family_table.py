@@ -151,7 +151,7 @@ def about(content: dict) -> list[str]:
     return [
         "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. In int8 means "
         "matrices; embeddings are in int4 there. Milliseconds are for "
-        f"one of the real texts on one thread, all of a task in turns, on {machines(content['tasks'])}. "
+        f"one of the real texts on one thread, all of a task in turns, on {machines(content['tasks'] or content['deep'])}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
         "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "
         "teacher a task; what has none is of one seed. ± of a mean over tasks is the standard error that follows. The "
@@ -167,9 +167,9 @@ def machines(tasks: dict) -> str:
     """The processor that most tasks were timed on, and which were timed on others."""
     timed = defaultdict(list)
     for recipe, task in tasks.items():
-        timed[task["hardware"]["cpu"]].append(title(recipe))
+        timed[task["hardware"]["cpu"]].append(recipe)
     (commonest, _), *others = sorted(timed.items(), key=lambda one: -len(one[1]))
-    return ", ".join([commonest, *(f"of {' and '.join(titles)} on {cpu}" for cpu, titles in others)])
+    return ", ".join([commonest, *(f"of {' and '.join(map(title, some))} on {cpu}" for cpu, some in others)])
 
 
 def draw(path: Path, tasks: dict) -> None:
