@@ -151,7 +151,8 @@ def about(content: dict) -> list[str]:
     return [
         "The teacher is MiniLM of six layers, fine-tuned by the recipe, in float32 and PyTorch. In int8 means "
         "matrices; embeddings are in int4 there. Milliseconds are for "
-        f"one of the real texts on one thread, all of a task in turns, on {machines(content['tasks'] or content['deep'])}. "
+        "one of the real texts on one thread, all of a task in turns, on "
+        f"{machines(content['tasks'] or content['deep'])}. "
         "Agreement is the share of equal answers; of scores it is their correlation with the teacher's. In the means, "
         "shares above 100 % count as 100 %. ± is the standard deviation over seeds of the students' training, from one "
         "teacher a task; what has none is of one seed. ± of a mean over tasks is the standard error that follows. The "
