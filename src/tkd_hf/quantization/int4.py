@@ -1,7 +1,7 @@
 """Embeddings in 4 bits: how their rows are rounded, and the nodes of an ONNX graph that look them up.
 
-onnxruntime has an operator for it (`GatherBlockQuantized`), which was eight times as slow in 1.32 as the ordinary ones
-that stand here: 0.44 ms of a text of 45 tokens.
+onnxruntime has an operator for it (`GatherBlockQuantized`), which was several times as slow in 1.32 as the ordinary
+ones that stand here.
 """
 
 from collections.abc import Collection
@@ -100,7 +100,7 @@ def _unpacking(lookup, table: Tensor) -> tuple[list, list]:
     constants = {
         "rows": rows,
         "scales": scales,
-        "mask": torch.tensor(15, dtype=torch.uint8),
+        "mask": torch.tensor(LEVELS, dtype=torch.uint8),
         "shift": torch.tensor(4, dtype=torch.uint8),
         "parts": torch.tensor([width, blocks, *([1] if (width + blocks) % 2 else [])]),
     }
