@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.profiler import profile
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from tests.conftest import build_teacher
@@ -44,6 +45,16 @@ def test_bfloat16_on_a_cpu_is_trained_without_fused_attention(build, bf16, train
     trainer.train()
     assert seen == [trained_with]
     assert trainer.model.config._attn_implementation == "sdpa"
+
+
+def test_the_norm_of_the_gradient_is_computed_once_a_step(build):
+    trainer = build(max_steps=2)
+    weights = sum(weight.requires_grad for weight in trainer.model.parameters())
+    with profile() as profiled:
+        trainer.train()
+    norms = sum(event.name == "aten::linalg_vector_norm" for event in profiled.events())
+    assert weights < norms / 2 <= weights + 1  # that of each gradient, and of those
+    assert trainer.gradient_norm.isfinite()
 
 
 class Seen(TrainerCallback):

@@ -4,7 +4,6 @@ import math
 import signal
 import threading
 
-import torch
 from transformers import TrainerCallback
 
 from .errors import InputError
@@ -29,7 +28,7 @@ class FiniteSteps(TrainerCallback):
     steps as it likes: there training stops after the first step whose loss is not finite, before a checkpoint of it.
 
     Args:
-        trainer: says by `last_losses` what its last loss was made of.
+        trainer: says by `gradient_norm` how large the gradient is, and by `last_losses` what its last loss was made of.
 
     Raises:
         InputError: instead of the step, with DeepSpeed after it; it names the step and the parts of the loss.
@@ -41,13 +40,9 @@ class FiniteSteps(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if args.fp16:
             return
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if gradients:
-            norms = torch._foreach_norm(gradients)
-            finite = torch.stack([norm.float() for norm in norms]).isfinite().all()
-        else:
-            finite = all(map(math.isfinite, self._trainer.last_losses().values()))
-        if not finite:
+        gradients = any(weight.grad is not None for weight in model.parameters())
+        known = [self._trainer.gradient_norm] if gradients else self._trainer.last_losses().values()
+        if not all(map(math.isfinite, known)):
             losses = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
             what, when = ("gradient", "before it; the last checkpoint is good") if gradients else ("loss", "after it")
             raise InputError(
