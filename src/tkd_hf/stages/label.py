@@ -52,7 +52,7 @@ def label(
         data: the task, or the data set.
         splits: which of `"train"` and `"eval"`.
         path: file to keep them in; by default one for this revision of the teacher in the Hugging Face cache.
-        batch_size: examples at a time.
+        batch_size: examples at a time; of short ones more, as in `SoftLabels.compute`.
         overwrite: compute all of them anew.
         unlabelled: files or Hub ids of more texts; see `tkd_hf.data.unlabelled`.
 
