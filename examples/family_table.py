@@ -70,19 +70,18 @@ def mean_of_glue(tasks: dict, stage: str = "distill-2") -> float | None:
 def overview(content: dict) -> list[str]:
     """A line a task, of the sizes that are published; README has it, too."""
     lines = [
-        "| | teacher | 3 layers | in int8 | faster | smaller | narrow, in int8 | faster | smaller |",
+        "| | teacher | 3 layers, % | int8, % | faster | smaller | narrow int8, % | faster | smaller |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for recipe, task in content["tasks"].items():
         whole, int8, least = (task["students"][stage] for stage in PUBLISHED)
-        about = f"{title(recipe)}, {task['metric'].replace('_', ' ')}"
-        cells = [about, f"{task['teacher']['metric']['mean']:.3f}", kept(whole)]
+        cells = [title(recipe), f"{task['teacher']['metric']['mean']:.3f}", kept(whole)]
         cells += [kept(int8), *costs(int8), kept(least), *costs(least)]
         lines.append(f"| {' | '.join(cells)} |")
     if content["means"]:
         published = (content["means"][stage] for stage in PUBLISHED)  # which every recipe makes
-        whole, int8, least = ((f"**{one['of_teacher']:.1%}**", *costs(one)) for one in published)
-        lines.append(f"| {' | '.join(['**mean of the teacher**', '', whole[0], *int8, *least])} |")
+        whole, int8, least = ((f"**{100 * one['of_teacher']:.1f}**", *costs(one)) for one in published)
+        lines.append(f"| {' | '.join(['**mean**', '', whole[0], *int8, *least])} |")
     return lines
 
 
@@ -91,7 +90,9 @@ def title(recipe: str) -> str:
 
 
 def kept(one: dict) -> str:
-    return f"{written(one['metric'], '.3f')} ({one['of_teacher']['mean']:.1%})"
+    """The share of the teacher's metric, in percent and few letters; the metrics stand in the table of all sizes."""
+    share, spread = (one["of_teacher"][name] for name in ("mean", "sd"))
+    return f"{100 * share:.1f}" + ("" if spread is None else f"±{100 * spread:.1f}")
 
 
 def costs(one: dict) -> tuple[str, str]:
