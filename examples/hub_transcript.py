@@ -15,6 +15,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from tkd_hf.hub.folder import SOURCE_FILES
+
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -98,7 +100,7 @@ class Transcript:
 
 def renew_source(folder: Path) -> None:
     """A run of an earlier version carries that version's source, which `verify` would not run without being told."""
-    for name in ("configuration_tkd.py", "modeling_tkd.py"):
+    for name in SOURCE_FILES:
         shutil.copyfile(ROOT / "src" / "tkd_hf" / name, folder / name)
 
 

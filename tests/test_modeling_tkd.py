@@ -26,7 +26,7 @@ from tkd_hf import (
     TKDForTokenClassification,
     TKDModel,
 )
-from tkd_hf.modeling_tkd import Packing, sinusoidal_positions
+from tkd_hf.layers_tkd import Packing, sinusoidal_positions
 
 
 CLASSES = [TKDModel, TKDForSequenceClassification, TKDForTokenClassification, TKDForMaskedLM]
@@ -351,9 +351,9 @@ def test_every_shape_and_head_round_trips_through_its_auto_class(shape, tmp_path
     assert type(AutoConfig.from_pretrained(folder)) is TKDConfig
 
 
-def test_a_folder_carries_the_two_source_files(tmp_path):
+def test_a_folder_carries_the_source_files(tmp_path):
     tiny().save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {"configuration_tkd.py", "modeling_tkd.py"}
+    assert {path.name for path in tmp_path.glob("*.py")} == {"configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py"}
 
 
 def test_a_student_opens_as_a_bare_encoder(tmp_path):

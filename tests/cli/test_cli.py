@@ -35,7 +35,9 @@ def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
     record = read_json(tmp_path / "d.json")
     assert record == read_json(student / "tkd_run.json")
     assert {"accuracy", "loss", "loss_logits", "loss_hard"} <= set(record["metrics"])
-    assert {"configuration_tkd.py", "modeling_tkd.py", "tokenizer.json"} <= {path.name for path in student.iterdir()}
+    assert {"configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py", "tokenizer.json"} <= {
+        path.name for path in student.iterdir()
+    }
     config = AutoModelForSequenceClassification.from_pretrained(student).config
     assert (config.num_hidden_layers, config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (2, 0, 0)
 

@@ -24,7 +24,7 @@ def names(folder, *include):
 
 
 NEEDED = [
-    *("README.md", "config.json", "configuration_tkd.py", "model.safetensors", "modeling_tkd.py"),
+    *("README.md", "config.json", "configuration_tkd.py", "layers_tkd.py", "model.safetensors", "modeling_tkd.py"),
     *("pictures/pareto.png", "report.json", "tkd_run.json", "tokenizer.json", "tokenizer_config.json"),
 ]
 
@@ -69,7 +69,7 @@ def test_exports_that_are_not_there(run):
         publishable(run / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "modeling_tkd.py"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "layers_tkd.py", "modeling_tkd.py"])
 def test_what_lacks_is_named(run, name):
     (run / name).unlink()
     with pytest.raises(InputError, match=f"lacks .*{name}"):
@@ -79,7 +79,8 @@ def test_what_lacks_is_named(run, name):
 def test_what_other_runtimes_need(run):
     """Graphs bring their own code; only the configuration's is read."""
     (run / "model.safetensors").rename(run / "model.onnx")
-    (run / "modeling_tkd.py").unlink()
+    for name in ("layers_tkd.py", "modeling_tkd.py"):
+        (run / name).unlink()
     check_folder(run)
     (run / "configuration_tkd.py").unlink()
     with pytest.raises(InputError, match=r"lacks configuration_tkd\.py"):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tkd_hf.hub.folder import SOURCE_FILES
+
 
 TRAIN = """
 import sys
@@ -58,7 +60,7 @@ def test_strategies(client, hub, tmp_path, strategy):
     assert [summary.startswith("Training in progress, epoch") for summary in before] == [True] * len(before)
     assert len(before) == {"end": 0, "every_save": 2, "checkpoint": 4}[strategy]
     files = repo.files()
-    own = {"config.json", "model.safetensors", "modeling_tkd.py", "configuration_tkd.py", "tokenizer.json", "README.md"}
+    own = {"config.json", "model.safetensors", *SOURCE_FILES, "tokenizer.json", "README.md"}
     assert own <= set(files)
     page = files["README.md"].decode()  # the card of `tkd-hf card`, from what the trainer knows
     accuracy = float(done.out.split()[-1])

@@ -58,7 +58,7 @@ def test_a_true_card(verify, tmp_path):
     assert "accuracy" in done.out
     assert "0.625     0.625  true" in done.out
     found = read_json(tmp_path / "v.json")
-    assert found["files"] == 9
+    assert found["files"] == 10
     assert found["loads"] == ["with tkd_hf", "with trust_remote_code=True"]
     assert found["figures"] == [{"metric": "accuracy", "card": 0.625, "measured": 0.625}]
 

@@ -15,7 +15,7 @@ from .places import without_places
 
 
 CARD, RESULTS, PICTURES = "README.md", "report.json", "pictures"
-SOURCE_FILES = ("configuration_tkd.py", "modeling_tkd.py")
+SOURCE_FILES = ("configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py")
 EXPORTS = ("onnx", "openvino")  # folders that go along when they are asked for
 
 # Everything else stays at home: examples that were answered differently are somebody's texts, and a checkpoint, the
