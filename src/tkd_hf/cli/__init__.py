@@ -59,6 +59,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
+    # Where the processor has AVX512-BF16, bitsandbytes (0.50) warns whenever it is imported, as it is with the Trainer,
+    # that a kernel for 4 bits is not there: https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2064
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     try:
         app()
     except SystemExit:
