@@ -40,11 +40,12 @@ class FiniteSteps(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if args.fp16:
             return
-        gradients = any(weight.grad is not None for weight in model.parameters())
-        known = [self._trainer.gradient_norm] if gradients else self._trainer.last_losses().values()
+        norm = self._trainer.gradient_norm
+        seen = norm is not None and any(weight.grad is not None for weight in model.parameters())
+        known = [norm] if seen else self._trainer.last_losses().values()
         if not all(map(math.isfinite, known)):
             losses = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
-            what, when = ("gradient", "before it; the last checkpoint is good") if gradients else ("loss", "after it")
+            what, when = ("gradient", "before it; the last checkpoint is good") if seen else ("loss", "after it")
             raise InputError(
                 f"the {what} of step {state.global_step + 1} is not finite ({losses}); training stopped {when}. "
                 "Look at the data for what is not finite, lower learning_rate or max_grad_norm, or use fp32"
