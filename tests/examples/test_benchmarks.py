@@ -1,6 +1,7 @@
 """The benchmark of training at its quick size: what is counted, timed, written and passed over."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,14 @@ def test_peers_train_where_they_are_installed(peer, teacher_folder, sst2_dir, tm
 def test_operations_add_up(teacher_folder, sst2_dir, tmp_path):
     words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
     assert operations.main([*words, "--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path)]) == 0
-    rows = [line.split("|") for line in (tmp_path / "operations.md").read_text().splitlines() if "%" in line]
-    shares = {row[1].strip(): int(row[2].strip(" %")) for row in rows}
-    assert set(shares) == {*operations.PARTS, "all else"}
-    assert sum(shares.values()) == pytest.approx(100, abs=5)  # each is rounded
+    page = (tmp_path / "operations.md").read_text()
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
+    assert head[1:] == ["fp32, 8 examples", "fp32, 2 examples"]
+    assert [row[0] for row in rows] == [*operations.PARTS, "all else", "in all"]
+    for *parts, whole in zip(*(map(float, row[1:]) for row in rows), strict=True):
+        assert whole == pytest.approx(sum(parts), abs=0.5)  # each is rounded
+        assert whole > 0
+    assert re.search(r"the arithmetic on the tokens of 8 examples, \d+\.\d GFLOP, would take \d+\.\d ms", page)
     names = ("aten::addmm", "aten::bernoulli_", "aten::_fused_adamw_", "aten::_softmax_backward_data", "aten::mul")
     layers, dropout, optimizer, softmax, rest = map(operations.part_of, names)
     assert (layers, rest) == ("matrix products of layers", "all else")
