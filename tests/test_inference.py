@@ -37,6 +37,10 @@ def test_of_short_texts_there_are_more_in_a_batch_and_never_more_tokens_than_of_
         assert not fits or batch is longest[-1]
 
 
+def test_texts_without_tokens_are_in_batches_too():
+    assert list(_batches(np.zeros(3, int), 2, 10)) == [[0, 1], [2]]
+
+
 def test_larger_batches_of_short_texts_give_the_same_answers(teacher, tokenizer, examples):
     features = tokenize(examples, tokenizer)
     runner = PyTorchRunner(teacher, tokenizer, bf16=False)

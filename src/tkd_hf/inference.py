@@ -58,7 +58,7 @@ def _batches(lengths: np.ndarray, batch_size: int, tokens: int) -> Iterator[list
     order = np.argsort(-lengths, kind="stable")
     tokens = min(tokens, batch_size * lengths.max(initial=0))
     while len(order):
-        size = max(batch_size, tokens // lengths[order[0]])
+        size = max(batch_size, tokens // max(lengths[order[0]], 1))
         yield order[:size].tolist()
         order = order[size:]
 

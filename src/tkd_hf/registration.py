@@ -24,8 +24,8 @@ def register_auto_classes() -> None:
     """Register TKD with the Auto classes of transformers; calling it again changes nothing.
 
     `.register` lets `AutoModel.from_pretrained` and `pipeline` find the classes of this package, which win over remote
-    code. `register_for_auto_class` makes `save_pretrained` copy the source files into the folder, for those who
-    load it with `trust_remote_code=True` and without this package.
+    code. `register_for_auto_class` makes `save_pretrained` copy the source files into the folder, for those who load it
+    with `trust_remote_code=True` and without this package.
     """
     AutoConfig.register(TKDConfig.model_type, TKDConfig, exist_ok=True)
     TKDConfig.register_for_auto_class()

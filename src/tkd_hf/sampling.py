@@ -70,7 +70,7 @@ class OrderedTrainer(Trainer):
         return {name: value.item() for name, value in self._last_losses.items()}
 
     def _get_grad_norm(self, *args, **kwargs):
-        # the Trainer knows it after clipping; to compute it twice costs a twentieth of a small student's step on a CPU
+        # kept, since computing it once more would be felt where a student is small
         self.gradient_norm = super()._get_grad_norm(*args, **kwargs)
         return self.gradient_norm
 
