@@ -105,6 +105,7 @@ def test_operations_add_up(teacher_folder, sst2_dir, tmp_path):
     words = ["--teacher", str(teacher_folder), "--data-dir", str(sst2_dir), "--quick", "--layers", "1"]
     assert operations.main([*words, "--work-dir", str(tmp_path / "work"), "--results-dir", str(tmp_path)]) == 0
     page = (tmp_path / "operations.md").read_text()
+    assert "--data-dir DATA --batch-size 8 --steps 2`" in page
     head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
     assert head[1:] == ["fp32, 8 examples", "fp32, 2 examples"]
     assert [row[0] for row in rows] == [*operations.PARTS, "all else", "in all"]
