@@ -91,8 +91,7 @@ def title(recipe: str) -> str:
 
 def kept(one: dict) -> str:
     """The share of the teacher's metric, in percent and few letters; the metrics stand in the table of all sizes."""
-    share, spread = (one["of_teacher"][name] for name in ("mean", "sd"))
-    return f"{100 * share:.1f}" + ("" if spread is None else f"±{100 * spread:.1f}")
+    return written(one["of_teacher"], ".1%").replace("%", "").replace(" ", "")
 
 
 def costs(one: dict) -> tuple[str, str]:

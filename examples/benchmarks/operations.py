@@ -19,7 +19,7 @@ from clock import Clock, matmul_peak, useful_flops
 from contenders import Setup, ours
 from table import as_table, machine
 from tkd_hf.hardware import describe_hardware, describe_software
-from training import BATCH_SIZE, parse, prepare
+from training import parse, prepare, size_of
 
 
 PARTS = {
@@ -45,10 +45,7 @@ def main(words: list[str] | None = None) -> int:
     head = ["of a step, milliseconds", *(f"{precision}, {size} examples" for precision, size in sizes)]
     rows = [[part, *(f"{one[part]:.1f}" for one in found)] for part in (*PARTS, REST)]
     rows.append(["in all", *(f"{sum(one.values()):.1f}" for one in found)])
-    size = f"--steps {options.steps}"
-    if options.batch_size != BATCH_SIZE:
-        size = f"--batch-size {options.batch_size} {size}"
-    command = f"`python examples/benchmarks/operations.py --teacher TEACHER --data-dir DATA {size}`"
+    command = f"`python examples/benchmarks/operations.py --teacher TEACHER --data-dir DATA {size_of(options)}`"
     about = (
         f"Means of {options.steps} steps. What {SMALL} examples take, every step takes, however many it learns from."
     )

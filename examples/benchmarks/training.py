@@ -121,11 +121,15 @@ def run(spec: Spec, folder: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def size_of(options: argparse.Namespace) -> str:
+    """The flags that say how much was trained, for a command that does it again."""
+    batch_size = "" if options.batch_size == BATCH_SIZE else f"--batch-size {options.batch_size} "
+    return f"{batch_size}--steps {options.steps}"
+
+
 def write(options: argparse.Namespace, runs: list[dict], absent: list[str]) -> None:
     some = options.contenders != [*TRAINERS, *LABELLERS]
-    size = f" --steps {options.steps} --rounds {options.rounds} --precisions {shlex.join(options.precisions)}"
-    if options.batch_size != BATCH_SIZE:
-        size = f" --batch-size {options.batch_size}{size}"
+    size = f" {size_of(options)} --rounds {options.rounds} --precisions {shlex.join(options.precisions)}"
     content = {
         "command": "python examples/benchmarks/training.py --teacher TEACHER --data-dir DATA"
         + (" --quick" if options.quick else size)

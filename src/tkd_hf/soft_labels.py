@@ -28,7 +28,7 @@ from .teacher import mean_weights
 FORMAT = "tkd-hf soft labels 2"
 READABLE = ("tkd-hf soft labels 1", FORMAT)  # the first knew no offsets
 KEY_BYTES = 16
-TOKENS = 2048  # at a time, of short texts; the fastest of 1,024, 2,048 and 4,096 on two cores of a Xeon
+TOKENS = 2048  # at a time, of short texts: matrices of fewer rows multiply slowly
 
 
 @dataclass

@@ -53,7 +53,7 @@ def test_a_run_is_one_commit(push, repo, hub, run_folder, name):
     assert record["inputs"]["teacher"] == "teacher"  # and not where it is on this machine
     assert record["metrics"] == {"accuracy": 0.625}
     assert f"{hub.url}/{name}" in done.out
-    assert f"private  {len(PUSHED)} in one commit  {repo().resolve('main')[:8]}       v1" in done.out
+    assert f"private  9 in one commit  {repo().resolve('main')[:8]}       v1" in done.out
     assert f"next: tkd-hf verify {name}" in done.err
     assert "kernels" not in done.err  # a warning of bitsandbytes, on some processors
 
