@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from seeds import written
-from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
+from tkd_hf.reporting.figures import BLUE, GREY, RED, plt, save
 
 
 # the stages whose models are the family's sizes, the largest first, and the names of those that are published

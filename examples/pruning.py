@@ -27,7 +27,7 @@ from tkd_hf.data.loading import DataArguments, load_split
 from tkd_hf.evaluation.benchmark import milliseconds_per_sentence
 from tkd_hf.evaluation.runners import load_runner
 from tkd_hf.hardware import describe_hardware, describe_software
-from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
+from tkd_hf.reporting.figures import BLUE, GREY, RED, plt, save
 from tkd_hf.stages.distill import distill
 from tkd_hf.stages.evaluate import evaluate, texts_of
 from tkd_hf.stages.prune import PruningArguments, prune

@@ -21,7 +21,7 @@ from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.errors import InputError
 from tkd_hf.quantization import BACKENDS, load_backend
-from tkd_hf.report.figures import BLUE, GREY, RED, plt, save
+from tkd_hf.reporting.figures import BLUE, GREY, RED, plt, save
 from tkd_hf.stages.benchmark import benchmark
 from tkd_hf.stages.evaluate import evaluate
 from tkd_hf.stages.quantize import quantize

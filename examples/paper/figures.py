@@ -6,7 +6,7 @@ from tkd_hf.errors import InputError
 
 
 try:
-    from tkd_hf.report.figures import BLUE, GREY, RED, STYLES, plt, save
+    from tkd_hf.reporting.figures import BLUE, GREY, RED, STYLES, plt, save
 except InputError as error:  # no matplotlib
     raise SystemExit(str(error)) from None
 

@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
 
-from ..report.tables import spaced, table
+from ..reporting.tables import spaced, table
 from ..stages.run_folder import StageRecord
 from ..stages.training import training_arguments
 from ..training_args import DistillationTrainingArguments, FineTuningArguments

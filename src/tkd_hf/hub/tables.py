@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..report.tables import spaced, table
+from ..reporting.tables import spaced, table
 
 
 __all__ = ["cells", "classes", "fidelity", "pairs", "quality", "spaced", "speed", "table"]

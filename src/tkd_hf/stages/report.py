@@ -76,7 +76,7 @@ def report(
         InputError: for what `evaluate` and `benchmark` refuse, for no models, and where records differ or are silent
             about teacher or task.
     """
-    from ..report import figures, tables  # names matplotlib if it is missing, before any work
+    from ..reporting import figures, tables  # names matplotlib if it is missing, before any work
 
     found = [run for run in runs if _is_model(run)]
     teacher = teacher or said_by(found, "teacher")

@@ -7,7 +7,7 @@ import pytest
 
 from tkd_hf.errors import InputError
 from tkd_hf.evaluation.calibration import Calibration
-from tkd_hf.report import figures
+from tkd_hf.reporting import figures
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_a_log_without_agreement_has_one_panel(tmp_path, monkeypatch):
 
 def test_without_matplotlib_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "tkd_hf.report.figures")
+    monkeypatch.delitem(sys.modules, "tkd_hf.reporting.figures")
     with pytest.raises(InputError, match=r'not installed: pip install "tkd-hf\[report\]"'):
-        importlib.import_module("tkd_hf.report.figures")
+        importlib.import_module("tkd_hf.reporting.figures")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def markdown(report: "Report") -> str:
     """The report as Markdown; the pictures stand in `pictures/` beside it."""
     environment = Environment(
-        loader=PackageLoader("tkd_hf.report", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tkd_hf.reporting", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     models = dict(zip(report.names, report.evaluation.models, strict=True))
     students = {name: model for name, model in models.items() if model.fidelity}

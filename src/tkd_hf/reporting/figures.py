@@ -89,7 +89,7 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     Example:
 
     ```python
-    >>> from tkd_hf.report.figures import front
+    >>> from tkd_hf.reporting.figures import front
     >>> front([(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (4.0, 0.9)])
     [(1.0, 0.7), (3.0, 0.9)]
 
