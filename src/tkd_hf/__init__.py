@@ -1,7 +1,7 @@
-"""tkd-hf: turn a fine-tuned text model into a small, fast student that keeps its answers.
+"""tkd-hf: distil a text classifier into a small, fast student that agrees with it.
 
-Importing this package registers TKD with the Auto classes of transformers, and does no more than that: every public
-name is loaded when it is first used.
+Importing this package registers TKD with the Auto classes of transformers and does nothing else: every public name is
+loaded when it is first used.
 """
 
 import importlib
@@ -11,35 +11,58 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# public name -> the module that defines it
+# module -> the public names that it defines
 _EXPORTS = {
-    "TKDConfig": "configuration_tkd",
-    "TKDModel": "modeling_tkd",
-    "TKDForSequenceClassification": "modeling_tkd",
-    "TKDForTokenClassification": "modeling_tkd",
-    "TKDForMaskedLM": "modeling_tkd",
-    "student_from_teacher": "student",
-    "FineTuningArguments": "training_args",
-    "DistillationTrainingArguments": "training_args",
-    "DistillationTrainer": "trainer",
-    "SoftLabels": "soft_labels",
-    "InputError": "errors",
+    # the stages, one function per command, and their arguments
+    "stages.pretrain": ("pretrain", "PretrainingArguments", "EncoderArguments"),
+    "stages.finetune": ("finetune",),
+    "stages.augment": ("augment",),
+    "stages.label": ("label",),
+    "stages.distill": ("distill",),
+    "stages.prune": ("prune", "PruningArguments"),
+    "stages.quantize": ("quantize",),
+    "stages.evaluate": ("evaluate",),
+    "stages.benchmark": ("benchmark",),
+    "stages.report": ("report",),
+    "stages.card": ("card",),
+    "stages.push": ("push",),
+    "stages.verify": ("verify",),
+    "stages.student": ("StudentArguments",),
+    "stages.run_folder": ("StageRecord",),
+    "adapters": ("LoraArguments",),
+    "data.corpus": ("CorpusArguments",),
+    "data.loading": ("DataArguments",),
+    "training_args": ("FineTuningArguments", "DistillationTrainingArguments"),
+    # models, for direct use
+    "configuration_tkd": ("TKDConfig",),
+    "modeling_tkd": ("TKDModel", "TKDForSequenceClassification", "TKDForTokenClassification", "TKDForMaskedLM"),
+    "student": ("student_from_teacher",),
+    # training with your own data set or objective
+    "trainer": ("DistillationTrainer",),
+    "data.features": ("tokenize", "DistillationCollator"),
+    "soft_labels": ("SoftLabels",),
+    "objectives": ("OBJECTIVES", "Objective"),
+    "objectives.base": ("Setting",),
+    "signals": ("Signals",),
+    # errors
+    "errors": ("InputError", "NotMet", "GateMissed", "CardFalse", "Stopped"),
 }
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_EXPORTS)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):
-    if name not in _EXPORTS:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+    return sorted([*globals(), *_MODULE_OF])
 
 
-# Registering loads torch and transformers: the command line leaves it to `tkd_hf.stages`, so that --help is quick.
+# Registering loads torch and transformers. The command line leaves it to `tkd_hf.stages`, so that --help is quick.
 if Path(sys.argv[0] if sys.argv else "").stem != "tkd-hf":
     from .registration import register_auto_classes
 
