@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tkd_hf import InputError
 from tkd_hf.data.augmentation import replace_words, shuffle_pairs, words_of
-from tkd_hf.data.proposals import MaskedWords, NearestWords, _whole_words
+from tkd_hf.data.replacement_words import MaskedWords, NearestWords, _whole_words
 
 from ..conftest import TEXTS, WORDS, build_tokenizer
 

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from .proposals import WORD, Place
+from .replacement_words import WORD, Place
 from .unlabelled import text_key, text_keys
 
 
@@ -33,7 +33,7 @@ def replace_words(
 
     Args:
         examples: rows with `text` and perhaps `text_pair`.
-        propose: words for places in texts: `tkd_hf.data.proposals.MaskedWords` or `NearestWords`.
+        propose: words for places in texts: `tkd_hf.data.replacement_words.MaskedWords` or `NearestWords`.
         copies: of each example.
         probability: with which a word of a copy is replaced.
         seed: decides all draws, example by example.

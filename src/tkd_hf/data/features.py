@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .tags import IGNORED, first_subwords, holds_words
+from .word_labels import IGNORED, first_subwords, holds_words
 
 
 # Features for a teacher with another tokenizer stand beside the student's, under this prefix; those for a second and

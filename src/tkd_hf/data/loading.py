@@ -13,8 +13,8 @@ from transformers import PretrainedConfig
 
 from ..errors import InputError, first_line
 from ..labels import classifier_problem_type, label_names
-from .tags import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, holds_words, tag_names
 from .tasks import Task, get_task
+from .word_labels import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, holds_words, tag_names
 
 
 MOST_CHARACTERS = 1_000_000  # of a text: a tokenizer takes some hundred bytes for each, before it cuts

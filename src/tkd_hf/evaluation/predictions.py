@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import expit, softmax
 
-from ..data.tags import IGNORED
+from ..data.word_labels import IGNORED
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.features import with_spaces
-from ..data.tags import holds_words
+from ..data.word_labels import holds_words
 from ..errors import InputError
 from .fast_tokenizer import Text, cut_tokenizer, encode, needed_ids, unknown_token
 

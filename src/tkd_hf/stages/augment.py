@@ -7,7 +7,7 @@ import torch
 
 from ..data.augmentation import replace_words, shuffle_pairs, words_of
 from ..data.loading import DataArguments, load_split
-from ..data.proposals import MaskedWords, NearestWords
+from ..data.replacement_words import MaskedWords, NearestWords
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
@@ -43,7 +43,7 @@ def augment(
         neighbours: of any encoder, such as the teacher, to replace words by those of nearest embeddings instead.
         shuffle: put the texts of different pairs together instead.
         copies, probability, seed: as in `tkd_hf.data.augmentation`.
-        candidates, batch_size: as in `tkd_hf.data.proposals`.
+        candidates, batch_size: as in `tkd_hf.data.replacement_words`.
         words_from: file or Hub id of texts; only words that occur there are proposed.
         overwrite: delete what the folder holds.
         resume: take what the folder holds, if it was made like this.

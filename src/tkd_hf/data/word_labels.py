@@ -115,7 +115,7 @@ def first_subwords(word_ids: Iterable[int | None], tags: Sequence[int]) -> list[
     Example:
 
     ```python
-    >>> from tkd_hf.data.tags import first_subwords
+    >>> from tkd_hf.data.word_labels import first_subwords
     >>> first_subwords([None, 0, 1, 1, None], [7, 8, 9])
     [-100, 7, 8, -100, -100]
 
