@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .data.features import pad, rows_of, token_places
+from .data.features import iterate_rows, pad, token_slice
 from .errors import InputError
 from .hardware import padding_multiple
 
@@ -39,7 +39,7 @@ def predict_logits(
     """
     known = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
     features = features.select_columns(known)
-    lengths = np.array([len(ids) for (ids,) in rows_of(features, ["input_ids"])])
+    lengths = np.array([len(ids) for (ids,) in iterate_rows(features, ["input_ids"])])
     batches = list(_batches(lengths, batch_size, tokens))
     multiple = padding_multiple(runner.device, runner.tokenizer)
     answers = [None] * len(features)
@@ -48,7 +48,7 @@ def predict_logits(
             columns = features[places]  # of all rows at once: one by one they take much longer to read
             logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
             for i, ids, answer in zip(places, columns["input_ids"], logits, strict=True):
-                answers[i] = answer if answer.ndim == 1 else answer[token_places(len(ids), runner.tokenizer)]
+                answers[i] = answer if answer.ndim == 1 else answer[token_slice(len(ids), runner.tokenizer)]
     _check_finite(answers, runner.name)
     return np.stack(answers) if answers[0].ndim == 1 else answers
 

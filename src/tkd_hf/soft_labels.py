@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversion import without_padding
-from .data.features import TEACHER_LOGITS, rows_of, teacher_prefix
+from .data.features import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
 from .files import written_whole
@@ -208,7 +208,7 @@ class SoftLabels:
         return self.logits if self.offsets is None else np.split(self.logits, self.offsets[1:-1])
 
     def _check_lengths(self, features: Dataset, answers: list[np.ndarray]):
-        for place, ((ids,), answer) in enumerate(zip(rows_of(features, ["input_ids"]), answers, strict=True)):
+        for place, ((ids,), answer) in enumerate(zip(iterate_rows(features, ["input_ids"]), answers, strict=True)):
             if len(ids) != len(answer):
                 raise InputError(
                     f"row {place} has {len(ids)} tokens, but {len(answer)} soft labels of {self.teacher}; soft labels "
@@ -273,7 +273,7 @@ def content_keys(features: Dataset, place: int = 0) -> np.ndarray:
     prefix = teacher_prefix(place) if f"{teacher_prefix(place)}input_ids" in features.column_names else ""
     columns = _feature_columns(features, prefix)
     keys = np.empty((len(features), KEY_BYTES), np.uint8)
-    for i, values in enumerate(rows_of(features, columns)):
+    for i, values in enumerate(iterate_rows(features, columns)):
         row = dict(zip(columns, values, strict=True))
         kept = np.asarray(row.pop(f"{prefix}attention_mask", None) or [1] * len(values[0]), bool)
         content = [np.asarray(value, np.int32)[kept] for value in row.values()]

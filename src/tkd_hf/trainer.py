@@ -22,9 +22,9 @@ from .conversion import without_padding
 from .data.features import (
     TEACHER_LOGITS,
     DistillationCollator,
-    as_tuple,
     is_teacher_feature,
     same_tokenizer,
+    to_tuple,
 )
 from .errors import InputError
 from .hardware import padding_multiple
@@ -127,12 +127,12 @@ class DistillationTrainer(OrderedTrainer):
         self._check_problem_type()
         self._check_labels()
         self._check_compiled()
-        self.live_teachers = teachers = self._load_teachers(as_tuple(teacher_model))
+        self.live_teachers = teachers = self._load_teachers(to_tuple(teacher_model))
         self.objective.build(self._setting(teachers), self.accelerator)
         self.add_callback(self.objective)
         self.add_callback(HomeFilesCallback())
         self._record = Recorder(self.model, self.objective.features)
-        self.teacher = self._live_teacher(teachers, as_tuple(teacher_processing_class), teacher_weights)
+        self.teacher = self._live_teacher(teachers, to_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": _Means(), "eval": _Means()}
         self._objectives_fit = True
         self._rows_in_use = None

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tkd_hf import InputError
-from tkd_hf.data.augmentation import replace_words, shuffle_pairs, words_of
+from tkd_hf.data.augmentation import collect_words, replace_words, shuffle_pairs
 from tkd_hf.data.replacement_words import MaskedWords, NearestWords, _whole_words
 
 from ..conftest import TEXTS, WORDS, build_tokenizer
@@ -137,7 +137,7 @@ def test_nothing_comes_out_twice(mlm, tokenizer):
 
 def test_only_given_words_are_proposed(mlm, tokenizer, texts):
     new = rewrite(texts, mlm, tokenizer, probability=1, copies=10, words={"good", "bad"})
-    assert words_of(new) <= {"good", "bad"}
+    assert collect_words(new) <= {"good", "bad"}
     with pytest.raises(InputError, match="no word that could be proposed"):
         rewrite(texts, mlm, tokenizer, words={"unheard"})
 

@@ -67,13 +67,13 @@ def test_a_split_need_not_hold_every_class(tmp_path):
     data = write(tmp_path / "d", {"text": ["x", "y"], "label": ["a", "b"]}, {"text": ["z"], "label": ["b"]})
     _, evaluation, task = load_splits(data)
     assert (evaluation["label"][:], task.label_names) == ([1], ("a", "b"))
-    assert load_split(data, "eval", known_labels=("a", "b"))[0]["label"][:] == [1]
+    assert load_split(data, "eval", fallback_label_names=("a", "b"))[0]["label"][:] == [1]
 
 
 def test_class_labels_of_the_data_win_over_those_of_a_model(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     data = write(tmp_path / "d", {"text": ["x", "y"], "label": [1, 0]}, features=features)
-    assert load_split(data, "eval", known_labels=("yes", "no"))[1].label_names == ("no", "yes")
+    assert load_split(data, "eval", fallback_label_names=("yes", "no"))[1].label_names == ("no", "yes")
 
 
 def test_codes_without_names(tmp_path):
@@ -82,7 +82,7 @@ def test_codes_without_names(tmp_path):
     assert (task.label_names, task.metrics) == (("LABEL_0", "LABEL_1", "LABEL_2"), ("accuracy", "f1_macro"))
     named = DataArguments(dataset=data.dataset, label_names=("a", "b", "c"))
     assert load_split(named, "train")[1].label_names == ("a", "b", "c")
-    assert load_split(data, "train", known_labels=("a", "b", "c"))[1].label_names == ("a", "b", "c")
+    assert load_split(data, "train", fallback_label_names=("a", "b", "c"))[1].label_names == ("a", "b", "c")
     with pytest.raises(InputError, match=r"label codes \[2\] have no name among the 2: \['a', 'b'\]"):
         load_split(DataArguments(dataset=data.dataset, label_names=("a", "b")), "train")
 

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 
 from tkd_hf import InputError
 from tkd_hf.data.tasks import get_task
-from tkd_hf.data.unlabelled import drop_known, join, read_unlabelled
+from tkd_hf.data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 
 
 def rows(*texts, **columns):
@@ -104,17 +104,17 @@ def test_what_is_known_is_left_out_and_counted(caplog):
     caplog.set_level(logging.INFO, "tkd_hf")
     train, evaluation = rows("Good  film", "both", label=[1, 0]), rows("dull", "both", label=[0, 0])
     extra = rows("good film", "new", "DULL ", "both", "new", "dull", "newer")
-    assert drop_known(extra, train, evaluation)["text"][:] == ["new", "newer"]
+    assert drop_duplicates(extra, train, evaluation)["text"][:] == ["new", "newer"]
     for part in ("2 unlabelled examples", "1 that the training data", "3 that the evaluation data", "1 that the unl"):
         assert part in caplog.text
     with pytest.raises(InputError, match=r"none of the 1 unlabelled examples is new: left out 1 that the evaluation"):
-        drop_known(rows("both"), train, evaluation)
+        drop_duplicates(rows("both"), train, evaluation)
 
 
 def test_a_pair_is_known_by_both_of_its_texts():
     train = rows("a", "c", text_pair=["b", "d"])
     extra = rows("a", "c", "a", text_pair=["d", "d", "c"])
-    assert drop_known(extra, train, train).to_dict() == {"text": ["a", "a"], "text_pair": ["d", "c"]}
+    assert drop_duplicates(extra, train, train).to_dict() == {"text": ["a", "a"], "text_pair": ["d", "c"]}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_pair_is_known_by_both_of_its_texts():
 )
 def test_what_has_no_label_says_so(label, feature):
     train = Dataset.from_dict({"text": ["a"], "label": [label]}, Features({"text": Value("string"), "label": feature}))
-    joined = join(train, rows("b"))
+    joined = append_unlabelled(train, rows("b"))
     assert joined.features == train.features
     assert joined["text"][:] == ["a", "b"]
     assert joined[0]["label"] == label
@@ -137,4 +137,4 @@ def test_what_has_no_label_says_so(label, feature):
 
 
 def test_without_labels_anywhere_there_is_no_column():
-    assert join(rows("a"), rows("b")).to_dict() == {"text": ["a", "b"]}
+    assert append_unlabelled(rows("a"), rows("b")).to_dict() == {"text": ["a", "b"]}

@@ -114,15 +114,15 @@ def shuffle_pairs(examples: Dataset, copies: int = 1, seed: int = 42) -> Dataset
     return _new(examples, ((first[i], second[j]) for other in partners for i, j in zip(order, other, strict=True)))
 
 
-def words_of(examples: Dataset) -> set[str]:
+def collect_words(examples: Dataset) -> set[str]:
     """The words of all texts, lower case.
 
     Example:
 
     ```python
     >>> from datasets import Dataset
-    >>> from tkd_hf.data.augmentation import words_of
-    >>> sorted(words_of(Dataset.from_dict({"text": ["It 's a well-made film, isn't it?"]})))
+    >>> from tkd_hf.data.augmentation import collect_words
+    >>> sorted(collect_words(Dataset.from_dict({"text": ["It 's a well-made film, isn't it?"]})))
     ['a', 'film', "isn't", 'it', 'well-made']
 
     ```

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from ..errors import InputError, first_line
-from .loading import fetching
+from .loading import explain_hub_errors
 
 
 _LOADERS = {".txt": "text", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
@@ -188,7 +188,7 @@ def _text_column(corpus: CorpusArguments, stream: IterableDataset) -> str:
 def _stream(corpus: CorpusArguments, part: str) -> tuple[IterableDataset, str]:
     """The rows of one part, `"train"` or `"eval"`, read as they are asked for, and what identifies their state."""
     split = corpus.eval_split if part == "eval" else corpus.train_split or "train"
-    with fetching(f"corpus {corpus.dataset!r}", "a local folder or file"):
+    with explain_hub_errors(f"corpus {corpus.dataset!r}", "a local folder or file"):
         if Path(corpus.dataset).exists():
             loader, files = _local_files(corpus, part)
             builder, split = load_dataset_builder(loader, data_files={"train": files}), "train"

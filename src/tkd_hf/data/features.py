@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .word_labels import IGNORED, first_subwords, holds_words
+from .word_labels import IGNORED_LABEL, holds_word_lists, label_first_subwords
 
 
 # Features for a teacher with another tokenizer stand beside the student's, under this prefix; those for a second and
@@ -52,10 +52,10 @@ def tokenize(
     """
     texts = [column for column in ("text", "text_pair") if column in examples.column_names]
     tokenizers = {"": tokenizer}
-    for place, other in enumerate(as_tuple(teacher_tokenizer)):
+    for place, other in enumerate(to_tuple(teacher_tokenizer)):
         if not same_tokenizer(tokenizer, other):
             tokenizers[teacher_prefix(place)] = other
-    of_words = holds_words(examples, texts)
+    of_words = holds_word_lists(examples, texts)
     if of_words:
         _check_alignable(list(tokenizers.values()))
 
@@ -63,17 +63,19 @@ def tokenize(
         features = {}
         for prefix, encoder in tokenizers.items():
             limit = min(max_length, encoder.model_max_length)
-            columns = [with_spaces(batch[column]) if of_words else batch[column] for column in texts]
+            columns = [with_leading_spaces(batch[column]) if of_words else batch[column] for column in texts]
             encoded = encoder(*columns, truncation=True, max_length=limit, is_split_into_words=of_words)
             features |= {prefix + name: values for name, values in encoded.items()}
         if of_words and "label" in batch:
-            features["label"] = [first_subwords(encoded.word_ids(i), tags) for i, tags in enumerate(batch["label"])]
+            features["label"] = [
+                label_first_subwords(encoded.word_ids(i), tags) for i, tags in enumerate(batch["label"])
+            ]
         return features
 
     return examples.map(encode, batched=True, remove_columns=texts, desc="tokenising")
 
 
-def with_spaces(texts: list[list[str]]) -> list[list[str]]:
+def with_leading_spaces(texts: list[list[str]]) -> list[list[str]]:
     """Words as they stand in running text: byte-level tokenizers write the space before a word into its first token."""
     return [[words[0], *(f" {word}" for word in words[1:])] for words in texts]
 
@@ -110,7 +112,7 @@ def is_teacher_feature(name: str, place: int | None = None) -> bool:
     return bool(re.match(r"teacher[0-9]*_", name)) if place is None else name.startswith(teacher_prefix(place))
 
 
-def rows_of(features: Dataset, columns: Sequence[str], at_once: int = 1000) -> Iterator[tuple]:
+def iterate_rows(features: Dataset, columns: Sequence[str], at_once: int = 1000) -> Iterator[tuple]:
     """The values of columns, row by row, read many rows at once: by themselves rows take several times as long."""
     features = features.select_columns(list(columns))
     for start in range(0, len(features), at_once):
@@ -118,7 +120,7 @@ def rows_of(features: Dataset, columns: Sequence[str], at_once: int = 1000) -> I
         yield from zip(*(part[column] for column in columns), strict=True)
 
 
-def as_tuple(one_or_several) -> tuple:
+def to_tuple(one_or_several) -> tuple:
     """`None`, one thing, or a sequence of them, as a tuple."""
     if one_or_several is None:
         return ()
@@ -142,7 +144,7 @@ def _pipeline(tokenizer: PreTrainedTokenizerBase) -> dict:
     return {name: part for name, part in pipeline.items() if name not in ("truncation", "padding")}
 
 
-def token_places(length: int, tokenizer: PreTrainedTokenizerBase) -> slice:
+def token_slice(length: int, tokenizer: PreTrainedTokenizerBase) -> slice:
     """Where an example's own tokens stand after padding."""
     return slice(-length, None) if tokenizer.padding_side == "left" else slice(length)
 
@@ -204,7 +206,7 @@ class DistillationCollator:
                 rest["labels" if name in ("label", "label_ids") else name] = values
         batch = pad(student, self.tokenizer, self.pad_to_multiple_of)
         batch |= {name: self._stack(name, values, student["input_ids"], batch) for name, values in rest.items()}
-        for place, tokenizer in enumerate(as_tuple(self.teacher_tokenizer)):
+        for place, tokenizer in enumerate(to_tuple(self.teacher_tokenizer)):
             if features := teachers.get(teacher_prefix(place)):
                 padded = pad(features, tokenizer, self.pad_to_multiple_of)
                 batch |= {teacher_prefix(place) + name: values for name, values in padded.items()}
@@ -216,7 +218,7 @@ class DistillationCollator:
         codes = first.dim() == 1 and not first.is_floating_point() and [*map(len, values)] == [*map(len, input_ids)]
         if not codes and first.dim() < 2:
             return torch.as_tensor(values)
-        padded = first.new_full((*batch["input_ids"].shape, *first.shape[1:]), IGNORED if name == "labels" else 0)
+        padded = first.new_full((*batch["input_ids"].shape, *first.shape[1:]), IGNORED_LABEL if name == "labels" else 0)
         for row, value in zip(padded, values, strict=True):
-            row[token_places(len(value), self.tokenizer)] = torch.as_tensor(value)
+            row[token_slice(len(value), self.tokenizer)] = torch.as_tensor(value)
         return padded

@@ -14,10 +14,17 @@ from transformers import PretrainedConfig
 from ..errors import InputError, first_line
 from ..labels import classifier_problem_type, label_names
 from .tasks import Task, get_task
-from .word_labels import WORD_COLUMNS, check_words, encode_tags, guess_tag_column, holds_words, tag_names
+from .word_labels import (
+    WORD_COLUMNS,
+    check_word_lists,
+    encode_word_labels,
+    guess_label_column,
+    holds_word_lists,
+    word_label_names,
+)
 
 
-MOST_CHARACTERS = 1_000_000  # of a text: a tokenizer takes some hundred bytes for each, before it cuts
+MAX_CHARACTERS = 1_000_000  # of a text: a tokenizer takes some hundred bytes for each, before it cuts
 _STRINGS = ("string", "large_string")
 _LONGEST_HEADER = 1 << 20
 _PACKED = {
@@ -66,14 +73,14 @@ class DataArguments:
             )
 
 
-def load_split(data: DataArguments, split: str, known_labels: tuple[str, ...] = ()) -> tuple[Dataset, Task]:
+def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str, ...] = ()) -> tuple[Dataset, Task]:
     """The examples of one split and the task they make.
 
     Args:
         data: where the examples come from.
         split: `"train"` or `"eval"`: which of the two splits that `data` names.
-        known_labels: the label names of a model, or of another split, for a data set that has no names of its own:
-            one split need not hold every class.
+        fallback_label_names: the label names of a model, or of another split, for a data set that has no names of its
+            own: one split need not hold every class.
 
     Returns:
         the examples with the columns `text`, `text_pair` (pairs only) and `label` (where there are labels: an `int`
@@ -92,7 +99,7 @@ def load_split(data: DataArguments, split: str, known_labels: tuple[str, ...] = 
     )
     rows = read_split(data, task, task.train_split if split == "train" else task.eval_split)
     if data.dataset:
-        task = _complete(task, rows, data, known_labels)
+        task = _complete(task, rows, data, fallback_label_names)
     return normalise(rows, task), task
 
 
@@ -110,10 +117,10 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
     train, task = load_split(data, "train")
     taught = label_names(teacher) if teacher else ()
     if set(task.label_names) < set(taught):  # a class may be absent from what there is to learn from
-        train, task = load_split(data, "train", known_labels=taught)
+        train, task = load_split(data, "train", fallback_label_names=taught)
     unlabelled = teacher is not None and "label" not in train.column_names
     known = taught if unlabelled and not task.label_names else task.label_names
-    evaluation, other = load_split(data, "eval", known_labels=known)
+    evaluation, other = load_split(data, "eval", fallback_label_names=known)
     if unlabelled:
         return train, evaluation, other if "label" in evaluation.column_names else _labelled_by(teacher, task)
     for name, rows in (("train", train), ("eval", evaluation)):
@@ -153,12 +160,12 @@ def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
         return _read_files(_find(path, name) if path.is_dir() else path, name if path.is_dir() else "train", split)
     config = task.config or (task.name if data.task else None)
     instead = "a local copy with --data-dir" if data.task else "a local folder or file"
-    with fetching(f"data set {task.dataset!r}", instead):
+    with explain_hub_errors(f"data set {task.dataset!r}", instead):
         return load_dataset(task.dataset, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
 
 
 @contextmanager
-def fetching(what: str, instead: str):
+def explain_hub_errors(what: str, instead: str):
     """Says in one line what could not be fetched from the Hub, and what to give instead."""
     try:
         yield
@@ -225,11 +232,11 @@ def _check_header(path: Path, separator: str) -> None:
         raise InputError(f"{path} has several columns {', '.join(map(repr, twice))}; give each a name of its own")
 
 
-def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tuple[str, ...]) -> Task:
+def _complete(task: Task, rows: Dataset, data: DataArguments, fallback_label_names: tuple[str, ...]) -> Task:
     """Fills in what a data set without a name says about itself: text columns, label names, problem type, metrics."""
     task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
-    if holds_words(rows, task.text_columns):
-        column = data.label_column or guess_tag_column(rows)
+    if holds_word_lists(rows, task.text_columns):
+        column = data.label_column or guess_label_column(rows)
         task = replace(
             task, problem_type="token_classification", label_column=column, metrics=("entity_f1", "accuracy")
         )
@@ -238,10 +245,10 @@ def _complete(task: Task, rows: Dataset, data: DataArguments, known_labels: tupl
             raise InputError(f"no label column {data.label_column!r}; the columns are {_names(rows)}")
         return replace(task, metrics=task.metrics or ("accuracy", "f1_macro"))
     if task.problem_type == "token_classification":
-        own_names, found = tag_names(rows, task.label_column)
-        return replace(task, label_names=task.label_names or own_names or known_labels or found)
+        own_names, found = word_label_names(rows, task.label_column)
+        return replace(task, label_names=task.label_names or own_names or fallback_label_names or found)
     problem_type, own_names, found = _label_type(rows, task.label_column)
-    names = task.label_names or own_names or (known_labels if problem_type != "regression" else ()) or found
+    names = task.label_names or own_names or (fallback_label_names if problem_type != "regression" else ()) or found
     metrics = {
         "single_label_classification": ("accuracy", "f1") if len(names) == 2 else ("accuracy", "f1_macro"),
         "multi_label_classification": ("f1_micro", "f1_macro"),
@@ -306,8 +313,8 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
         columns["label"] = task.label_column
     rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
     if task.problem_type == "token_classification":
-        check_words(rows["text"], columns["text"], task.name)
-        return encode_tags(rows, task.label_names, columns, task.name) if "label" in columns else rows
+        check_word_lists(rows["text"], columns["text"], task.name)
+        return encode_word_labels(rows, task.label_names, columns, task.name) if "label" in columns else rows
     for column in ("text", "text_pair"):
         if column not in rows.column_names:
             continue
@@ -317,10 +324,10 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
         if None in texts:
             raise InputError(f"column {columns[column]!r} of {task.name} has empty texts; fill or drop them")
         longest = max(map(len, texts))
-        if longest > MOST_CHARACTERS:
+        if longest > MAX_CHARACTERS:
             raise InputError(
                 f"column {columns[column]!r} of {task.name} has a text of {longest} characters; cut it to "
-                f"{MOST_CHARACTERS} or fewer, of which the first max_length tokens are read"
+                f"{MAX_CHARACTERS} or fewer, of which the first max_length tokens are read"
             )
     return _encode_labels(rows, task) if "label" in columns else rows
 

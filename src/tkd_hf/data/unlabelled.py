@@ -43,7 +43,7 @@ def read_unlabelled(sources: list[str], task: Task, data_dir: str | None = None)
     return concatenate_datasets([_read(source, task, data_dir) for source in sources])
 
 
-def drop_known(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
+def drop_duplicates(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
     """Leaves out what is in the training or the evaluation data already, and repetitions, and logs how many.
 
     Texts are the same if they differ in case and spaces alone.
@@ -59,9 +59,9 @@ def drop_known(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
 
     ```python
     >>> from datasets import Dataset
-    >>> from tkd_hf.data.unlabelled import drop_known
+    >>> from tkd_hf.data.unlabelled import drop_duplicates
     >>> splits = [Dataset.from_dict({"text": [text]}) for text in ("Good film .", "dull")]
-    >>> drop_known(Dataset.from_dict({"text": ["good film . ", "fine", "Dull", "fine"]}), *splits)["text"][:]
+    >>> drop_duplicates(Dataset.from_dict({"text": ["good film . ", "fine", "Dull", "fine"]}), *splits)["text"][:]
     ['fine']
 
     ```
@@ -81,7 +81,7 @@ def drop_known(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
     return extra.select(kept)
 
 
-def join(train: Dataset, extra: Dataset) -> Dataset:
+def append_unlabelled(train: Dataset, extra: Dataset) -> Dataset:
     """Training examples and, after them, those without labels.
 
     Args:
@@ -93,8 +93,9 @@ def join(train: Dataset, extra: Dataset) -> Dataset:
 
     ```python
     >>> from datasets import Dataset
-    >>> from tkd_hf.data.unlabelled import join
-    >>> join(Dataset.from_dict({"text": ["good"], "label": [1]}), Dataset.from_dict({"text": ["fine"]}))["label"][:]
+    >>> from tkd_hf.data.unlabelled import append_unlabelled
+    >>> train = Dataset.from_dict({"text": ["good"], "label": [1]})
+    >>> append_unlabelled(train, Dataset.from_dict({"text": ["fine"]}))["label"][:]
     [1, -100]
 
     ```

@@ -7,14 +7,14 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 from ..errors import InputError
 
 
-IGNORED = -100  # a position that does not count, in transformers and torch
+IGNORED_LABEL = -100  # a position that does not count, in transformers and torch
 WORD_COLUMNS = ("tokens", "words")
 _TAG_COLUMNS = ("ner_tags", "tags", "labels", "label")
 _LISTS = (List, LargeList)
 _STRINGS = ("string", "large_string")
 
 
-def holds_words(rows: Dataset, columns: Sequence[str]) -> bool:
+def holds_word_lists(rows: Dataset, columns: Sequence[str]) -> bool:
     """Whether the texts are lists of words.
 
     Raises:
@@ -29,12 +29,12 @@ def holds_words(rows: Dataset, columns: Sequence[str]) -> bool:
     return bool(lists)
 
 
-def guess_tag_column(rows: Dataset) -> str:
+def guess_label_column(rows: Dataset) -> str:
     """The column that usually holds a label a word; `"label"` if there is none of them."""
     return next((name for name in _TAG_COLUMNS if name in rows.column_names), "label")
 
 
-def tag_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def word_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that the data set itself carries, and names made up from the tags it holds.
 
     Raises:
@@ -56,7 +56,7 @@ def tag_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, .
     return (), tuple(f"LABEL_{code}" for code in range(max(values, default=-1) + 1))
 
 
-def check_words(texts: Iterable[list[str] | None], column: str, task: str) -> None:
+def check_word_lists(texts: Iterable[list[str] | None], column: str, task: str) -> None:
     """Refuses an example without words, and a word that is empty.
 
     Args:
@@ -70,7 +70,7 @@ def check_words(texts: Iterable[list[str] | None], column: str, task: str) -> No
             raise InputError(f"example {place} of {task} has an empty word in {column!r}: {words}; fill or drop it")
 
 
-def encode_tags(rows: Dataset, names: tuple[str, ...], columns: dict[str, str], task: str) -> Dataset:
+def encode_word_labels(rows: Dataset, names: tuple[str, ...], columns: dict[str, str], task: str) -> Dataset:
     """Tags as codes; -100, a word that does not count, stays.
 
     Args:
@@ -96,16 +96,16 @@ def encode_tags(rows: Dataset, names: tuple[str, ...], columns: dict[str, str], 
         return rows.remove_columns("label")
     codes = {name: code for code, name in enumerate(names)}
     if rows.features["label"].feature.dtype not in _STRINGS:
-        codes = {code: code for code in (*range(len(names)), IGNORED)}
+        codes = {code: code for code in (*range(len(names)), IGNORED_LABEL)}
     if unknown := sorted(found - set(codes)):
         raise InputError(f"tags {unknown} in {columns['label']!r} are not among the {len(names)} labels: {list(names)}")
-    if found == {IGNORED}:
-        raise InputError(f"all tags of {task} in {columns['label']!r} are {IGNORED}, so none of its words counts")
+    if found == {IGNORED_LABEL}:
+        raise InputError(f"all tags of {task} in {columns['label']!r} are {IGNORED_LABEL}, so none of its words counts")
     encoded = [[codes[tag] for tag in tags] for tags in rows["label"]]
     return rows.remove_columns("label").add_column("label", encoded, feature=List(Value("int64")))
 
 
-def first_subwords(word_ids: Iterable[int | None], tags: Sequence[int]) -> list[int]:
+def label_first_subwords(word_ids: Iterable[int | None], tags: Sequence[int]) -> list[int]:
     """A word's tag at its first subword, and -100 at other subwords and special tokens.
 
     Args:
@@ -115,14 +115,14 @@ def first_subwords(word_ids: Iterable[int | None], tags: Sequence[int]) -> list[
     Example:
 
     ```python
-    >>> from tkd_hf.data.word_labels import first_subwords
-    >>> first_subwords([None, 0, 1, 1, None], [7, 8, 9])
+    >>> from tkd_hf.data.word_labels import label_first_subwords
+    >>> label_first_subwords([None, 0, 1, 1, None], [7, 8, 9])
     [-100, 7, 8, -100, -100]
 
     ```
     """
     labels, previous = [], None
     for word in word_ids:
-        labels.append(IGNORED if word is None or word == previous else tags[word])
+        labels.append(IGNORED_LABEL if word is None or word == previous else tags[word])
         previous = word
     return labels

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import expit, softmax
 
-from ..data.word_labels import IGNORED
+from ..data.word_labels import IGNORED_LABEL
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def decide(logits: np.ndarray, problem_type: str) -> np.ndarray:
 def counted(values: Iterable[Sequence], labels: Iterable[Sequence[int]]) -> list[np.ndarray]:
     """For each example, the values of the tokens that count: those not labelled -100."""
     pairs = zip(values, labels, strict=True)
-    return [np.asarray(value)[np.asarray(codes) != IGNORED] for value, codes in pairs]
+    return [np.asarray(value)[np.asarray(codes) != IGNORED_LABEL] for value, codes in pairs]
 
 
 def answers(logits: np.ndarray | list, labels: np.ndarray | list, problem_type: str) -> np.ndarray | list[np.ndarray]:

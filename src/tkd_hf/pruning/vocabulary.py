@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.features import with_spaces
-from ..data.word_labels import holds_words
+from ..data.features import with_leading_spaces
+from ..data.word_labels import holds_word_lists
 from ..errors import InputError
 from .fast_tokenizer import Text, cut_tokenizer, encode, needed_ids, unknown_token
 
@@ -148,10 +148,10 @@ def prune_vocabulary(
 def texts_of(examples: Dataset) -> Iterator[Text]:
     """The texts of rows with `text`, and perhaps `text_pair`, as `load_split` gives them."""
     columns = [column for column in ("text", "text_pair") if column in examples.column_names]
-    of_words = holds_words(examples, columns)
+    of_words = holds_word_lists(examples, columns)
     for row in examples.select_columns(columns):
         texts = tuple(row[column] for column in columns)
-        yield with_spaces(texts)[0] if of_words else texts if len(texts) > 1 else texts[0]
+        yield with_leading_spaces(texts)[0] if of_words else texts if len(texts) > 1 else texts[0]
 
 
 def _check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.augmentation import replace_words, shuffle_pairs, words_of
+from ..data.augmentation import collect_words, replace_words, shuffle_pairs
 from ..data.loading import DataArguments, load_split
 from ..data.replacement_words import MaskedWords, NearestWords
 from ..data.tasks import Task
@@ -93,7 +93,7 @@ def augment(
     folder = RunFolder(output_dir, record, overwrite, resume)
     if folder.done:
         return folder.record
-    words = words_of(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
+    words = collect_words(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
     started = time.perf_counter()
     if shuffle:
         new = shuffle_pairs(examples, copies, seed)

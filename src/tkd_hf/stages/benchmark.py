@@ -191,7 +191,7 @@ def _real_texts(data: DataArguments | None, model: str) -> tuple[list[tuple[str,
     """Texts or pairs, and what the models are to answer for them."""
     if data is None:
         return [(sentence,) for sentence in SENTENCES], None
-    examples, task = load_split(data, "eval", known_labels=label_names(runner_config(model)))
+    examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(model)))
     return texts_of(examples, REAL_TEXTS), task.problem_type
 
 

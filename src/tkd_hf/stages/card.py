@@ -11,7 +11,7 @@ from datasets import Dataset
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from ..data.features import as_tuple
+from ..data.features import to_tuple
 from ..errors import InputError
 from ..evaluation.runners import EXPORTS
 from ..files import read_json, written_whole
@@ -69,7 +69,7 @@ def card(
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
     content = card_of(folder, record, repo_id, base_model).render(
         existing,
-        tags=as_tuple(tags or ()),
+        tags=to_tuple(tags or ()),
         license=license,
         language=list(language) if isinstance(language, (list, tuple)) else language,
     )

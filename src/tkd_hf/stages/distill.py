@@ -11,10 +11,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import as_tuple, tokenize
+from ..data.features import to_tuple, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
-from ..data.unlabelled import drop_known, join, read_unlabelled
+from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..errors import InputError
 from ..evaluation.metrics import compute_metrics_for
 from ..model_loading import load_classifier, load_config, load_tokenizer
@@ -88,12 +88,12 @@ def distill(
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
             or another teacher's, a folder that holds another run, or an adapter for a base without a name.
     """
-    teachers, live = as_tuple(teacher), live or bool(CombinedObjective(args).features)
+    teachers, live = to_tuple(teacher), live or bool(CombinedObjective(args).features)
     _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = without_labels(args, task)
-    extra = drop_known(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
+    extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
     several = {"teacher_weights": mean_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
@@ -127,7 +127,7 @@ def distill(
         add_adapters(model, lora) if lora else model,
         tokenizer,
         list(zip(teachers, revisions, strict=True)),
-        (join(train, extra) if extra else train, evaluation),
+        (append_unlabelled(train, extra) if extra else train, evaluation),
         task,
         args,
         max_length=data.max_length,

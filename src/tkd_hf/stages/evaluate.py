@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.features import as_tuple, tokenize
+from ..data.features import to_tuple, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..errors import InputError
@@ -122,10 +122,10 @@ def evaluate(
     Raises:
         InputError: for bad data, models that cannot be loaded, labels that do not match, answers that are no numbers.
     """
-    models = as_tuple(model)
+    models = to_tuple(model)
     if disagreements_file and not teacher:
         raise InputError(f"{disagreements_file} is to hold where the model and a teacher differ: name the teacher")
-    examples, task = load_split(data, "eval", known_labels=label_names(runner_config(models[0])))
+    examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(models[0])))
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
     runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
-from ..data.unlabelled import drop_known, join, read_unlabelled
+from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..errors import InputError
 from ..labels import label_names
 from ..model_loading import load_classifier, load_config, load_tokenizer
@@ -154,7 +154,9 @@ def prune(
     if "label" not in examples.column_names:
         args = without_labels(args, task)
     _check(pruning, args, itself, train)
-    extra = drop_known(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation) if unlabelled else None
+    extra = (
+        drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation) if unlabelled else None
+    )
     tokenizer = load_tokenizer(model)
     revision = teacher_revision(model)
     taught_by = revision if itself else teacher_revision(teacher)
@@ -181,7 +183,7 @@ def prune(
 
     set_seed(args.seed)
     whole = as_student(load_classifier(model, task.problem_type), task).to(args.device)
-    learned = join(examples, extra) if extra else examples
+    learned = append_unlabelled(examples, extra) if extra else examples
     smaller, whole_tokenizer = whole, tokenizer
     if pruning.vocabulary:
         smaller, tokenizer, cut = prune_vocabulary(whole, tokenizer, corpus_of(learned), corpus_of(evaluation))

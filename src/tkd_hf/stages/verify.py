@@ -115,7 +115,7 @@ def verify(
                 "--trust-remote-code if you trust it"
             )
         place = str(_whole(snapshot, Path(folder, "whole")))
-        examples, task = load_split(data, "eval", known_labels=label_names(runner_config(place)))
+        examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(place)))
         claimed = _about(claims(snapshot.folder), task)
         if not claimed:
             raise InputError(
