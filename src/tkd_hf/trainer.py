@@ -31,9 +31,9 @@ from .hardware import padding_multiple
 from .hub.callback import HomeFilesCallback
 from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
-from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKENS, Setting
+from .objectives.agreement import batch_agreement
+from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup
 from .objectives.combined import CombinedObjective
-from .objectives.nearness import nearness
 from .rows_in_use import train_rows_in_use, train_whole
 from .sampling import OrderedTrainer
 from .signals import PROJECTIONS, Recorder, without_adapters
@@ -128,7 +128,7 @@ class DistillationTrainer(OrderedTrainer):
         self._check_labels()
         self._check_compiled()
         self.live_teachers = teachers = self._load_teachers(to_tuple(teacher_model))
-        self.objective.build(self._setting(teachers), self.accelerator)
+        self.objective.build(self._objective_setup(teachers), self.accelerator)
         self.add_callback(self.objective)
         self.add_callback(HomeFilesCallback())
         self._record = Recorder(self.model, self.objective.features)
@@ -156,7 +156,7 @@ class DistillationTrainer(OrderedTrainer):
         logged = {f"loss_{name}": component for name, component in components.items()}
         self._last_losses = {name: component.detach() for name, component in components.items()}
         if "logits" in components:  # the two then answer in the same order of labels
-            logged |= nearness(student.logits, teacher.logits, inputs, self.problem_type)
+            logged |= batch_agreement(student.logits, teacher.logits, inputs, self.problem_type)
         means, examples = self._logged["train" if model.training else "eval"], find_batch_size(inputs)
         for name, value in logged.items():
             means.add(name, value, examples)
@@ -278,17 +278,21 @@ class DistillationTrainer(OrderedTrainer):
         """What loads a teacher with the student's kind of answers."""
         if self.problem_type == MASKED_LM and "logits" not in self.objective.names:
             return AutoModel
-        kinds = {TOKENS: AutoModelForTokenClassification, MASKED_LM: AutoModelForMaskedLM, ENCODER: AutoModel}
+        kinds = {
+            TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
+            MASKED_LM: AutoModelForMaskedLM,
+            ENCODER: AutoModel,
+        }
         return kinds.get(self.problem_type, AutoModelForSequenceClassification)
 
-    def _setting(self, teachers: list[PreTrainedModel]) -> Setting:
+    def _objective_setup(self, teachers: list[PreTrainedModel]) -> ObjectiveSetup:
         student = self.model.config
         if not self.objective.features:
-            return Setting(self.args, self.problem_type, student)
+            return ObjectiveSetup(self.args, self.problem_type, student)
         teacher = teachers[0].config
         depth, taught = student.num_hidden_layers, teacher.num_hidden_layers
         chosen = self.args.layer_map or _built_from(self.model, depth, taught) or "uniform"
-        return Setting(self.args, self.problem_type, student, teacher, tuple(layer_map(chosen, depth, taught)))
+        return ObjectiveSetup(self.args, self.problem_type, student, teacher, tuple(layer_map(chosen, depth, taught)))
 
     def _live_teacher(self, teachers, tokenizers, weights) -> LiveTeacher | TeacherEnsemble | None:
         if len(tokenizers) not in (0, 1, len(teachers)) and teachers:
@@ -393,7 +397,7 @@ def problem_type_of(model: nn.Module) -> str:
     base = without_adapters(model)
     name = type(base).__name__
     if name.endswith("ForTokenClassification"):
-        return TOKENS
+        return TOKEN_CLASSIFICATION
     if name.endswith("ForMaskedLM"):
         return MASKED_LM
     if isinstance(base, PreTrainedModel) and name.endswith("Model"):

@@ -17,7 +17,7 @@ from tkd_hf.objectives import (
     HiddenStates,
     SelfAttentionRelations,
 )
-from tkd_hf.objectives.base import Setting
+from tkd_hf.objectives.base import ObjectiveSetup
 from tkd_hf.signals import FEATURES, Signals
 
 
@@ -183,7 +183,7 @@ def test_every_objective_is_built_from_a_setting_and_says_what_it_needs(name):
     args = DistillationTrainingArguments("unused", report_to="none", use_cpu=True)
     student = TKDConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=8, vocab_size=9)
     teacher = BertConfig(num_hidden_layers=3, hidden_size=96, num_attention_heads=4, intermediate_size=8, vocab_size=9)
-    objective = OBJECTIVES[name].build(Setting(args, "single_label_classification", student, teacher, (0, 2)))
+    objective = OBJECTIVES[name].build(ObjectiveSetup(args, "single_label_classification", student, teacher, (0, 2)))
     assert isinstance(objective.needs_teacher, bool)
     assert isinstance(objective.needs_labels, bool)
     assert set(objective.features) <= set(FEATURES)

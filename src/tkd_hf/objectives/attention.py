@@ -6,7 +6,7 @@ import torch
 
 from ..errors import InputError
 from ..signals import Signals
-from .base import Objective, Setting, mean_over_tokens, real_tokens
+from .base import Objective, ObjectiveSetup, mean_over_tokens, real_tokens
 
 
 class AttentionScores(Objective):
@@ -60,8 +60,8 @@ class AttentionScores(Objective):
                 )
 
     @classmethod
-    def build(cls, setting: Setting) -> "AttentionScores":
-        return cls(setting.layer_map, heads_of(setting.student), heads_of(setting.teacher))
+    def build(cls, setup: ObjectiveSetup) -> "AttentionScores":
+        return cls(setup.layer_map, heads_of(setup.student), heads_of(setup.teacher))
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)

@@ -11,12 +11,12 @@ from ..training_args import DistillationTrainingArguments
 
 
 # Problem types beside those of transformers' sequence classification.
-TOKENS, MASKED_LM, ENCODER = "token_classification", "masked_lm", "encoder"
-PER_TOKEN = (TOKENS, MASKED_LM)
+TOKEN_CLASSIFICATION, MASKED_LM, ENCODER = "token_classification", "masked_lm", "encoder"
+PER_TOKEN = (TOKEN_CLASSIFICATION, MASKED_LM)
 
 
 @dataclass(frozen=True)
-class Setting:
+class ObjectiveSetup:
     """What an objective is built from.
 
     Args:
@@ -36,8 +36,8 @@ class Setting:
 class Objective(nn.Module):
     """One component of the loss: a scalar, unweighted, the mean over the batch of each example's own value.
 
-    A subclass says in class attributes what it needs, builds itself from a `Setting`, and computes `forward`. What it
-    learns itself (projections) are its parameters; the trainer optimises, synchronises and checkpoints them.
+    A subclass names what it needs in class attributes, builds itself from an `ObjectiveSetup`, and computes `forward`.
+    What it learns itself (projections) are its parameters; the trainer optimises, synchronises and checkpoints them.
     """
 
     needs_teacher = True
@@ -45,7 +45,7 @@ class Objective(nn.Module):
     features: tuple[str, ...] = ()  # of `tkd_hf.signals.FEATURES`; they need a live teacher
 
     @classmethod
-    def build(cls, setting: Setting) -> "Objective":
+    def build(cls, setup: ObjectiveSetup) -> "Objective":
         raise NotImplementedError
 
     def set_progress(self, progress: float) -> None:
@@ -72,7 +72,7 @@ def mean_over_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (values.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
 
 
-def answers(
+def rows_and_weights(
     logits: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The rows of logits that count, their weights in the mean over the batch, and the mask that chose them.

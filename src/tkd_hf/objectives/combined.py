@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..signals import Signals
 from ..training_args import DistillationTrainingArguments
 from . import OBJECTIVES
-from .base import Setting
+from .base import ObjectiveSetup
 
 
 PROJECTIONS_FILE = "projections.safetensors"
@@ -50,9 +50,9 @@ class CombinedObjective(CheckpointedCallback):
         """Names of the objectives that read any of these features, for messages."""
         return ", ".join(name for name, kind in self._kinds.items() if features & set(kind.features))
 
-    def build(self, setting: Setting, accelerator: Accelerator) -> None:
+    def build(self, setup: ObjectiveSetup, accelerator: Accelerator) -> None:
         """Makes the objectives, on the device, their projections synchronised where there are several processes."""
-        self.modules = nn.ModuleDict({name: kind.build(setting) for name, kind in self._kinds.items()})
+        self.modules = nn.ModuleDict({name: kind.build(setup) for name, kind in self._kinds.items()})
         self.modules.to(accelerator.device)
         self._called = dict(self.modules)
         if accelerator.num_processes > 1:

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ..signals import Signals
-from .base import Objective, Setting, answers
+from .base import Objective, ObjectiveSetup, rows_and_weights
 
 
 class HardLoss(Objective):
@@ -42,11 +42,11 @@ class HardLoss(Objective):
         self.label_smoothing = label_smoothing
 
     @classmethod
-    def build(cls, setting: Setting) -> "HardLoss":
-        return cls(setting.problem_type, setting.args.label_smoothing_factor)
+    def build(cls, setup: ObjectiveSetup) -> "HardLoss":
+        return cls(setup.problem_type, setup.args.label_smoothing_factor)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits, weights, mask = answers(student.logits.float(), batch, self.problem_type)
+        logits, weights, mask = rows_and_weights(student.logits.float(), batch, self.problem_type)
         labels = batch["labels"] if mask is None else batch["labels"][mask]
         return (weights * self._losses(logits, labels)).sum()
 

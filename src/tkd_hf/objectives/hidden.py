@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..signals import Signals
-from .base import Setting, mean_over_tokens, real_tokens
+from .base import ObjectiveSetup, mean_over_tokens, real_tokens
 from .projection import ProjectedObjective
 
 
@@ -46,8 +46,8 @@ class HiddenStates(ProjectedObjective):
         self.layer_map = tuple(layer_map)
 
     @classmethod
-    def build(cls, setting: Setting) -> "HiddenStates":
-        return cls(setting.layer_map, setting.student.hidden_size, setting.teacher.hidden_size)
+    def build(cls, setup: ObjectiveSetup) -> "HiddenStates":
+        return cls(setup.layer_map, setup.student.hidden_size, setup.teacher.hidden_size)
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..signals import Signals
-from .base import Objective, Setting, answers
+from .base import Objective, ObjectiveSetup, rows_and_weights
 from .divergences import bernoulli_divergence, categorical_divergence
 
 
@@ -20,7 +20,7 @@ class LogitDistillation(Objective):
         a teacher, live or cached; of a masked language model a live one. Computed in float32 under autocast, too.
 
     Args:
-        problem_type: see `tkd_hf.objectives.base.Setting`. Regression always takes the squared error.
+        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`. Regression always takes the squared error.
         temperature: T at the start of training.
         final_temperature: T at its end, reached linearly; by default it stays.
         divergence: `"forward_kl"`, `"reverse_kl"`, `"jensen_shannon"`, or `"mse"`, the mean over labels of the squared
@@ -71,16 +71,16 @@ class LogitDistillation(Objective):
         self.top_k = top_k
 
     @classmethod
-    def build(cls, setting: Setting) -> "LogitDistillation":
-        args = setting.args
+    def build(cls, setup: ObjectiveSetup) -> "LogitDistillation":
+        args = setup.args
         schedule = (args.temperature, args.final_temperature)
-        return cls(setting.problem_type, *schedule, args.divergence, args.confidence_weighting, args.top_k)
+        return cls(setup.problem_type, *schedule, args.divergence, args.confidence_weighting, args.top_k)
 
     def set_progress(self, progress: float) -> None:
         self.temperature = (1 - progress) * self.first_temperature + progress * self.final_temperature
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        student_logits, weights, mask = answers(student.logits, batch, self.problem_type)
+        student_logits, weights, mask = rows_and_weights(student.logits, batch, self.problem_type)
         teacher_logits = teacher.logits[mask] if mask is not None and teacher.logits.dim() == 3 else teacher.logits
         student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
         if student_logits.shape != teacher_logits.shape:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .base import Objective, Setting
+from .base import Objective, ObjectiveSetup
 
 
 class ProjectedObjective(Objective):
@@ -23,5 +23,5 @@ class ProjectedObjective(Objective):
         self.projection = nn.Identity() if same else nn.Linear(student_width, teacher_width, bias=False)
 
     @classmethod
-    def build(cls, setting: Setting) -> "ProjectedObjective":
-        return cls(setting.student.hidden_size, setting.teacher.hidden_size)
+    def build(cls, setup: ObjectiveSetup) -> "ProjectedObjective":
+        return cls(setup.student.hidden_size, setup.teacher.hidden_size)

@@ -7,7 +7,7 @@ import torch
 from ..errors import InputError
 from ..signals import Signals
 from .attention import dot_products, heads_of
-from .base import Objective, Setting, mean_over_tokens, real_tokens
+from .base import Objective, ObjectiveSetup, mean_over_tokens, real_tokens
 from .divergences import forward_kl
 
 
@@ -78,14 +78,14 @@ class SelfAttentionRelations(Objective):
         self.relation_heads = relation_heads
 
     @classmethod
-    def build(cls, setting: Setting) -> "SelfAttentionRelations":
-        taught = setting.layer_map[-1]
-        teacher_heads = heads_of(setting.teacher)[taught]
+    def build(cls, setup: ObjectiveSetup) -> "SelfAttentionRelations":
+        taught = setup.layer_map[-1]
+        teacher_heads = heads_of(setup.teacher)[taught]
         return cls(
             taught,
-            query_width(setting.student, setting.student.num_hidden_layers - 1),
-            query_width(setting.teacher, taught),
-            setting.args.relation_heads,
+            query_width(setup.student, setup.student.num_hidden_layers - 1),
+            query_width(setup.teacher, taught),
+            setup.args.relation_heads,
             teacher_heads,
         )
 

@@ -2,24 +2,24 @@
 
 import torch
 
-from .base import answers
+from .base import rows_and_weights
 
 
-def nearness(
+def batch_agreement(
     student: torch.Tensor, teacher: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
 ) -> dict[str, torch.Tensor]:
     """Agreement on the batch, or of scores the mean absolute difference; no gradient, and no part of the loss.
 
     Args:
-        student, teacher: logits, as `tkd_hf.objectives.base.answers` takes them, with labels in the same order.
+        student, teacher: logits, with labels in the same order; see `tkd_hf.objectives.base.rows_and_weights`.
         batch: the batch they come from.
-        problem_type: see `tkd_hf.objectives.base.Setting`.
+        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
 
     Returns:
         `agreement`, the share of examples answered alike, with several labels in all of them; of tokens the mean of
         each example's share. Of scores `teacher_difference`.
     """
-    ours, weights, mask = answers(student.detach(), batch, problem_type)
+    ours, weights, mask = rows_and_weights(student.detach(), batch, problem_type)
     theirs = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
     if problem_type == "regression":
         return {"teacher_difference": (weights * (ours - theirs).abs().mean(dim=-1)).sum()}
