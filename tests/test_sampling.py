@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from tests.conftest import build_teacher
 from tests.training import QUIET
-from tkd_hf.sampling import OrderedTrainer
+from tkd_hf.sampling import BaseTrainer
 
 
 @pytest.mark.parametrize("old_names", [True, False])
@@ -26,7 +26,7 @@ def test_layer_norms_are_resumed_whatever_their_file_called_them(tmp_path, featu
     ends = []
     for folder, checkpoint in (("whole", None), ("resumed", tmp_path / "whole/checkpoint-2")):
         fields = {**QUIET, "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "learning_rate": 0.1}
-        trainer = OrderedTrainer(
+        trainer = BaseTrainer(
             AutoModelForSequenceClassification.from_pretrained(tmp_path / "model"),
             TrainingArguments(str(tmp_path / folder), per_device_train_batch_size=4, **fields),
             train_dataset=features,

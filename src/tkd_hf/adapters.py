@@ -29,7 +29,7 @@ from .foreign import NO_CODE, NO_PICKLES, check_files
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from .sampling import OrderedTrainer
+    from .sampling import BaseTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def finish_adapters(trainer: "OrderedTrainer", base: PreTrainedModel, lora: LoraArguments) -> None:
+def finish_adapters(trainer: "BaseTrainer", base: PreTrainedModel, lora: LoraArguments) -> None:
     """After training: the trainer's model becomes the merged, ordinary one, unless the adapter alone is to be kept.
 
     Where the base has a name, the adapter is also kept as it is, in the folder `adapter`.

@@ -21,7 +21,7 @@ class CheckpointedCallback(TrainerCallback):
         raise NotImplementedError
 
 
-class FiniteSteps(TrainerCallback):
+class StopOnNonFiniteGradient(TrainerCallback):
     """Stops training before a step whose gradient is not finite, so that weights and checkpoints stay good.
 
     In fp16 such steps are ordinary, and the Trainer's scaler leaves them out. DeepSpeed keeps gradients to itself and

@@ -8,7 +8,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .callbacks import FiniteSteps
+from .callbacks import StopOnNonFiniteGradient
 from .hardware import unfused_attention
 from .signals import without_adapters
 
@@ -39,10 +39,10 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         self.generator.manual_seed(self.seed + epoch)
 
 
-class OrderedTrainer(Trainer):
+class BaseTrainer(Trainer):
     """A Trainer that may group by length and still resumes exactly and predicts in the data set's order.
 
-    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.FiniteSteps`. Its card is that of
+    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.StopOnNonFiniteGradient`. Its card is that of
     `tkd-hf card`.
     """
 
@@ -52,7 +52,7 @@ class OrderedTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         _save_under_own_names(without_adapters(self.model))
-        self.add_callback(FiniteSteps(self))
+        self.add_callback(StopOnNonFiniteGradient(self))
 
     def train(self, *args, **kwargs):
         """As in `Trainer`, with the attention that is fastest to train."""

@@ -35,13 +35,13 @@ from .objectives.agreement import batch_agreement
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup
 from .objectives.combined import CombinedObjective
 from .rows_in_use import train_rows_in_use, train_whole
-from .sampling import OrderedTrainer
+from .sampling import BaseTrainer
 from .signals import PROJECTIONS, Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .training_args import DistillationTrainingArguments
 
 
-class DistillationTrainer(OrderedTrainer):
+class DistillationTrainer(BaseTrainer):
     """Trains a student on a teacher's answers, and is otherwise the Trainer that everyone knows.
 
     The teacher's signals come from the column `teacher_logits` (see `tkd_hf.SoftLabels`) where the data has it, and
@@ -138,7 +138,7 @@ class DistillationTrainer(OrderedTrainer):
         self._rows_in_use = None
 
     def replace_model(self, model):
-        """As in `OrderedTrainer`; what objectives read is read from the new model.
+        """As in `BaseTrainer`; what objectives read is read from the new model.
 
         Features of a model that was pruned have another shape than objectives were built for: there is then no loss.
         """

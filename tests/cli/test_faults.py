@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
 from tkd_hf import DistillationTrainer
-from tkd_hf.callbacks import FiniteSteps
+from tkd_hf.callbacks import StopOnNonFiniteGradient
 from tkd_hf.errors import InputError
 
 from ..conftest import FAST, read_json
@@ -95,7 +95,7 @@ def test_where_nobody_sees_gradients_a_loss_that_is_not_finite_stops():
     """As with DeepSpeed, which takes its step by itself, before the Trainer asks."""
     model, args, state = torch.nn.Linear(1, 1), TrainingArguments(use_cpu=True), TrainerState(global_step=2)
     losses = {"logits": 0.5}
-    callback = FiniteSteps(SimpleNamespace(last_losses=lambda: losses, gradient_norm=float("nan")))
+    callback = StopOnNonFiniteGradient(SimpleNamespace(last_losses=lambda: losses, gradient_norm=float("nan")))
     callback.on_pre_optimizer_step(args, state, None, model)
     losses["logits"] = float("nan")
     with pytest.raises(InputError, match=r"the loss of step 3 is not finite \(logits nan\); training .* after it"):

@@ -27,7 +27,7 @@ from .training import training_arguments
 
 
 if TYPE_CHECKING:
-    from ..sampling import OrderedTrainer
+    from ..sampling import BaseTrainer
 
 
 def card(
@@ -79,7 +79,7 @@ def card(
     return content
 
 
-def card_of_training(trainer: "OrderedTrainer", **chosen: Any) -> str:
+def card_of_training(trainer: "BaseTrainer", **chosen: Any) -> str:
     """The card of what a trainer has trained, or is training, in its output folder, and the record that it is from.
 
     Args:
@@ -96,7 +96,7 @@ def card_of_training(trainer: "OrderedTrainer", **chosen: Any) -> str:
     return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **chosen)
 
 
-def record_of(trainer: "OrderedTrainer") -> StageRecord:
+def record_of(trainer: "BaseTrainer") -> StageRecord:
     """What a trainer knows of its run: teachers, data, arguments, time, and how the last evaluation went."""
     models = getattr(trainer, "live_teachers", [])
     names = [model.config.name_or_path or type(model).__name__ for model in models]

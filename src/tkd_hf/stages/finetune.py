@@ -11,7 +11,7 @@ from ..data.loading import DataArguments, load_splits
 from ..evaluation.metrics import compute_metrics_for
 from ..hardware import padding_multiple
 from ..model_loading import load_for_training, load_tokenizer
-from ..sampling import OrderedTrainer
+from ..sampling import BaseTrainer
 from ..soft_labels import teacher_revision
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord, data_inputs
@@ -63,7 +63,7 @@ def finetune(
 
     set_seed(args.seed)  # before the classifier is initialised
     classifier = load_for_training(model, task)
-    trainer = OrderedTrainer(
+    trainer = BaseTrainer(
         model=add_adapters(classifier, lora) if lora else classifier,
         args=args,
         train_dataset=tokenize(train, tokenizer, data.max_length),

@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..callbacks import StopOnTermination
 from ..errors import InputError, Stopped, first_line
-from ..sampling import OrderedTrainer
+from ..sampling import BaseTrainer
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
 
@@ -39,8 +39,8 @@ def training_arguments(args: FineTuningArguments) -> dict[str, Any]:
 
 def train_into(
     folder: RunFolder,
-    trainer: OrderedTrainer,
-    before_saving: Callable[[OrderedTrainer], dict[str, Any] | None] | None = None,
+    trainer: BaseTrainer,
+    before_saving: Callable[[BaseTrainer], dict[str, Any] | None] | None = None,
 ) -> StageRecord:
     """Trains, from the folder's last checkpoint if it has one, and leaves there a model that loads as it is.
 
@@ -75,7 +75,7 @@ def train_into(
     return finish(folder, trainer, metrics)
 
 
-def finish(folder: RunFolder, trainer: OrderedTrainer, metrics: dict[str, Any]) -> StageRecord:
+def finish(folder: RunFolder, trainer: BaseTrainer, metrics: dict[str, Any]) -> StageRecord:
     """Closes the record of a run with what was measured, and writes the card, so that the folder can be published."""
     from .card import card  # which words the arguments of this module
 
