@@ -8,7 +8,7 @@ from transformers import DataCollatorWithPadding
 from tests.conftest import WORDS
 from tests.training import arguments, student_of
 from tkd_hf import trainer as module
-from tkd_hf.rows_in_use import RowsInUse, train_rows_in_use, train_whole
+from tkd_hf.rows_in_use import RowsInUse, restore_word_embeddings, train_rows_in_use
 
 
 UNUSED = [WORDS.index("[UNK]"), WORDS.index("[MASK]")]
@@ -70,7 +70,7 @@ def test_a_model_that_is_moved_meanwhile_keeps_what_it_learned(teacher, features
     model.double()
     with torch.no_grad():
         used.in_use += 1
-    train_whole(model)
+    restore_word_embeddings(model)
     weight = model.get_input_embeddings().weight
     assert weight.dtype == torch.float64
     torch.testing.assert_close(weight[used.rows], used.in_use.detach())
@@ -87,7 +87,7 @@ def test_all_rows_are_trained_where_it_would_not_be_the_same(teacher, features):
         model = student_of(teacher)
         change(model)
         found = train_rows_in_use(model, data, 0, optimizer, weight_decay)
-        train_whole(model)
+        restore_word_embeddings(model)
         assert type(model.get_input_embeddings()) is torch.nn.Embedding
         return found
 

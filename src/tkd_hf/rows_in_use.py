@@ -60,7 +60,7 @@ class RowsInUse(nn.Embedding):
             return super().forward(ids)
         return functional.embedding(self.places[ids], self.in_use, self.padding_place)
 
-    def stand_in(self, model: PreTrainedModel) -> None:
+    def reattach(self, model: PreTrainedModel) -> None:
         """Takes the place of the whole again, with its weights of today."""
         if without_adapters(model).get_input_embeddings() is self.whole[0]:
             self.weight.data = self.whole[0].weight.data
@@ -117,7 +117,7 @@ def train_rows_in_use(
     return used
 
 
-def train_whole(model: PreTrainedModel) -> None:
+def restore_word_embeddings(model: PreTrainedModel) -> None:
     """Puts the word embeddings back into their place, with what was learned, if they are not there."""
     base = without_adapters(model)
     if isinstance(used := base.get_input_embeddings(), RowsInUse):

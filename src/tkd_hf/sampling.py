@@ -42,8 +42,8 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 class BaseTrainer(Trainer):
     """A Trainer that may group by length and still resumes exactly and predicts in the data set's order.
 
-    It stops before a step that would spoil the weights; see `tkd_hf.callbacks.StopOnNonFiniteGradient`. Its card is that of
-    `tkd-hf card`.
+    It stops before a step that would spoil the weights (`tkd_hf.callbacks.StopOnNonFiniteGradient`), and writes the
+    card that `tkd-hf card` writes.
     """
 
     run_record: "StageRecord | None" = None  # of the run that it is part of, where a command set that up

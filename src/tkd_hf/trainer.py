@@ -34,7 +34,7 @@ from .layer_map import layer_map
 from .objectives.agreement import batch_agreement
 from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup
 from .objectives.combined import CombinedObjective
-from .rows_in_use import train_rows_in_use, train_whole
+from .rows_in_use import restore_word_embeddings, train_rows_in_use
 from .sampling import BaseTrainer
 from .signals import PROJECTIONS, Recorder, without_adapters
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
@@ -165,7 +165,7 @@ class DistillationTrainer(BaseTrainer):
     def create_optimizer(self, *args, **kwargs):
         """The student's, with the projections that objectives learn, and of the word embeddings only what is in use."""
         if self._rows_in_use is not None:  # trained before, by the optimizer that goes on
-            self._rows_in_use.stand_in(self.model)
+            self._rows_in_use.reattach(self.model)
         elif self._leaves_rows_out():
             padding = self.data_collator.tokenizer.pad_token_id
             self._rows_in_use = train_rows_in_use(
@@ -180,7 +180,7 @@ class DistillationTrainer(BaseTrainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            train_whole(self.model)
+            restore_word_embeddings(self.model)
 
     def _leaves_rows_out(self) -> bool:
         """Not where another collator may make tokens up, where callbacks change weights, or others share them out."""
@@ -263,8 +263,8 @@ class DistillationTrainer(BaseTrainer):
             what = f"cannot be averaged over {len(teachers)}" if teachers else "only a teacher gives"
             what = "soft labels do not hold" if cached and not teachers else what
             raise ValueError(
-                f"{self.objective.reading(features)} read the teacher's {', '.join(sorted(features))}, which {what}: "
-                "pass one teacher_model, which runs on each batch"
+                f"{self.objective.names_reading(features)} read the teacher's {', '.join(sorted(features))}, which "
+                f"{what}: pass one teacher_model, which runs on each batch"
             )
         if not teachers:
             raise ValueError(
@@ -324,8 +324,9 @@ class DistillationTrainer(BaseTrainer):
         if different and (features or self.problem_type in PER_TOKEN):
             raise InputError(
                 f"the teacher (vocabulary of {theirs}) and the student ({ours}) have different tokenizers, so their "
-                f"tokens cannot be compared one by one, as {self.objective.reading(features) or self.problem_type} "
-                'needs; choose a teacher with the student\'s tokenizer, or distil texts with {"logits": 1.0}'
+                "tokens cannot be compared one by one, as "
+                f"{self.objective.names_reading(features) or self.problem_type} needs; choose a teacher with the "
+                'student\'s tokenizer, or distil texts with {"logits": 1.0}'
             )
         if different and not prepared:
             raise ValueError(
@@ -334,7 +335,7 @@ class DistillationTrainer(BaseTrainer):
             )
 
     def _check_problem_type(self):
-        if self.problem_type == ENCODER and (answered := self.objective.answered()):
+        if self.problem_type == ENCODER and (answered := self.objective.names_reading_logits()):
             raise InputError(
                 f"{type(self.model).__name__} has no head, so {answered} have no answers to learn from; "
                 "choose a student with a head, or objectives that read features, such as relations"
@@ -353,8 +354,8 @@ class DistillationTrainer(BaseTrainer):
     def _check_compiled(self):
         if self.args.torch_compile and (read := self.objective.features & set(PROJECTIONS)):
             raise InputError(
-                f"torch_compile=True, and {self.objective.reading(read)} read {', '.join(sorted(read))} by hooks, "
-                "which compiled models may pass over; train without torch_compile, or from logits and hidden states"
+                f"torch_compile=True, and {self.objective.names_reading(read)} read {', '.join(sorted(read))} by hooks,"
+                " which compiled models may pass over; train without torch_compile, or from logits and hidden states"
             )
 
     def _columns(self) -> list[str]:

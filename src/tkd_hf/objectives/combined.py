@@ -42,11 +42,11 @@ class CombinedObjective(CheckpointedCallback):
         """Whether any of the objectives needs `"teacher"` or `"labels"`."""
         return any(getattr(kind, f"needs_{what}") for kind in self._kinds.values())
 
-    def answered(self) -> str:
+    def names_reading_logits(self) -> str:
         """Names of the objectives that read the student's answers, for messages."""
         return ", ".join(name for name, kind in self._kinds.items() if not kind.features)
 
-    def reading(self, features: set[str]) -> str:
+    def names_reading(self, features: set[str]) -> str:
         """Names of the objectives that read any of these features, for messages."""
         return ", ".join(name for name, kind in self._kinds.items() if features & set(kind.features))
 

@@ -252,7 +252,7 @@ def _check(pruning: PruningArguments, args: DistillationTrainingArguments, itsel
         )
     if train and pruning.vocabulary and objectives.features:
         raise InputError(
-            f"{objectives.reading(objectives.features)} compare tokens with the teacher's, and a student with a "
+            f"{objectives.names_reading(objectives.features)} compare tokens with the teacher's, and a student with a "
             "vocabulary of its own has others; learn from logits and hard alone, or cut the vocabulary afterwards"
         )
 
