@@ -37,7 +37,7 @@ from tkd_hf.signals import Recorder
 from tkd_hf.teacher import LiveTeacher
 
 from .conftest import TEXTS, WORDS, build_teacher
-from .training import answers, arguments, losses, student_of, weights
+from .training import arguments, logits_of_texts, losses, student_of, weights
 
 
 SMALL = {"vocab_size": len(WORDS), "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -124,8 +124,10 @@ def test_trained_are_the_adapters_and_the_head(student, targets, adapted):
 
 
 def test_adapters_start_at_nothing(student, tokenizer):
-    before = answers(student, tokenizer)
-    torch.testing.assert_close(answers(add_adapters(student, LoraArguments()), tokenizer), before, atol=0, rtol=0)
+    before = logits_of_texts(student, tokenizer)
+    torch.testing.assert_close(
+        logits_of_texts(add_adapters(student, LoraArguments()), tokenizer), before, atol=0, rtol=0
+    )
 
 
 def test_nothing_is_warned_about(student):
@@ -149,12 +151,12 @@ def test_the_base_is_frozen_and_the_merged_model_answers_as_the_unmerged(build, 
     for name, weight in frozen.items():
         torch.testing.assert_close(after[name], weight, atol=0, rtol=0)
 
-    unmerged = answers(trainer.model, tokenizer)
+    unmerged = logits_of_texts(trainer.model, tokenizer)
     finish_adapters(trainer, student, LoraArguments(rank=4))
     trainer.save_model()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert type(loaded) is type(student)
-    torch.testing.assert_close(answers(loaded, tokenizer), unmerged, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of_texts(loaded, tokenizer), unmerged, atol=1e-5, rtol=0)
     assert set(loaded.state_dict()) == set(student.state_dict())
     assert not (tmp_path / "run" / "adapter").exists()  # its base has no name by which it could be loaded
 
@@ -220,7 +222,7 @@ def test_a_peft_student_of_ones_own(tmp_path, teacher, student, examples, tokeni
     trainer.save_model()
     fresh = student_from_teacher(teacher, num_hidden_layers=2)
     loaded = PeftModel.from_pretrained(fresh, tmp_path / "run")
-    torch.testing.assert_close(answers(loaded, tokenizer), answers(model, tokenizer), atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits_of_texts(loaded, tokenizer), logits_of_texts(model, tokenizer), atol=1e-6, rtol=0)
 
 
 FEATURES = {"relations": 1.0, "hidden": 0.5, "attention": 0.5, "logits": 0.5}
@@ -282,12 +284,12 @@ def test_trained_on_a_quantized_base_and_merged_into_floats(build, tokenizer, ca
     trainer = build(lora, base, num_train_epochs=10, learning_rate=2e-3)
     found = losses(trainer)
     assert found[-1] < 0.5 * found[0]
-    quantized = answers(trainer.model, tokenizer)
+    quantized = logits_of_texts(trainer.model, tokenizer)
     with caplog.at_level(logging.INFO, "tkd_hf"):
         finish_adapters(trainer, base, lora)
     assert "merging into the float weights" in caplog.text
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
-    merged = answers(trainer.model, tokenizer)
+    merged = logits_of_texts(trainer.model, tokenizer)
     assert (merged - quantized).abs().max() < close * quantized.abs().max()
     assert "eval_loss" in trainer.evaluate()
 
@@ -329,7 +331,9 @@ def test_an_adapter_made_on_8_bits_finds_its_moved_base(build, student, tokenize
     merged = merge_adapter(tmp_path / "run", tmp_path / "merged", base=str(tmp_path / "moved"))
     assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
     on_floats = PeftModel.from_pretrained(copy.deepcopy(student), tmp_path / "run")
-    torch.testing.assert_close(answers(merged, tokenizer), answers(on_floats, tokenizer), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits_of_texts(merged, tokenizer), logits_of_texts(on_floats, tokenizer), atol=1e-5, rtol=0
+    )
 
 
 def test_a_teacher_with_adapters_reads_the_whole_batch(teacher, tokenizer):

@@ -16,7 +16,7 @@ from tkd_hf.objectives.divergences import categorical_divergence
 from tkd_hf.sampling import EpochLengthGroupedSampler
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
-from .training import answers, arguments, losses, student_of, weights
+from .training import arguments, logits_of_texts, losses, student_of, weights
 
 
 def test_the_loss_is_the_weighted_sum_of_its_logged_components(build):
@@ -131,7 +131,7 @@ def test_agreement_with_the_teacher_is_logged_and_measured(build, teacher, token
     during = [entry["agreement"] for entry in trainer.state.log_history if "agreement" in entry]
     assert len(during) == 2
     assert all(share * 4 == round(share * 4) for share in during)  # of four examples each
-    expected = answers(trainer.model, tokenizer).argmax(-1) == answers(teacher, tokenizer).argmax(-1)
+    expected = logits_of_texts(trainer.model, tokenizer).argmax(-1) == logits_of_texts(teacher, tokenizer).argmax(-1)
     evaluated = [entry["eval_agreement"] for entry in trainer.state.log_history if "eval_agreement" in entry]
     assert evaluated == [pytest.approx(expected.float().mean().item())]
 

@@ -41,7 +41,7 @@ def weights(trainer) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters() if weight.requires_grad])
 
 
-def answers(model, tokenizer) -> torch.Tensor:
+def logits_of_texts(model, tokenizer) -> torch.Tensor:
     """The logits of the texts of all tests."""
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():

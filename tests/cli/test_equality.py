@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tkd_hf.pruning import StructuredPruner
 
 from ..conftest import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
-from ..training import answers
+from ..training import logits_of_texts
 
 
 # SGD, for AdamW turns rounding in a gradient near 0 into whole steps; dropout draws other numbers for other batches
@@ -86,7 +86,7 @@ def test_what_is_masked_is_what_is_saved(run, calm, sst2_dir, tmp_path, monkeypa
     compacted, masked = StructuredPruner.compacted, []
 
     def noted(pruner):
-        masked.append(answers(pruner.model, build_tokenizer()))
+        masked.append(logits_of_texts(pruner.model, build_tokenizer()))
         return compacted(pruner)
 
     monkeypatch.setattr(StructuredPruner, "compacted", noted)
@@ -94,7 +94,7 @@ def test_what_is_masked_is_what_is_saved(run, calm, sst2_dir, tmp_path, monkeypa
     code, _, err = run("prune", calm, *data, "--target-params", 0.8)
     assert code == 0, err
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
-    torch.testing.assert_close(answers(loaded, build_tokenizer()), masked[-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits_of_texts(loaded, build_tokenizer()), masked[-1], atol=1e-5, rtol=1e-5)
 
 
 def test_answers_of_any_order_batch_and_padding(run, teacher_folder, tmp_path):

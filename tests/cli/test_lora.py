@@ -10,7 +10,7 @@ from tkd_hf import InputError
 from tkd_hf.adapters import merge_adapter
 
 from ..conftest import FAST, read_json
-from ..training import answers, student_of
+from ..training import logits_of_texts, student_of
 
 
 def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_dir):
@@ -42,9 +42,9 @@ def test_the_adapter_kept_beside_the_merged_model_is_the_same(run, tmp_path, tea
     words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--learning-rate", 0.01, *FAST.split()]
     assert run("finetune", teacher_folder, *words, "--output-dir", tmp_path / "t")[0] == 0
     base = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
-    before = answers(base, tokenizer)
-    unmerged = answers(PeftModel.from_pretrained(base, tmp_path / "t" / "adapter"), tokenizer)
-    merged = answers(AutoModelForSequenceClassification.from_pretrained(tmp_path / "t"), tokenizer)
+    before = logits_of_texts(base, tokenizer)
+    unmerged = logits_of_texts(PeftModel.from_pretrained(base, tmp_path / "t" / "adapter"), tokenizer)
+    merged = logits_of_texts(AutoModelForSequenceClassification.from_pretrained(tmp_path / "t"), tokenizer)
     assert not torch.allclose(before, merged, atol=1e-2)
     torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
 
@@ -70,13 +70,15 @@ def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_di
     def base():
         return AutoModelForSequenceClassification.from_pretrained(base_folder)
 
-    alone = {name: answers(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")}
+    alone = {
+        name: logits_of_texts(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")
+    }
     assert (alone["one"].argmax(-1) != alone["two"].argmax(-1)).float().mean() > 0.5
     both = PeftModel.from_pretrained(base(), tmp_path / "one", adapter_name="one")
     both.load_adapter(tmp_path / "two", adapter_name="two")
     for name in ("one", "two", "one"):
         both.set_adapter(name)
-        torch.testing.assert_close(answers(both, tokenizer), alone[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits_of_texts(both, tokenizer), alone[name], atol=1e-6, rtol=0)
     assert not (tmp_path / "one" / "model.safetensors").exists()
     assert read_json(tmp_path / "one" / "adapter_config.json")["base_model_name_or_path"] == str(base_folder)
 
@@ -85,7 +87,7 @@ def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_di
     assert code == 2
     assert f"holds an adapter of '{base_folder}', not a model; merge the two first: python -c" in line
     merged = merge_adapter(tmp_path / "one", tmp_path / "merged")
-    torch.testing.assert_close(answers(merged, tokenizer), alone["one"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of_texts(merged, tokenizer), alone["one"], atol=1e-5, rtol=0)
     assert run("evaluate", tmp_path / "merged", *data, "--json", tmp_path / "e.json")[0] == 0
     accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
     assert accuracy == read_json(tmp_path / "one" / "tkd_run.json")["metrics"]["accuracy"]

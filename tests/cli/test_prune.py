@@ -9,7 +9,7 @@ from tkd_hf import student_from_teacher
 from tkd_hf.pruning import sparsity_report
 
 from ..conftest import FAST, TEXTS, build_teacher, read_json
-from ..training import answers, student_of
+from ..training import logits_of_texts, student_of
 from .recipes import run_until_killed, write_recipe
 
 
@@ -125,7 +125,7 @@ def test_the_vocabulary_alone_needs_no_training(prune, tmp_path, teacher, tokeni
     assert (cut["held_out"]["texts"], cut["held_out"]["changed"]) == (4, 0.25)
     removed = (tmp_path / "pruned" / "removed_tokens.txt").read_text().split("\n")[:-1]
     assert sorted([*removed, *smaller.get_vocab()]) == sorted(tokenizer.get_vocab())
-    torch.testing.assert_close(answers(student, smaller)[:3], answers(teacher, tokenizer)[:3])
+    torch.testing.assert_close(logits_of_texts(student, smaller)[:3], logits_of_texts(teacher, tokenizer)[:3])
 
 
 @pytest.mark.usefixtures("few_words")
@@ -186,7 +186,7 @@ def test_classes_in_the_order_of_the_data(prune, run, tmp_path, tokenizer):
     assert code == 0, err
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
     assert student.config.id2label == {0: "negative", 1: "positive"}
-    agreed = answers(student, tokenizer).argmax(-1) == answers(teacher, tokenizer).flip(-1).argmax(-1)
+    agreed = logits_of_texts(student, tokenizer).argmax(-1) == logits_of_texts(teacher, tokenizer).flip(-1).argmax(-1)
     assert agreed.float().mean() >= 0.75
 
 

@@ -13,7 +13,7 @@ from tkd_hf import InputError, student_from_teacher
 from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration
 
 from ..conftest import read_json
-from ..training import answers, losses, student_of, weights
+from ..training import logits_of_texts, losses, student_of, weights
 
 
 EVERYTHING = ("heads", "neurons", "layers", "hidden")
@@ -78,13 +78,15 @@ def test_resumed_is_uninterrupted(pruned, tmp_path, objectives, step):
 def test_the_student_is_compacted_saved_and_trains_on(pruned, build, tokenizer, tmp_path):
     trainer, callback = pruned()
     trainer.train()
-    masked = answers(callback.pruner.model, tokenizer)
-    torch.testing.assert_close(answers(trainer.model, tokenizer), masked, atol=1e-5, rtol=1e-5)
+    masked = logits_of_texts(callback.pruner.model, tokenizer)
+    torch.testing.assert_close(logits_of_texts(trainer.model, tokenizer), masked, atol=1e-5, rtol=1e-5)
     assert trainer.model.num_parameters() <= 0.5 * callback.pruner.model.num_parameters()
     assert {"eval_loss", "eval_loss_logits"} <= set(trainer.evaluate())
     trainer.save_model(str(tmp_path / "saved"))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(answers(loaded, tokenizer), answers(trainer.model, tokenizer), atol=0, rtol=0)
+    torch.testing.assert_close(
+        logits_of_texts(loaded, tokenizer), logits_of_texts(trainer.model, tokenizer), atol=0, rtol=0
+    )
     before = torch.cat([weight.detach().flatten() for weight in loaded.parameters()])
     further = build(model=loaded)
     further.train()
@@ -103,11 +105,15 @@ def test_masked_weights_may_decay_but_say_nothing(pruned, tokenizer):
     trainer, callback = pruned("one-shot", weight_decay=0.5, learning_rate=1e-2, kinds=("neurons",), share=0.8)
     trainer.train()
     student, masks = callback.pruner.model, callback.pruner.masks
-    torch.testing.assert_close(answers(student, tokenizer), answers(trainer.model, tokenizer), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits_of_texts(student, tokenizer), logits_of_texts(trainer.model, tokenizer), atol=1e-5, rtol=1e-5
+    )
     with torch.no_grad():
         for layer, mask in zip(student.tkd.layers, masks.neurons, strict=True):
             layer.feed_forward.output.weight[:, ~mask] = 100.0
-    torch.testing.assert_close(answers(student, tokenizer), answers(trainer.model, tokenizer), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits_of_texts(student, tokenizer), logits_of_texts(trainer.model, tokenizer), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_calibration_goes_by_the_seed_and_pruning_by_nothing_random(build, teacher):

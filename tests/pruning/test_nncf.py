@@ -9,7 +9,7 @@ from tkd_hf.pruning.nncf import NNCFMasks
 from tkd_hf.pruning.unstructured import ElementPruner, ElementPruningCallback, Sparsity, sparsity_report
 
 from ..conftest import TEXTS, build_teacher
-from ..training import answers, student_of
+from ..training import logits_of_texts, student_of
 
 
 needs_nncf = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed")
@@ -25,7 +25,7 @@ def test_layer_is_as_ours(tokenizer):
     ElementPruner(ours, Sparsity(0.5, "layer")).prune()
     pruner = ElementPruner(theirs, Sparsity(0.5, "layer"), masks_for(theirs, tokenizer))
     pruner.prune()
-    torch.testing.assert_close(answers(ours, tokenizer), answers(theirs, tokenizer))
+    torch.testing.assert_close(logits_of_texts(ours, tokenizer), logits_of_texts(theirs, tokenizer))
     assert set(sparsity_report(theirs).layers.values()) == {0.5}
 
 
@@ -57,7 +57,7 @@ def test_on_a_schedule_the_student_stays_an_ordinary_model(build, teacher, token
     assert set(student.state_dict()) == names
     student.save_pretrained(tmp_path / "saved")
     loaded = type(student).from_pretrained(tmp_path / "saved")
-    assert torch.equal(answers(student, tokenizer), answers(loaded, tokenizer))
+    assert torch.equal(logits_of_texts(student, tokenizer), logits_of_texts(loaded, tokenizer))
 
 
 @needs_nncf

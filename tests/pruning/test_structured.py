@@ -15,7 +15,7 @@ from tkd_hf import TKDForSequenceClassification, student_from_teacher
 from tkd_hf.pruning import Gates, Units, compact
 
 from ..conftest import TEXTS, WORDS, build_teacher
-from ..training import answers
+from ..training import logits_of_texts
 
 
 def some_masks(config, *kinds) -> Units:
@@ -45,17 +45,17 @@ def test_masked_is_compacted(teacher, tokenizer, kinds, attention):
     student = student_from_teacher(teacher)
     student.set_attn_implementation(attention)
     student.tkd.layers[0].register_forward_hook(lambda *_: None)  # as gates do: all tokens go through the last layer
-    masks, whole = some_masks(student.config, *kinds.split()), answers(student, tokenizer)
+    masks, whole = some_masks(student.config, *kinds.split()), logits_of_texts(student, tokenizer)
     gates = Gates(student)
-    torch.testing.assert_close(answers(student, tokenizer), whole, atol=0, rtol=0)
+    torch.testing.assert_close(logits_of_texts(student, tokenizer), whole, atol=0, rtol=0)
     gates.set(masks)
-    masked, small = answers(student, tokenizer), compact(student, masks)
+    masked, small = logits_of_texts(student, tokenizer), compact(student, masks)
     assert (masked - whole).abs().max() > 0.01
-    torch.testing.assert_close(masked, answers(small, tokenizer), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(masked, logits_of_texts(small, tokenizer), atol=1e-5, rtol=1e-5)
     assert small.num_parameters() < student.num_parameters()
     assert small.config.to_dict() == masks.shape(student.config).to_dict()
     gates.remove()
-    torch.testing.assert_close(answers(student, tokenizer), whole, atol=0, rtol=0)
+    torch.testing.assert_close(logits_of_texts(student, tokenizer), whole, atol=0, rtol=0)
 
 
 def electra():
@@ -81,7 +81,7 @@ def test_every_kind_of_model(build, tokenizer):
     gates = Gates(student)
     gates.set(masks)
     small = compact(student, masks)
-    masked, compacted = answers(student, tokenizer), answers(small, tokenizer)
+    masked, compacted = logits_of_texts(student, tokenizer), logits_of_texts(small, tokenizer)
     if hasattr(small, "decoder"):  # at padding there is nothing to answer
         real = tokenizer(TEXTS, padding=True, return_tensors="pt")["attention_mask"].bool()
         masked, compacted = masked[real], compacted[real]
@@ -124,7 +124,7 @@ def test_what_is_left_saves_loads_and_trains_on(teacher, tokenizer, tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert type(loaded) is TKDForSequenceClassification
-    torch.testing.assert_close(answers(loaded, tokenizer), answers(small, tokenizer), atol=0, rtol=0)
+    torch.testing.assert_close(logits_of_texts(loaded, tokenizer), logits_of_texts(small, tokenizer), atol=0, rtol=0)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     optimizer, labels = torch.optim.SGD(loaded.parameters(), lr=1e-2), torch.tensor([0, 1] * 4)
     before = loaded(**batch, labels=labels).loss
@@ -144,4 +144,4 @@ def test_what_is_left_exports_to_onnx(teacher, tokenizer, tmp_path):
     path = tmp_path / "model.onnx"
     torch.onnx.export(small.eval(), (), path, kwargs=batch, dynamo=True, verbose=False)
     (logits,) = runtime.InferenceSession(path).run(None, {name: value.numpy() for name, value in batch.items()})
-    torch.testing.assert_close(torch.from_numpy(logits), answers(small, tokenizer), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(logits), logits_of_texts(small, tokenizer), atol=1e-4, rtol=1e-4)

@@ -25,7 +25,7 @@ from tkd_hf.quantization.bitsandbytes import quantized
 from tkd_hf.stages.distill import AWARE_OF
 
 from ..conftest import build_teacher
-from ..training import answers, losses, student_of, weights
+from ..training import logits_of_texts, losses, student_of, weights
 
 
 EVERYWHERE = ("dynamic", "static", None)
@@ -78,15 +78,15 @@ def test_the_gradient_passes_the_rounding(rounding):
 @pytest.mark.parametrize("activations", EVERYWHERE)
 def test_rounding_a_model_and_back(teacher, tokenizer, activations, int4_embeddings):
     model = student_of(teacher)
-    before, state = answers(model, tokenizer), copy.deepcopy(model.state_dict())
+    before, state = logits_of_texts(model, tokenizer), copy.deepcopy(model.state_dict())
     layers = rounded(model, 7, activations, int4_embeddings)
     assert len(layers) == 2 * 6 + 2
     assert model.state_dict().keys() == state.keys()  # checkpoints are those of an ordinary model
-    assert not torch.allclose(answers(model, tokenizer), before, atol=1e-2)
+    assert not torch.allclose(logits_of_texts(model, tokenizer), before, atol=1e-2)
     in_floats(model)
     for kind in (nn.Linear, nn.Embedding):
         assert {type(module) for module in model.modules() if isinstance(module, kind)} == {kind}
-    assert torch.equal(answers(model, tokenizer), before)
+    assert torch.equal(logits_of_texts(model, tokenizer), before)
 
 
 def test_8_bits_are_those_of_true_integers(teacher, tokenizer):
@@ -98,7 +98,7 @@ def test_8_bits_are_those_of_true_integers(teacher, tokenizer):
             scales = module.weight.detach().abs().amax(dim=1, keepdim=True) / 127
             module.weight.data = (module.weight.data / scales).round().to(torch.int8) * scales
     rounded(model)
-    torch.testing.assert_close(answers(model, tokenizer), answers(true, tokenizer), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of_texts(model, tokenizer), logits_of_texts(true, tokenizer), atol=1e-5, rtol=0)
 
 
 def test_it_is_the_rounding_of_onnx(teacher, tokenizer, tmp_path):
@@ -136,7 +136,7 @@ def test_resumed_training_ends_as_if_never_interrupted(aware, tmp_path, tokenize
     resumed = aware(**rounding, num_train_epochs=4)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(resumed), weights(whole))
-    assert not torch.equal(answers(loaded, tokenizer), answers(whole.model, tokenizer))
+    assert not torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(whole.model, tokenizer))
     rounding = (FakeQuantizedLinear, FakeQuantizedLookup)
     assert not [module for module in resumed.model.modules() if isinstance(module, rounding)]
 
@@ -164,8 +164,8 @@ def test_what_is_left_is_saved_as_any_student(aware, tmp_path, tokenizer):
     trainer.train()
     trainer.save_model()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
-    assert torch.equal(answers(loaded, tokenizer), answers(trainer.model, tokenizer))
-    assert answers(quantized(loaded), tokenizer).shape == (8, 2)
+    assert torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(trainer.model, tokenizer))
+    assert logits_of_texts(quantized(loaded), tokenizer).shape == (8, 2)
 
 
 def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
@@ -178,11 +178,11 @@ def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
     unaware, aware = trained(), trained()
     losses(unaware)
     assert train_aware(aware, top=3) is aware
-    wanted = answers(teacher, tokenizer).log_softmax(-1)
+    wanted = logits_of_texts(teacher, tokenizer).log_softmax(-1)
     distances = []
     for trainer in (unaware, aware):
         rounded(trainer.model, top=3)
-        found = answers(trainer.model, tokenizer).log_softmax(-1)
+        found = logits_of_texts(trainer.model, tokenizer).log_softmax(-1)
         distances.append(nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True).item())
     assert distances[1] < 0.3 * distances[0]
 

@@ -33,7 +33,7 @@ from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration
 from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize, quantized
 
 from ..conftest import WORDS, build_teacher, read_json
-from ..training import answers, arguments, losses, student_of, weights
+from ..training import arguments, logits_of_texts, losses, student_of, weights
 
 
 CONFIGS = {
@@ -70,12 +70,12 @@ def test_loaded_run_saved_and_loaded_again(tmp_path, tokenizer, scheme, fields):
     assert len(converted(loaded)) == 2 * 6 + ("embedding_size" in fields)
     assert not {"dense", "classifier"} & converted(loaded)
     assert torch.equal(loaded.dense.weight, model.dense.weight)
-    logits = answers(loaded, tokenizer)
-    assert 0 < (logits - answers(model, tokenizer)).abs().max() < (0.02 if scheme == "int8" else 0.5)
+    logits = logits_of_texts(loaded, tokenizer)
+    assert 0 < (logits - logits_of_texts(model, tokenizer)).abs().max() < (0.02 if scheme == "int8" else 0.5)
     loaded.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
     assert converted(again) == converted(loaded)
-    assert torch.equal(answers(again, tokenizer), logits)
+    assert torch.equal(logits_of_texts(again, tokenizer), logits)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -86,8 +86,8 @@ def test_pruned(tmp_path, build, tokenizer, scheme):
     model = pruner.compacted()
     assert model.config.heads_per_layer or model.config.intermediate_sizes
     quantize(model, tokenizer, tmp_path, weights=scheme)
-    first = answers(load(tmp_path), tokenizer)
-    assert torch.equal(answers(load(tmp_path), tokenizer), first)
+    first = logits_of_texts(load(tmp_path), tokenizer)
+    assert torch.equal(logits_of_texts(load(tmp_path), tokenizer), first)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_half_precision_with_a_head_in_floats(tmp_path, tokenizer):
     model.save_pretrained(tmp_path)
     half = load(tmp_path, dtype=torch.float16)
     assert (half.dense.weight.dtype, half.tkd.layers[0].attention.query.weight.dtype) == (torch.float32, torch.float16)
-    torch.testing.assert_close(answers(half, tokenizer), answers(model, tokenizer), atol=0.05, rtol=0)
+    torch.testing.assert_close(logits_of_texts(half, tokenizer), logits_of_texts(model, tokenizer), atol=0.05, rtol=0)
 
 
 def test_4_bits_are_never_repacked(tmp_path, tokenizer):
@@ -128,11 +128,11 @@ def test_4_bits_are_never_repacked(tmp_path, tokenizer):
     loaded = load(tmp_path / "float", quantization_config=CONFIGS["nf4"])
     layers = [module for module in loaded.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
     assert {layer.support_avx512bf16_for_cpu for layer in layers} == {False}
-    before = answers(loaded, tokenizer)
+    before = logits_of_texts(loaded, tokenizer)
     weight = loaded.tkd.layers[0].feed_forward.output.weight
     weight.data, weight.quant_state = _convert_weight_packed_for_cpu(weight.data, weight.quant_state)
     loaded.save_pretrained(tmp_path / "packed")  # what would happen
-    assert (answers(load(tmp_path / "packed"), tokenizer) - before).abs().max() > 0.01
+    assert (logits_of_texts(load(tmp_path / "packed"), tokenizer) - before).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -144,16 +144,16 @@ def test_quantize_writes_a_folder(tmp_path, teacher, tokenizer, scheme):
     for model in (student_of(teacher).eval(), build_teacher(hidden_size=64, intermediate_size=128)):
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
-        before = answers(model, tokenizer)
+        before = logits_of_texts(model, tokenizer)
         assert quantize(model, tokenizer, tmp_path, weights=scheme) == {"weights": scheme}
-        assert torch.equal(answers(model, tokenizer), before)
+        assert torch.equal(logits_of_texts(model, tokenizer), before)
         assert not converted(model)
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in tmp_path.iterdir()}
         assert read_json(tmp_path / "config.json")["quantization_config"]["quant_method"] == "bitsandbytes"
         loaded = load(tmp_path)
         assert converted(loaded)
         assert not [name for name in converted(loaded) if "layer" not in name]
-        assert torch.equal(answers(loaded, tokenizer), answers(quantized(model, scheme), tokenizer))
+        assert torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(quantized(model, scheme), tokenizer))
         with pytest.raises(InputError, match="is quantized already, by bitsandbytes; quantize the float model"):
             quantize(loaded, tokenizer, tmp_path)
 
@@ -163,7 +163,7 @@ def test_the_package_loads_it_and_is_silent(tmp_path, teacher, tokenizer, caplog
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.NOTSET)
     model = load_classifier(str(tmp_path))
     assert quantized_by(model) == quantized_by(model.config) == "bitsandbytes"
-    assert torch.equal(answers(model, tokenizer), answers(load(tmp_path), tokenizer))
+    assert torch.equal(logits_of_texts(model, tokenizer), logits_of_texts(load(tmp_path), tokenizer))
     assert "MatMul8bitLt" not in caplog.text
 
 

@@ -13,7 +13,7 @@ from tkd_hf.model_loading import load_classifier, load_encoder, quantized_by
 from tkd_hf.quantization.quanto import load, quantize
 
 from ..conftest import build_teacher, read_json
-from ..training import answers, student_of
+from ..training import logits_of_texts, student_of
 from .test_bitsandbytes import UNEVEN, small
 
 
@@ -29,9 +29,9 @@ def expected(linear, states):
 @pytest.mark.parametrize("fields", [{}, UNEVEN], ids=["even", "uneven"])
 def test_saved_and_loaded_again(tmp_path, tokenizer, fields):
     model = small(**fields)
-    before = answers(model, tokenizer)
+    before = logits_of_texts(model, tokenizer)
     assert quantize(model, tokenizer, tmp_path) == {"weights": "int8"}
-    assert torch.equal(answers(model, tokenizer), before)  # itself it stays as it was
+    assert torch.equal(logits_of_texts(model, tokenizer), before)  # itself it stays as it was
     assert quantized_by(model) is None
     loaded = load(tmp_path)
     assert (quantized_by(loaded), loaded.training) == ("quanto", False)
@@ -41,14 +41,14 @@ def test_saved_and_loaded_again(tmp_path, tokenizer, fields):
     states = torch.randn(5, 64)
     query = loaded.tkd.layers[0].attention.query
     torch.testing.assert_close(query(states), expected(model.tkd.layers[0].attention.query, states))
-    logits = answers(loaded, tokenizer)
+    logits = logits_of_texts(loaded, tokenizer)
     assert 0 < (logits - before).abs().max() < 0.02
-    assert torch.equal(answers(load_classifier(str(tmp_path)), tokenizer), logits)
+    assert torch.equal(logits_of_texts(load_classifier(str(tmp_path)), tokenizer), logits)
 
     class Model(quanto.QuantizedTransformersModel):
         auto_class = AutoModelForSequenceClassification
 
-    assert torch.equal(answers(Model.from_pretrained(tmp_path), tokenizer), logits)
+    assert torch.equal(logits_of_texts(Model.from_pretrained(tmp_path), tokenizer), logits)
 
 
 def test_runner(tmp_path, tokenizer):
@@ -71,7 +71,7 @@ def test_stock_models_and_taggers(tmp_path, teacher, tagger, tokenizer):
         quantize(model, tokenizer, tmp_path / name)
         loaded = load_classifier(str(tmp_path / name))
         assert loaded.config.id2label == model.config.id2label
-        assert answers(loaded, tokenizer).shape == answers(model, tokenizer).shape
+        assert logits_of_texts(loaded, tokenizer).shape == logits_of_texts(model, tokenizer).shape
         floats = [name for name, module in loaded.named_modules() if type(module) is torch.nn.Linear]
         assert "classifier" in floats
     assert read_json(tmp_path / "stock" / "config.json")["quantization_config"]["quant_method"] == "quanto"
@@ -82,7 +82,7 @@ def test_a_model_that_was_loaded_is_saved_by_the_names_that_are_read(tmp_path, t
     (tmp_path / "int8").mkdir()
     teacher.save_pretrained(tmp_path / "stock")
     quantize(load_classifier(str(tmp_path / "stock")), tokenizer, tmp_path / "int8")
-    close = answers(load_classifier(str(tmp_path / "int8")), tokenizer) - answers(teacher, tokenizer)
+    close = logits_of_texts(load_classifier(str(tmp_path / "int8")), tokenizer) - logits_of_texts(teacher, tokenizer)
     assert close.abs().mean() < 0.1
 
 
