@@ -68,13 +68,13 @@ def main() -> None:
         leave_the_others()
         raise
     except (InputError, NotMet, Stopped) as error:
-        _end(str(error), error.exit_code)
+        _exit_with_message(str(error), error.exit_code)
     except Exception as error:
         if (trouble := storage_trouble(error)) is None:
             raise
-        _end(trouble, 2)
+        _exit_with_message(trouble, 2)
 
 
-def _end(message: str, code: int) -> None:
+def _exit_with_message(message: str, code: int) -> None:
     print(f"tkd-hf: {message}", file=sys.stderr)
     sys.exit(code)

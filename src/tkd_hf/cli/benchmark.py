@@ -34,7 +34,10 @@ def benchmark(
     """
     from ..stages.benchmark import benchmark as run
 
-    sizes = {"batch_sizes": o.numbers("--batch-sizes", batch_sizes), "lengths": o.numbers("--lengths", lengths)}
+    sizes = {
+        "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),
+        "lengths": o.parse_integers("--lengths", lengths),
+    }
     texts = (data.task or data.dataset) if data else "sentences of our own"
     announce(f"benchmarking {', '.join(models)} on {texts}")
     result = run(models, data, reference=reference, threads=threads, rounds=rounds, patience=patience, **sizes)

@@ -81,7 +81,9 @@ def distill(
         quantization_aware=quantization_aware,
     )
     show_record(str(output_dir), record.metrics, record.seconds)
-    suggest(o.merging(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}")
+    suggest(
+        o.merge_suggestion(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}"
+    )
     return write_json(json_file, vars(record))
 
 

@@ -39,6 +39,7 @@ def finetune(
     record = run(model, data, args, overwrite=overwrite, resume=resume, lora=lora)
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(
-        o.merging(lora, output_dir) or f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …"
+        o.merge_suggestion(lora, output_dir)
+        or f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …"
     )
     return write_json(json_file, vars(record))

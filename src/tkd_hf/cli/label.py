@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .output import announce, show, suggest, write_json
+from .output import announce, show_table, suggest, write_json
 
 
 if TYPE_CHECKING:
@@ -31,6 +31,6 @@ def label(
     result = run(
         teacher, data, path=soft_labels, batch_size=batch_size, overwrite=overwrite, unlabelled=unlabelled or ()
     )
-    show(["soft labels", "examples", "computed"], [[result.path, str(result.examples), str(result.computed)]])
+    show_table(["soft labels", "examples", "computed"], [[result.path, str(result.examples), str(result.computed)]])
     suggest(f"tkd-hf distill {teacher} {o.data_flags(data)} --layers 3 --output-dir …")
     return write_json(json_file, vars(result))

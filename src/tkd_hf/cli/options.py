@@ -51,7 +51,7 @@ def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
         raise InputError(f"the recipe {path} has {len(stages)} stages {command}; `tkd-hf run {path}` executes them all")
     common = {"teacher": recipe.teacher, "model": recipe.model, "output_dir": recipe.output_dir}
     values = stage_values(context.command, recipe, common, stages[0] if stages else {})
-    context.default_map, context.meta[RECIPE_EXTRAS] = as_defaults(context.command, values)
+    context.default_map, context.meta[RECIPE_EXTRAS] = option_defaults(context.command, values)
     return path
 
 
@@ -81,26 +81,26 @@ def stage_values(
         raise InputError(
             f"the recipe {recipe.path} sets {', '.join(extras)}, which `tkd-hf {command.name}` does not know"
         )
-    shared = {name: value for name, value in {**common, **recipe.data_of(options)}.items() if name in flags}
+    shared = {name: value for name, value in {**common, **recipe.data_options_for(options)}.items() if name in flags}
     return {name: value for name, value in (shared | options).items() if value is not None}
 
 
-def as_defaults(command: TyperCommand, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def option_defaults(command: TyperCommand, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values of a stage as defaults of the command's options, and the rest as words for the training arguments."""
     flags = {parameter.name: parameter for parameter in command.params}
     defaults = {
         # what a flag takes as one word, a recipe may write as a list or as weights by name
         name: ([value] if isinstance(value, str) else value)
         if getattr(flags[name], "multiple", False) or flags[name].nargs == -1
-        else _spell(value)
+        else _to_text(value)
         for name, value in values.items()
         if name in flags
     }
-    extras = [word for name, value in values.items() if name not in flags for word in (f"--{name}", _spell(value))]
+    extras = [word for name, value in values.items() if name not in flags for word in (f"--{name}", _to_text(value))]
     return defaults, extras
 
 
-def _spell(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -129,7 +129,7 @@ def training_arguments(
         from ..adapters import LORA_LEARNING_RATE
 
         parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
-    given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _spell(value))]
+    given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _to_text(value))]
     words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
     try:
         args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
@@ -192,7 +192,7 @@ DATA_OPTIONS = {
 }
 
 
-def with_data(command: Callable, otherwise: Callable[[dict[str, Any]], str | None] | None = None) -> Callable:
+def with_data(command: Callable, default_task: Callable[[dict[str, Any]], str | None] | None = None) -> Callable:
     """Gives a command the options about data, and hands them to it as one argument, `data`.
 
     Args:
@@ -202,8 +202,8 @@ def with_data(command: Callable, otherwise: Callable[[dict[str, Any]], str | Non
     """
 
     def arguments(given: dict[str, Any], values: dict[str, Any]) -> "DataArguments | None":
-        if otherwise and not (given["task"] or given["dataset"]):
-            given["task"] = otherwise(values)
+        if default_task and not (given["task"] or given["dataset"]):
+            given["task"] = default_task(values)
             if given["task"] is None:
                 return None
         from ..data.loading import DataArguments
@@ -216,7 +216,7 @@ def with_data(command: Callable, otherwise: Callable[[dict[str, Any]], str | Non
     return _with_options(command, "data", DATA_OPTIONS, arguments)
 
 
-with_optional_data = functools.partial(with_data, otherwise=lambda values: None)
+with_optional_data = functools.partial(with_data, default_task=lambda values: None)
 
 
 def _lora_option(annotation: type, flag: str, **kwargs) -> Any:
@@ -276,7 +276,7 @@ def _with_options(command: Callable, argument: str, options: dict[str, tuple], b
     return wrapped
 
 
-def numbers(flag: str, text: str) -> tuple[int, ...]:
+def parse_integers(flag: str, text: str) -> tuple[int, ...]:
     """`1,8,32`."""
     try:
         numbers = tuple(int(number) for number in text.strip("[]").split(","))
@@ -292,7 +292,7 @@ def data_flags(data: "DataArguments") -> str:
     return f"--task {data.task}" if data.task else f"--dataset {data.dataset}"
 
 
-def merging(lora: "LoraArguments | None", output_dir: Path) -> str | None:
+def merge_suggestion(lora: "LoraArguments | None", output_dir: Path) -> str | None:
     """The command that makes a model of what was trained, where that is an adapter alone."""
     if not (lora and lora.adapter_only):
         return None

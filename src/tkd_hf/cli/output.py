@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class RecipePosition:
     """Where in a recipe a command stands.
 
     Args:
         name: such as `stage 2 of 3`.
         last: whether it is the last stage, whose hint at a next command is the recipe's.
-        rehearsal: whether the command is only to read its options: it then ends with `Rehearsed` before its work.
+        check_only: whether the command is only to read its options: it then ends with `OptionsChecked` before its work.
     """
 
     name: str
     last: bool = True
-    rehearsal: bool = False
+    check_only: bool = False
 
 
-class Rehearsed(Exception):
+class OptionsChecked(Exception):
     """The options of a command are good, and its work was not wanted."""
 
 
-_place: ContextVar[Place | None] = ContextVar("place", default=None)
+_position: ContextVar[RecipePosition | None] = ContextVar("position", default=None)
 
 
 @contextmanager
-def standing_at(place: Place):
+def at_position(position: RecipePosition):
     """Commands within stand at this place of a recipe."""
-    token = _place.set(place)
+    token = _position.set(position)
     try:
         yield
     finally:
-        _place.reset(token)
+        _position.reset(token)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -61,24 +61,24 @@ def _console(stderr: bool = False) -> Console:
 
 def announce(text: str) -> None:
     """The first line of a command, once its options are read and before its work: what it is about to do."""
-    place = _place.get()
-    if place and place.rehearsal:
-        raise Rehearsed
-    _console(stderr=True).print(f"{place.name}: {text}" if place else text, markup=False, soft_wrap=True)
+    position = _position.get()
+    if position and position.check_only:
+        raise OptionsChecked
+    _console(stderr=True).print(f"{position.name}: {text}" if position else text, markup=False, soft_wrap=True)
 
 
 def suggest(command: str) -> None:
     """The next command one would type."""
-    place = _place.get()
-    if place is None or place.last:
+    position = _position.get()
+    if position is None or position.last:
         _console(stderr=True).print(f"next: {command}", markup=False, soft_wrap=True)
 
 
-def show(columns: list[str], rows: list[list[str]]) -> None:
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
     """A small table on standard output; the first column is text, the rest are figures."""
     table = Table(box=None, pad_edge=False, header_style="")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = _console()
@@ -90,25 +90,25 @@ def show(columns: list[str], rows: list[list[str]]) -> None:
 def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> None:
     """The table at the end of a training stage."""
     shown = {key.replace("_", " "): value for key, value in metrics.items()}
-    show(["", *shown, "seconds"], [[name, *map(figure, shown.values()), figure(seconds)]])
+    show_table(["", *shown, "seconds"], [[name, *map(format_number, shown.values()), format_number(seconds)]])
 
 
 def show_quantized(model: str, quantized: str, record: "StageRecord") -> None:
     """The model in floats, and what was made of it."""
     before, after = record.details["quantization"]["float"], record.metrics
     rows = [
-        [model, *map(figure, before["metrics"].values()), *(["–"] if before["metrics"] else [])],
-        [quantized, *(figure(after[name]) for name in before["metrics"])],
+        [model, *map(format_number, before["metrics"].values()), *(["–"] if before["metrics"] else [])],
+        [quantized, *(format_number(after[name]) for name in before["metrics"])],
     ]
     if before["metrics"]:
-        rows[1].append(figure(after["agreement"]))
+        rows[1].append(format_number(after["agreement"]))
     for row, figures in zip(rows, (before, after), strict=True):
         row += [f"{figures['megabytes']:.1f}", f"{figures['milliseconds']:.2f}"]
     low, high = after["speedup_interval"]
     rows[0].append("reference")
     rows[1].append(f"{after['speedup']:.2f}× ({low:.2f}–{high:.2f})")
     columns = [*_spaced(before["metrics"]), *(["agreement"] if before["metrics"] else []), "MB", "p50 ms", "speed"]
-    show([record.inputs.get("task", ""), *columns], rows)
+    show_table([record.inputs.get("task", ""), *columns], rows)
 
 
 _COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms a sentence")
@@ -116,18 +116,21 @@ _COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms a se
 
 def show_evaluation(result: "Evaluation") -> None:
     """What the models are worth; then what the teacher and its student get right, class by class."""
-    show(
+    show_table(
         [f"{result.task} ({result.examples})", *_spaced(result.models[0].metrics), *_COLUMNS],
-        [_worth(model) for model in result.models],
+        [_evaluation_row(model) for model in result.models],
     )
     fidelity = result.models[-1].fidelity
     if fidelity is None or not fidelity.classes:
         return
-    show(
+    show_table(
         ["recall", "examples", "teacher", "model", "change"],
-        [[row.name, *map(figure, (row.examples, row.teacher, row.model, row.change))] for row in fidelity.classes],
+        [
+            [row.name, *map(format_number, (row.examples, row.teacher, row.model, row.change))]
+            for row in fidelity.classes
+        ],
     )
-    show(
+    show_table(
         ["right alone", "teacher", "model", "p (McNemar)"],
         [["examples", str(fidelity.teacher_only), str(fidelity.model_only), f"{fidelity.p_value:.2g}"]],
     )
@@ -159,7 +162,7 @@ def show_benchmark(result: "Benchmark") -> None:
     names = ["backend", "weights", "embeddings + encoder", "MB", "peak MB (+ model)", "load s", "tokenize µs"]
     times = [f"p50 ms ({smallest})", "p95 ms", "speed", f"texts/s ({largest})"]
     threads = result.hardware["threads"]
-    show([f"{result.texts}, {threads} thread{'s' * (threads > 1)}", *names, *times], rows)
+    show_table([f"{result.texts}, {threads} thread{'s' * (threads > 1)}", *names, *times], rows)
 
 
 def show_report(result: "Report") -> None:
@@ -168,8 +171,8 @@ def show_report(result: "Report") -> None:
     rows = [
         [
             name,
-            *map(figure, model.metrics.values()),
-            figure(model.likeness),
+            *map(format_number, model.metrics.values()),
+            format_number(model.likeness),
             f"{cost.timings[0].p50:.2f}",
             f"{cost.timings[0].speedup:.2f}×",
             f"{cost.megabytes:.1f}",
@@ -178,18 +181,18 @@ def show_report(result: "Report") -> None:
         for name, model, cost in zip(result.names, result.evaluation.models, result.benchmark.models, strict=True)
     ]
     columns = ["agreement", "p50 ms", "speed-up", "MB", "peak MB"]
-    show([f"{result.evaluation.task} ({result.evaluation.examples})", *_spaced(first.metrics), *columns], rows)
+    show_table([f"{result.evaluation.task} ({result.evaluation.examples})", *_spaced(first.metrics), *columns], rows)
 
 
-def _worth(model: "ModelResult") -> list[str]:
+def _evaluation_row(model: "ModelResult") -> list[str]:
     metrics = [f"{value:.4f} ({low:.3f}–{high:.3f})" for value, (low, high) in _with_intervals(model)]
     near = model.fidelity
     return [
         model.name,
         *metrics,
-        figure(model.likeness),
-        figure(near and near.kl),
-        figure(model.calibration and model.calibration.error),
+        format_number(model.likeness),
+        format_number(near and near.kl),
+        format_number(model.calibration and model.calibration.error),
         f"{model.parameters.total / 1e6:.1f} M",
         f"{model.megabytes:.1f}",
         f"{model.milliseconds:.2f}",
@@ -204,7 +207,7 @@ def _spaced(names: Iterable[str]) -> list[str]:
     return [name.replace("_", " ") for name in names]
 
 
-def figure(value: Any) -> str:
+def format_number(value: Any) -> str:
     """A number with as many digits as are worth reading; a dash for none."""
     if value is None:
         return "–"

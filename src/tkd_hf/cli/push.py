@@ -7,7 +7,7 @@ import typer
 
 from ..errors import InputError
 from . import options as o
-from .output import announce, show, suggest, write_json
+from .output import announce, show_table, suggest, write_json
 
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def push(
     announce(f"{'listing what a push would send' if dry_run else f'pushing {folder}'} to {repo_id}")
     if dry_run:
         found = plan(folder, repo_id, exports)
-        show(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
+        show_table(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
         typer.echo(f"\n{found.card}")
         return write_json(json_file, {"repo_id": repo_id, "files": found.sizes, "card": found.card})
     pushed = run(
@@ -63,7 +63,7 @@ def push(
     )
     changes = f"{len(pushed.changed)} in one commit" if pushed.changed else "none, so no commit"
     seen = "private" if pushed.private else "public"
-    show(
+    show_table(
         ["", "seen", "files changed", "commit", "version"], [[pushed.url, seen, changes, pushed.commit[:8], tag or "–"]]
     )
     if pushed.left:

@@ -10,7 +10,7 @@ from ..errors import InputError
 
 
 KEYS = ("teacher", "model", "data", "stages", "output_dir")
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recipe:
             output_dir=None if content.get("output_dir") is None else str(content["output_dir"]),
         )
 
-    def data_of(self, options: dict[str, Any]) -> dict[str, Any]:
+    def data_options_for(self, options: dict[str, Any]) -> dict[str, Any]:
         """The data of a stage with these options: the recipe's; where the stage names its own, only where tasks lie."""
         if not {"task", "dataset"} & set(options):
             return self.data
@@ -95,9 +95,9 @@ def _check_size(content: Any, path: Path) -> None:
     while left:
         value = left.pop()
         count += 1
-        if count > MOST_VALUES:
+        if count > MAX_VALUES:
             raise InputError(
-                f"the recipe {path} unfolds into more than {MOST_VALUES} values; write it with fewer aliases"
+                f"the recipe {path} unfolds into more than {MAX_VALUES} values; write it with fewer aliases"
             )
         if isinstance(value, (dict, list)):
             left.extend(value.values() if isinstance(value, dict) else value)

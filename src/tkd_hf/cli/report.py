@@ -20,7 +20,7 @@ def _task_of(values: dict[str, Any]) -> str:
     return task_of(values["models"])
 
 
-@partial(o.with_data, otherwise=_task_of)
+@partial(o.with_data, default_task=_task_of)
 def report(
     models: Annotated[
         list[str], typer.Argument(metavar="RUNS...", help="Models: folders or Hub ids; other folders are passed over.")
@@ -45,7 +45,10 @@ def report(
     """
     from ..stages.report import report as run
 
-    sizes = {"batch_sizes": o.numbers("--batch-sizes", batch_sizes), "lengths": o.numbers("--lengths", lengths)}
+    sizes = {
+        "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),
+        "lengths": o.parse_integers("--lengths", lengths),
+    }
     announce(f"reporting on {', '.join(models)} into {output_dir}")
     result = run(models, output_dir, data, teacher, batch_size, disagreements, threads=threads, rounds=rounds, **sizes)
     show_report(result)

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from ..errors import InputError
 from . import options as o
-from .output import Place, Rehearsed, standing_at, write_json
+from .output import OptionsChecked, RecipePosition, at_position, write_json
 from .recipe import Recipe
 
 
@@ -57,7 +57,7 @@ def run(
     commands = {name: known for name, known in context.parent.command.commands.items() if name != context.info_name}
     flags = {"data_dir": data_dir and str(data_dir), "seed": seed}
     stages = _plan(recipe, commands, output_dir or recipe.output_dir, flags, overwrite)
-    _rehearse(stages)
+    _check_stages(stages)
     results = []
     for stage in stages:
         results.append({"stage": stage.name, "output_dir": stage.folder, **(stage.execute() or {})})
@@ -75,24 +75,24 @@ class _Stage:
     number: int
     of: int
 
-    def execute(self, rehearsal: bool = False) -> dict[str, Any] | None:
+    def execute(self, check_only: bool = False) -> dict[str, Any] | None:
         """What the command returns; errors name the stage."""
-        place = Place(f"stage {self.number} of {self.of}", self.number == self.of, rehearsal)
+        position = RecipePosition(f"stage {self.number} of {self.of}", self.number == self.of, check_only)
         try:
             missing = [p.name for p in self.command.params if p.required and p.name not in self.values]
             if missing:
                 raise InputError(
                     f"lacks {', '.join(missing)}; name it in the stage, or at the top of the recipe for all stages"
                 )
-            defaults, extras = o.as_defaults(self.command, self.values)
-            with standing_at(place), self.command.make_context(self.name, [], default_map=defaults) as context:
+            defaults, extras = o.option_defaults(self.command, self.values)
+            with at_position(position), self.command.make_context(self.name, [], default_map=defaults) as context:
                 context.meta[o.RECIPE_EXTRAS] = extras
                 return self.command.invoke(context)
-        except Rehearsed:
+        except OptionsChecked:
             return None
         except (InputError, typer.BadParameter) as error:
             text = error.format_message() if isinstance(error, typer.BadParameter) else error
-            raise InputError(f"{place.name}, {self.name}: {text}") from error
+            raise InputError(f"{position.name}, {self.name}: {text}") from error
 
 
 def _plan(
@@ -155,14 +155,14 @@ def _plan(
     return stages
 
 
-def _rehearse(stages: list[_Stage]) -> None:
+def _check_stages(stages: list[_Stage]) -> None:
     """Finds the mistakes of all stages that show without work: a slip in the last must not cost the hours before it."""
     from ..data.tasks import get_task
     from ..model_loading import load_tokenizer
 
     made, found = set(), set()
     for stage in stages:
-        stage.execute(rehearsal=True)
+        stage.execute(check_only=True)
         if stage.values.get("task"):
             get_task(stage.values["task"])
         named = {str(stage.values[name]) for name in _MODELS if name in stage.values}

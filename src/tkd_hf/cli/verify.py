@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .output import announce, figure, show, write_json
+from .output import announce, format_number, show_table, write_json
 
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def _task_of(values: dict[str, Any]) -> str:
     return task_of(values["model"])
 
 
-@partial(o.with_data, otherwise=_task_of)
+@partial(o.with_data, default_task=_task_of)
 def verify(
     model: Annotated[str, typer.Argument(help="Model on the Hub: org/name, or org/name@v1.")],
     data: "DataArguments",
@@ -42,13 +42,13 @@ def verify(
 
     announce(f"verifying {model} on {data.task or data.dataset}")
     found = run(model, data, tolerance, batch_size, trust_remote_code)
-    show(
+    show_table(
         [f"{found.task} {found.split} ({found.examples})", "card", "measured", ""],
         [
             [
                 one.metric,
-                figure(one.card),
-                figure(one.measured),
+                format_number(one.card),
+                format_number(one.measured),
                 "not measured" if one.measured is None else "false" if one in found.false else "true",
             ]
             for one in found.figures
