@@ -66,9 +66,9 @@ def train(folder: str, batch_size: int, checkpoint: str | None = None):
 
 
 def label(teacher: str, path: str):
-    stages_label.AT_ONCE = 3  # the last part leaves one of two processes with nothing to do
+    stages_label.EXAMPLES_PER_SAVE = 3  # the last part leaves one of two processes with nothing to do
     rows = tokenize(Dataset.from_dict({"text": TEXTS[:7]}), build_tokenizer())
-    _, computed = stages_label.complete(Path(path), teacher, "r", [rows])
+    _, computed = stages_label.complete_soft_labels(Path(path), teacher, "r", [rows])
     assert computed == 7
 
 

@@ -12,7 +12,7 @@ from tkd_hf import InputError
 from tkd_hf.adapters import LoraArguments, add_adapters
 from tkd_hf.hub.card import Card
 from tkd_hf.stages.card import card
-from tkd_hf.stages.run_folder import StageRecord, made_before, write_record
+from tkd_hf.stages.run_folder import StageRecord, previous_stages, write_record
 
 from ..conftest import build_teacher, read_json
 from .runs import distilled, report_folder, run_folder
@@ -259,13 +259,13 @@ def test_what_was_removed_is_counted(tmp_path):
 def test_the_stages_before_are_told(tmp_path):
     first = run_folder(tmp_path / "first", distilled())
     record = StageRecord(
-        "prune", {"model": str(first), "model_revision": "files-1"}, {}, before=made_before(str(first))
+        "prune", {"model": str(first), "model_revision": "files-1"}, {}, before=previous_stages(str(first))
     )
     page = card(run_folder(tmp_path / "second", record))
     assert page.index("stage: distill") < page.index("0.9 × logits") < page.index("stage: prune")
     assert "| distill: learning_rate | 0.0003 |" in page
     assert "knowledge-distillation" in ModelCard(page).data.tags
-    assert made_before(str(tmp_path)) == made_before("org/x") == []
+    assert previous_stages(str(tmp_path)) == previous_stages("org/x") == []
 
 
 def test_exports_are_shown_where_they_are(run):

@@ -22,7 +22,7 @@ from tkd_hf.quantization.aware import (
     train_aware,
 )
 from tkd_hf.quantization.bitsandbytes import quantized
-from tkd_hf.stages.distill import AWARE_OF
+from tkd_hf.stages.distill import QUANTIZATION_AWARE
 
 from ..conftest import build_teacher
 from ..training import logits_of_texts, losses, student_of, weights
@@ -108,7 +108,7 @@ def test_it_is_the_rounding_of_onnx(teacher, tokenizer, tmp_path):
     onnx.quantize(model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=list)
     exported = ONNXRunner(str(tmp_path), model.config, tokenizer, tmp_path / onnx.QUANTIZED_FILE)
     batch = tokenizer(["a gripping film, and a long one"], return_tensors="pt")
-    rounded(model, **AWARE_OF["dynamic-int4-embeddings"])
+    rounded(model, **QUANTIZATION_AWARE["dynamic-int4-embeddings"])
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, exported(dict(batch)), atol=1e-5, rtol=0)
 

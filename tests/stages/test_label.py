@@ -9,7 +9,7 @@ from tkd_hf.stages import label
 
 
 def test_an_interrupted_labelling_goes_on_where_it_was(teacher_folder, features, tmp_path, monkeypatch):
-    monkeypatch.setattr(label, "AT_ONCE", 3)
+    monkeypatch.setattr(label, "EXAMPLES_PER_SAVE", 3)
     compute, sizes = SoftLabels.compute.__func__, []
 
     def counted(cls, model, tokenizer, rows, *args):
@@ -22,12 +22,12 @@ def test_an_interrupted_labelling_goes_on_where_it_was(teacher_folder, features,
     with monkeypatch.context() as patched:
         patched.setattr(SoftLabels, "compute", classmethod(counted))
         with pytest.raises(KeyboardInterrupt):
-            label.complete(path, str(teacher_folder), "r", [features])
+            label.complete_soft_labels(path, str(teacher_folder), "r", [features])
     assert sizes == [3, 3]  # no more than that is ever read at once
     assert len(SoftLabels.load(path).keys) == 6
 
-    found, computed = label.complete(path, str(teacher_folder), "r", [features])
+    found, computed = label.complete_soft_labels(path, str(teacher_folder), "r", [features])
     assert computed == len(TEXTS) - 6
-    whole, _ = label.complete(tmp_path / "whole.safetensors", str(teacher_folder), "r", [features])
+    whole, _ = label.complete_soft_labels(tmp_path / "whole.safetensors", str(teacher_folder), "r", [features])
     np.testing.assert_array_equal(found.keys, whole.keys)
     np.testing.assert_allclose(found.logits, whole.logits, atol=1e-5)

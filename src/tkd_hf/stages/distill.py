@@ -24,7 +24,7 @@ from ..soft_labels import attach_mean, default_path, teacher_revision
 from ..teacher import mean_weights
 from ..trainer import DistillationTrainer
 from ..training_args import DEFAULT_OBJECTIVES, DistillationTrainingArguments
-from .label import complete
+from .label import complete_soft_labels
 from .run_folder import RunFolder, StageRecord, data_inputs
 from .student import StudentArguments, make_student
 from .training import train_into, training_arguments
@@ -33,7 +33,7 @@ from .training import train_into, training_arguments
 logger = logging.getLogger(__name__)
 
 # what `QuantizationAwareCallback` is to round; our int8 of ONNX goes to 64, so that sums do not overflow anywhere
-AWARE_OF = {
+QUANTIZATION_AWARE = {
     "weights": {"top": 127, "activations": None},
     "dynamic": {"top": 64, "activations": "dynamic"},
     "dynamic-int4-embeddings": {"top": 64, "activations": "dynamic", "int4_embeddings": True},
@@ -92,7 +92,7 @@ def distill(
     _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
-        args = without_labels(args, task)
+        args = arguments_without_labels(args, task)
     extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
@@ -136,7 +136,7 @@ def distill(
         teacher_weights=teacher_weights,
     )
     if quantization_aware:
-        trainer.add_callback(QuantizationAwareCallback(trainer, **AWARE_OF[quantization_aware]))
+        trainer.add_callback(QuantizationAwareCallback(trainer, **QUANTIZATION_AWARE[quantization_aware]))
     return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
@@ -169,7 +169,7 @@ def distillation_trainer(
     metrics = compute_metrics_for(task.metrics, task.problem_type, task.label_names)
     if not live:
         caches = [
-            complete(
+            complete_soft_labels(
                 Path(soft_labels or default_path(revision)),
                 name,
                 revision,
@@ -202,8 +202,10 @@ def _check(
     quantization_aware: str | None,
 ) -> None:
     """Mistakes that show before anything is loaded."""
-    if quantization_aware not in (None, *AWARE_OF):
-        raise InputError(f"quantization_aware={quantization_aware!r} is unknown; there are {', '.join(AWARE_OF)}")
+    if quantization_aware not in (None, *QUANTIZATION_AWARE):
+        raise InputError(
+            f"quantization_aware={quantization_aware!r} is unknown; there are {', '.join(QUANTIZATION_AWARE)}"
+        )
     if quantization_aware and lora:
         raise InputError("adapters are trained on weights that stay as they are; quantization_aware is without lora")
     mean_weights(teacher_weights, len(teachers))
@@ -216,7 +218,7 @@ def _check(
         raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
 
 
-def without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
+def arguments_without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
     """Instead of the default objectives, those that need no labels; what else was chosen must need none."""
     if args.objectives == DEFAULT_OBJECTIVES:
         args = copy.copy(args)  # the user's own stays as it is

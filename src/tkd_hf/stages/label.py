@@ -16,7 +16,7 @@ from ..model_loading import load_classifier, load_tokenizer
 from ..soft_labels import SoftLabels, default_path, teacher_revision
 
 
-AT_ONCE = 1 << 16  # examples between two saves
+EXAMPLES_PER_SAVE = 1 << 16  # examples between two saves
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ def label(
     if unlabelled:
         texts.append(read_unlabelled(unlabelled, loaded[0][1], data.data_dir))
     features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
-    _, computed = complete(path, teacher, revision, features, batch_size, overwrite, loaded[0][1].problem_type)
+    _, computed = complete_soft_labels(
+        path, teacher, revision, features, batch_size, overwrite, loaded[0][1].problem_type
+    )
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
 
 
-def complete(
+def complete_soft_labels(
     path: Path,
     teacher: str,
     revision: str,
@@ -84,7 +86,8 @@ def complete(
 ) -> tuple[SoftLabels, int]:
     """The soft labels in a file, after running the teacher on the examples that they lack.
 
-    They are saved after every `AT_ONCE` examples, so that an interrupted labelling goes on from there; examples stay on
+    They are saved after every `EXAMPLES_PER_SAVE` examples, so that an interrupted labelling goes on from there;
+    examples stay on
     disk meanwhile. Under `accelerate launch` each process runs the teacher on its share, and all get the whole.
 
     Args:
@@ -104,11 +107,11 @@ def complete(
     model, computed = None, 0
     for rows in features:
         wanted = rows if known is None else rows.select(known.missing(rows, place))
-        for start in range(0, len(wanted), AT_ONCE):
+        for start in range(0, len(wanted), EXAMPLES_PER_SAVE):
             if model is None:
                 model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
                 model.to(state.device)
-            part = teacher_features(wanted.select(range(start, min(start + AT_ONCE, len(wanted)))), place)
+            part = teacher_features(wanted.select(range(start, min(start + EXAMPLES_PER_SAVE, len(wanted)))), place)
             own = range(state.process_index, len(part), state.num_processes)
             new = SoftLabels.compute(model, tokenizer, part.select(own), revision, batch_size) if own else None
             before = 0 if known is None else len(known.keys)

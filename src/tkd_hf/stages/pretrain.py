@@ -22,7 +22,7 @@ from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .run_folder import RunFolder, StageRecord
-from .student import check_dropout, cut_shape, dropouts
+from .student import check_dropout, dropout_fields, shape_arguments
 from .training import train_into, training_arguments
 
 
@@ -63,21 +63,21 @@ class PretrainingArguments(DistillationTrainingArguments):
         if self.objectives is None:
             self.objectives = {"relations": 1.0, "hard": 1.0} if self.teacher else {"hard": 1.0}
         super().__post_init__()
-        taught = [name for name in self.weighted if OBJECTIVES[name].needs_teacher]
+        taught = [name for name in self.objective_names if OBJECTIVES[name].needs_teacher]
         if taught and not self.teacher:
             raise ValueError(f"objectives {', '.join(taught)} need a teacher; name one, or leave them out")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability={self.mlm_probability} must lie between 0 and 1")
 
     @property
-    def weighted(self) -> tuple[str, ...]:
+    def objective_names(self) -> tuple[str, ...]:
         """Names of the objectives that have a weight, be it only at the end."""
         return CombinedObjective(self).names
 
     @property
-    def predicts(self) -> bool:
+    def predicts_tokens(self) -> bool:
         """Whether tokens are masked and predicted; if not, the student learns from the teacher's features alone."""
-        return bool({"hard", "logits"} & set(self.weighted))
+        return bool({"hard", "logits"} & set(self.objective_names))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def pretrain(
         return folder.record
 
     set_seed(args.seed)  # before what the teacher cannot give is initialised
-    model_class = TKDForMaskedLM if args.predicts else TKDModel
+    model_class = TKDForMaskedLM if args.predicts_tokens else TKDModel
     collator = MaskingCollator(words, mlm_probability=args.mlm_probability, seed=args.seed)
     trainer = DistillationTrainer(
         model=_student(teacher, encoder, words, model_class, corpus.max_length),
@@ -164,10 +164,10 @@ def pretrain(
         teacher_model=_teaching(teacher, args),
         train_dataset=train,
         eval_dataset=evaluation,
-        data_collator=collator if args.predicts else stack_sequences,
+        data_collator=collator if args.predicts_tokens else stack_sequences,
         processing_class=words,
-        compute_metrics=masked_lm_metrics if args.predicts else None,
-        preprocess_logits_for_metrics=score_sequences if args.predicts else None,
+        compute_metrics=masked_lm_metrics if args.predicts_tokens else None,
+        preprocess_logits_for_metrics=score_sequences if args.predicts_tokens else None,
     )
     return train_into(folder, trainer)
 
@@ -199,8 +199,8 @@ def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def _load_teacher(args: PretrainingArguments) -> PreTrainedModel | None:
     if not args.teacher:
         return None
-    found = find_masked_lm(args.teacher) if args.predicts else None
-    if found is None and "logits" in args.weighted:
+    found = find_masked_lm(args.teacher) if args.predicts_tokens else None
+    if found is None and "logits" in args.objective_names:
         raise InputError(
             f"the objective 'logits' needs a teacher that predicts tokens, and {args.teacher!r} has no masked-LM head; "
             "choose a teacher that has one, or learn from its features, such as relations"
@@ -235,7 +235,7 @@ def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBa
 
 def _teaching(teacher: PreTrainedModel | None, args: PretrainingArguments) -> PreTrainedModel | None:
     """The part of the teacher that is needed: a head only for its logits, and these only where tokens are masked."""
-    if teacher is None or "logits" not in args.weighted:
+    if teacher is None or "logits" not in args.objective_names:
         return teacher and teacher.base_model
     return to_tkd(teacher) if teacher.config.model_type in ARCHITECTURES else teacher
 
@@ -249,8 +249,8 @@ def _student(
 ) -> TKDPreTrainedModel:
     layers = encoder.layers
     if teacher is not None and encoder.hidden_size is None:
-        shape = cut_shape(layers, encoder.heads, encoder.intermediate_size)
-        return student_from_teacher(teacher, model_class=model_class, **shape, **dropouts(encoder.dropout))
+        shape = shape_arguments(layers, encoder.heads, encoder.intermediate_size)
+        return student_from_teacher(teacher, model_class=model_class, **shape, **dropout_fields(encoder.dropout))
     if layers is not None and not isinstance(layers, int):
         raise InputError(f"layers={list(layers)} are a teacher's, but the encoder starts from scratch; give a number")
     width = encoder.hidden_size or TKDConfig.hidden_size
@@ -266,6 +266,6 @@ def _student(
             max_position_embeddings=max(TKDConfig.max_position_embeddings, max_length),
             pad_token_id=tokenizer.pad_token_id,
             **shape,
-            **dropouts(encoder.dropout),
+            **dropout_fields(encoder.dropout),
         )
     )

@@ -39,11 +39,11 @@ from ..soft_labels import teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
-from .distill import distillation_trainer, without_labels
+from .distill import arguments_without_labels, distillation_trainer
 from .evaluate import texts_of
 from .run_folder import RunFolder, StageRecord, data_inputs
-from .student import dropouts
-from .training import finish, log_to_stderr, save_and_evaluate, train_into, training_arguments
+from .student import dropout_fields
+from .training import finish_run, log_to_stderr, save_and_evaluate, train_into, training_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def prune(
     live = live or not train or bool(CombinedObjective(args).features)
     examples, evaluation, task = load_splits(data, load_config(model))
     if "label" not in examples.column_names:
-        args = without_labels(args, task)
+        args = arguments_without_labels(args, task)
     _check(pruning, args, itself, train)
     extra = (
         drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation) if unlabelled else None
@@ -223,7 +223,7 @@ def prune(
     if callback:
         callback.prune_at_once()
     further = measure(trainer)
-    return finish(folder, trainer, save_and_evaluate(trainer) | further)
+    return finish_run(folder, trainer, save_and_evaluate(trainer) | further)
 
 
 def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
@@ -231,7 +231,7 @@ def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
     names = list(task.label_names)
     if isinstance(model, TKDPreTrainedModel) and names in ([], label_names(model.config)):
         return model
-    config = {} if isinstance(model, TKDPreTrainedModel) else dropouts(0.0)
+    config = {} if isinstance(model, TKDPreTrainedModel) else dropout_fields(0.0)
     return student_from_teacher(model, label_names=names or None, **config)
 
 

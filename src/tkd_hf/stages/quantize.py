@@ -90,7 +90,7 @@ def quantize(
     run = RunFolder(output_dir, record, overwrite, resume)
     if run.done:
         return run.record
-    with run.built_aside() as folder:
+    with run.replace_when_done() as folder:
         classifier, tokenizer = load_classifier(model, task and task.problem_type), load_tokenizer(model)
 
         def examples() -> Iterator[dict[str, torch.Tensor]]:

@@ -122,7 +122,7 @@ def data_inputs(train: Dataset, evaluation: Dataset, task: Task, unlabelled: Dat
     return found | ({"unlabelled": fingerprint(unlabelled)} if unlabelled else {})
 
 
-def made_before(model: str | None) -> list[dict[str, Any]]:
+def previous_stages(model: str | None) -> list[dict[str, Any]]:
     """The records of the stages that made a model, if it is a run folder: for the record of what is made of it."""
     record = read_record(model) if model and Path(model).is_dir() else None
     if record is None or not record.finished:
@@ -149,7 +149,7 @@ class RunFolder:
     def __init__(self, path: str | Path, record: StageRecord, overwrite: bool = False, resume: bool = False):
         self.path = Path(path)
         self.record = record
-        record.before = made_before(record.inputs.get("model") or record.arguments.get("student"))
+        record.before = previous_stages(record.inputs.get("model") or record.arguments.get("student"))
         self._overwrite, self._lock = overwrite, None
         if overwrite and resume:
             raise InputError("overwrite and resume exclude each other; choose one")
@@ -200,7 +200,7 @@ class RunFolder:
         self._write(self.path)
 
     @contextmanager
-    def built_aside(self) -> Iterator[Path]:
+    def replace_when_done(self) -> Iterator[Path]:
         """Instead of `start` and `finish`, for what cannot be resumed half-way: an empty folder to write to.
 
         It takes the place of this one, with the record, once all is written; what fails or is killed leaves what was

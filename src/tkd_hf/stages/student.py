@@ -69,8 +69,10 @@ def make_student(
             model = classifier_from_base(base, head)
         return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
     model = load_classifier(teacher, task.problem_type)
-    shape = cut_shape(student.layers, student.heads, student.intermediate_size)
-    return student_from_teacher(model, label_names=list(names) or None, **shape, **dropouts(student.dropout or 0.0))
+    shape = shape_arguments(student.layers, student.heads, student.intermediate_size)
+    return student_from_teacher(
+        model, label_names=list(names) or None, **shape, **dropout_fields(student.dropout or 0.0)
+    )
 
 
 def check_dropout(dropout: float | None) -> None:
@@ -79,13 +81,15 @@ def check_dropout(dropout: float | None) -> None:
         raise InputError(f"dropout={dropout} is no probability below 1; 0 turns it off")
 
 
-def dropouts(dropout: float | None) -> dict[str, float]:
+def dropout_fields(dropout: float | None) -> dict[str, float]:
     """The fields of `TKDConfig` that turn it on everywhere; none by default."""
     fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     return {} if dropout is None else dict.fromkeys(fields, dropout)
 
 
-def cut_shape(layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None) -> dict[str, Any]:
+def shape_arguments(
+    layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None
+) -> dict[str, Any]:
     """The shape to cut out of a teacher, as `student_from_teacher` takes it: `layers` says how many, or which."""
     counted = isinstance(layers, int) or layers is None
     chosen = {"num_hidden_layers": layers} if counted else {"layers": list(layers)}

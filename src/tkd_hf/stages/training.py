@@ -64,7 +64,7 @@ def train_into(
         logger.info("%s goes on from %s", folder.path, Path(checkpoint).name)
     termination = StopOnTermination()
     trainer.add_callback(termination)
-    with enough_memory(trainer):
+    with explain_out_of_memory(trainer):
         trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if termination.stopped_at is not None:
         raise Stopped(f"stopped after step {termination.stopped_at} with a checkpoint; --resume goes on from there")
@@ -72,10 +72,10 @@ def train_into(
     metrics = save_and_evaluate(trainer) | (further or {})
     if checkpoint is None:  # the time of a resumed run is only that of its last part
         metrics["seconds_per_epoch"] = round(trained["train_runtime"] / trainer.state.epoch, 1)
-    return finish(folder, trainer, metrics)
+    return finish_run(folder, trainer, metrics)
 
 
-def finish(folder: RunFolder, trainer: BaseTrainer, metrics: dict[str, Any]) -> StageRecord:
+def finish_run(folder: RunFolder, trainer: BaseTrainer, metrics: dict[str, Any]) -> StageRecord:
     """Closes the record of a run with what was measured, and writes the card, so that the folder can be published."""
     from .card import card  # which words the arguments of this module
 
@@ -86,7 +86,7 @@ def finish(folder: RunFolder, trainer: BaseTrainer, metrics: dict[str, Any]) -> 
 
 
 @contextmanager
-def enough_memory(trainer: Trainer) -> Iterator[None]:
+def explain_out_of_memory(trainer: Trainer) -> Iterator[None]:
     """Turns an error of memory into one line that says what takes less of it."""
     try:
         yield
