@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None):
     options = parser.parse_args(arguments)
 
     results = options.results_dir / "augmentation.json"
-    tasks = read_json(results, way_out="delete it")["tasks"] if results.exists() else {}
+    tasks = read_json(results, hint="delete it")["tasks"] if results.exists() else {}
     for name, recipe in taught(options.recipes_dir, options.recipes).items():
         if any("augment" in stage for stage in recipe["stages"]):
             both = [two_layers_of(recipe, more) for more in (True, False)]
@@ -54,7 +54,7 @@ def two_layers_of(recipe: dict, more: bool) -> dict:
 
 def beside(more: Path, plain: Path) -> dict:
     """The two students as their reports have them."""
-    one, other = (record_of(read_json(path, way_out="run it again")) for path in (more, plain))
+    one, other = (record_of(read_json(path, hint="run it again")) for path in (more, plain))
     return {
         **{name: one[name] for name in ("split", "examples", "metric", "software", "hardware")},
         "teacher": one["teacher"]["metric"],

@@ -49,14 +49,14 @@ def main(arguments: list[str] | None = None):
     recipes = sorted(path.stem for path in options.recipes_dir.glob("tkd-nlp-*.yaml"))
     for recipe in recipes:
         for run in runs_of(options.runs_dir, recipe):
-            record = record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again"))
+            record = record_of(read_json(run / "report" / REPORT_JSON, hint="run it again"))
             stages = stages_of(run)
             further = {"minutes": minutes_of(stages), "before_answers": before_answers(stages, record["metric"])}
             write_json(records / f"{run.name}.json", record | further)
         if (options.runs_dir / recipe / "report" / REPORT_JSON).exists():
             publish(options.runs_dir / recipe, recipe, PUBLISHED, options.cards_dir)
     for run in runs_of(options.runs_dir, DEEP):
-        record = record_of(read_json(run / "report" / REPORT_JSON, way_out="run it again"), DEEP_SIZES)
+        record = record_of(read_json(run / "report" / REPORT_JSON, hint="run it again"), DEEP_SIZES)
         write_json(records / f"{DEEP}.json", record | {"minutes": minutes_of(stages_of(run))})
         publish(run, DEEP, DEEP_PUBLISHED, options.cards_dir)
     tasks = {recipe: summary(seeds) for recipe in recipes if (seeds := records_of(records, recipe))}
@@ -79,12 +79,12 @@ def runs_of(runs: Path, recipe: str) -> list[Path]:
 def records_of(folder: Path, recipe: str) -> list[dict]:
     """What has been kept of a recipe's runs, the first seed's first."""
     paths = [folder / f"{recipe}.json", *sorted(folder.glob(f"{recipe}-s[0-9]*.json"))]
-    return [read_json(path, way_out="delete it and run the recipe again") for path in paths if path.exists()]
+    return [read_json(path, hint="delete it and run the recipe again") for path in paths if path.exists()]
 
 
 def stages_of(run: Path) -> dict[str, dict]:
     """What the stages of a run that have ended reached, how long they took, and where."""
-    found = {path.parent.name: read_json(path, way_out="run the recipe again") for path in run.glob("*/tkd_run.json")}
+    found = {path.parent.name: read_json(path, hint="run the recipe again") for path in run.glob("*/tkd_run.json")}
     about = ("metrics", "seconds", "software", "hardware")
     return {name: {key: record[key] for key in about} for name, record in sorted(found.items()) if record["finished"]}
 

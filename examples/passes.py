@@ -62,7 +62,7 @@ def in_all_variants(recipe: dict, folder: str) -> dict:
 def measured(path: Path) -> dict:
     """What the report says of the students in int8."""
     stages = ["quantize", *(f"quantize-{place}" for place in range(2, len(VARIANTS) + 1))]
-    record = record_of(read_json(path, way_out="run it again"), dict(zip(stages, VARIANTS, strict=True)))
+    record = record_of(read_json(path, hint="run it again"), dict(zip(stages, VARIANTS, strict=True)))
     about = ("metric", "of_teacher", "nearness")
     return {
         **{name: record[name] for name in ("examples", "metric", "software", "hardware")},

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, TKDForSequenceClassification
 from tkd_hf.configuration_tkd import TKDConfig
 from tkd_hf.data.features import tokenize
-from tkd_hf.processes import leave_the_others
+from tkd_hf.processes import destroy_process_group
 from tkd_hf.stages import label as stages_label
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
@@ -77,4 +77,4 @@ if __name__ == "__main__":
         train(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
     else:
         label(*sys.argv[1:])
-    leave_the_others()
+    destroy_process_group()

@@ -30,7 +30,7 @@ from tkd_hf import SoftLabels, student_from_teacher
 from tkd_hf.conversion import to_bert
 from tkd_hf.data.features import tokenize
 from tkd_hf.data.loading import DataArguments, load_splits
-from tkd_hf.files import written_whole
+from tkd_hf.files import atomic_write
 from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16
 
 
@@ -116,7 +116,7 @@ def run(spec: Spec, folder: Path) -> dict:
         done = subprocess.run(words, capture_output=True, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{spec.contender} failed:\n{done.stderr[-3000:]}")
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write_text(done.stdout.splitlines()[-1] + "\n", encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .errors import InputError, first_line
-from .foreign import NO_CODE, NO_PICKLES, check_files
+from .untrusted import NO_CODE, NO_PICKLES, check_files
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from .errors import InputError
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A file to write to, which takes the place of `path` once all is written; its folder is made if need be.
 
     Example:
@@ -38,9 +38,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path, way_out: str) -> Any:
+def read_json(path: Path, hint: str) -> Any:
     """The content of a file that tkd-hf or the Trainer wrote; `InputError` with the way out where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); {way_out}") from None
+        raise InputError(f"{path} is damaged ({error}); {hint}") from None

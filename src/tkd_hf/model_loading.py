@@ -22,9 +22,9 @@ from transformers import (
 from .adapters import refuse_adapter
 from .data.tasks import Task
 from .errors import InputError, first_line
-from .foreign import NO_CODE, NO_PICKLES, check_attention, check_files
 from .labels import check_label_codes, classifier_problem_type
-from .naming import at_revision
+from .model_names import at_revision
+from .untrusted import NO_CODE, NO_PICKLES, check_attention, check_files
 
 
 _OF_TEXTS, _OF_TOKENS = "ForSequenceClassification", "ForTokenClassification"

@@ -19,7 +19,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def leave_the_others() -> None:
+def destroy_process_group() -> None:
     """Leaves the group of processes that accelerate made, if any: the last thing to do before a process ends.
 
     torch (2.13) does not do it by itself: threads of gloo may still hold tensors when the interpreter is torn down, and

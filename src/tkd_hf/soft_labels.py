@@ -18,10 +18,10 @@ from .conversion import without_padding
 from .data.features import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
-from .files import written_whole
+from .files import atomic_write
 from .inference import predict_logits
 from .labels import label_names, label_order
-from .naming import at_revision
+from .model_names import at_revision
 from .teacher import mean_weights
 
 
@@ -156,7 +156,7 @@ class SoftLabels:
             "label_names": json.dumps(self.label_names),
             "checksum": self._checksum(),
         }
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write_bytes(save(self._tensors(), metadata=about))
 
     @classmethod

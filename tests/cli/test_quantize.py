@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from tkd_hf import backends
+from tkd_hf import optional_dependencies
 from tkd_hf.stages import quantize as stage
 
 from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json
@@ -185,14 +185,14 @@ def test_a_gate_without_data(quantize):
 @pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "optimum.intel")])
 def test_a_missing_backend_says_how_to_install_it(run, teacher_folder, tmp_path, monkeypatch, backend, package):
     there = importlib.util.find_spec
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == package else there(name))
+    monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None if name == package else there(name))
     code, _, err = run("quantize", teacher_folder, "--backend", backend, "--output-dir", tmp_path / "q")
     assert code == 2
     assert f'the backend {backend} needs {package}, which is not installed: pip install "tkd-hf[{backend}]"' in err
 
 
 def test_static_quantization_needs_data(run, teacher_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("tkd_hf.quantization.backend_module", lambda *_: None)
+    monkeypatch.setattr("tkd_hf.quantization.import_optional", lambda *_: None)
     words = ["--backend", "openvino", "--weights", "int8-static", "--output-dir", tmp_path / "q"]
     code, _, err = run("quantize", teacher_folder, *words)
     assert (code, "int8-static of openvino are calibrated on training examples: name the data" in err) == (2, True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from tkd_hf import backends
+from tkd_hf import optional_dependencies
 from tkd_hf.errors import InputError
 from tkd_hf.evaluation.runners import PyTorchRunner, load_runner
 
@@ -154,7 +154,7 @@ def test_bitsandbytes(tmp_path, teacher_folder, tokenizer, teacher):
 def test_a_missing_backend_says_how_to_install_it(exported, monkeypatch, file, package, extra):
     (exported / file).touch()
     there = importlib.util.find_spec
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == package else there(name))
+    monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None if name == package else there(name))
     message = rf'{exported} needs {package}, which is not installed: pip install "tkd-hf\[{extra}\]"'
     with pytest.raises(InputError, match=message):
         load_runner(str(exported))

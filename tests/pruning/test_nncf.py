@@ -67,6 +67,6 @@ def test_patterns_are_refused(teacher, tokenizer):
 
 
 def test_without_nncf_the_extra_is_named(teacher, tokenizer, monkeypatch):
-    monkeypatch.setattr("tkd_hf.backends.find_spec", lambda name: None)
+    monkeypatch.setattr("tkd_hf.optional_dependencies.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "tkd-hf\[openvino\]"'):
         masks_for(teacher, tokenizer)

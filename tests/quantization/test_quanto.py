@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from tkd_hf import InputError, backends
+from tkd_hf import InputError, optional_dependencies
 from tkd_hf.evaluation.runners import load_runner
 from tkd_hf.model_loading import load_classifier, load_encoder, quantized_by
 from tkd_hf.quantization.quanto import load, quantize
@@ -108,7 +108,9 @@ def test_mistakes(tmp_path, tokenizer, monkeypatch):
     with pytest.raises(InputError, match=r"lacks 1 weights, the first one bert\.encoder\.layer\.0\.attention"):
         load(tmp_path)
     there = importlib.util.find_spec
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "optimum.quanto" else there(name))
+    monkeypatch.setattr(
+        optional_dependencies, "find_spec", lambda name: None if name == "optimum.quanto" else there(name)
+    )
     for call in (lambda: load(tmp_path), lambda: quantize(teacher, tokenizer, tmp_path)):
         with pytest.raises(
             InputError, match=r'needs optimum\.quanto, which is not installed: pip install "tkd-hf\[quanto\]"'

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..errors import InputError, NotMet, Stopped, storage_trouble
-from ..processes import leave_the_others
+from ..processes import destroy_process_group
 from . import (
     augment,
     benchmark,
@@ -65,7 +65,7 @@ def main() -> None:
     try:
         app()
     except SystemExit:
-        leave_the_others()
+        destroy_process_group()
         raise
     except (InputError, NotMet, Stopped) as error:
         _exit_with_message(str(error), error.exit_code)

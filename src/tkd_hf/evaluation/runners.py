@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..backends import backend_module
 from ..errors import InputError, first_line
 from ..hardware import has_fast_bf16, mixed_precision
 from ..model_loading import (
@@ -26,6 +25,7 @@ from ..model_loading import (
     quantized_by,
     weight_files,
 )
+from ..optional_dependencies import import_optional
 from ..signals import accepted_inputs
 
 
@@ -150,7 +150,7 @@ class ONNXRunner(Runner):
     backend = "onnx"
 
     def __init__(self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path):
-        runtime = backend_module("onnxruntime", "onnx", name)
+        runtime = import_optional("onnxruntime", "onnx", name)
         super().__init__(name, config, tokenizer, [file, *file.parent.glob(f"{file.name}*data")])
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -170,7 +170,7 @@ class ONNXRunner(Runner):
         return torch.from_numpy(self._session.run(["logits"], inputs)[0])
 
     def stored(self) -> Iterable[tuple[str, int]]:
-        onnx = backend_module("onnx", "onnx", self.name)
+        onnx = import_optional("onnx", "onnx", self.name)
         for tensor in onnx.load(self.files[0], load_external_data=False).graph.initializer:
             yield onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name, prod(tensor.dims)
 
@@ -181,7 +181,7 @@ class OpenVINORunner(Runner):
     backend = "openvino"
 
     def __init__(self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path):
-        intel = backend_module("optimum.intel", "openvino", name)
+        intel = import_optional("optimum.intel", "openvino", name)
         super().__init__(name, config, tokenizer, [file, file.with_suffix(".bin")])
         # its own default on processors with bfloat16 would be that
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}

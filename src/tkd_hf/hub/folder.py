@@ -97,7 +97,7 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
             _check_readable(path)
         elif path.suffix == ".json" and path.name.endswith("config.json"):
             _check_places(path)
-    config = read_json(folder / "config.json", way_out="save the model anew")
+    config = read_json(folder / "config.json", hint="save the model anew")
     if config.get("model_type") == "tkd":
         wanted = ["AutoConfig", "AutoModel", *map(_auto_class, config.get("architectures") or [])]
         missing = [name for name in wanted if name not in config.get("auto_map", {})]
@@ -130,7 +130,7 @@ def _check_readable(path: Path) -> None:
 
 def _check_places(path: Path) -> None:
     """A configuration that names a folder of this machine loads nowhere else."""
-    for name, value in read_json(path, way_out="save the model anew").items():
+    for name, value in read_json(path, hint="save the model anew").items():
         base = name == "base_model_name_or_path" and Path(str(value)).exists()
         if isinstance(value, str) and (base or _PATH.fullmatch(value)):
             raise InputError(

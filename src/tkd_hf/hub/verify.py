@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from ..errors import CardFalse, InputError, first_line
 from ..files import read_json
-from ..naming import at_revision
+from ..model_names import at_revision
 from ..registration import TKDConfig
 from .folder import CARD, SOURCE_FILES
 from .push import check_repo_id, hub_errors
@@ -81,7 +81,7 @@ def _fetch_base(adapter: Path, cache: Path) -> Snapshot | None:
     path = adapter / "adapter_config.json"
     if not path.exists():
         return None
-    named = read_json(path, way_out="push it anew")
+    named = read_json(path, hint="push it anew")
     base, revision = named.get("base_model_name_or_path"), named.get("revision")
     try:
         check_repo_id(base or "")
@@ -119,7 +119,7 @@ def foreign_code(snapshot: Snapshot) -> list[str]:
 
 def _foreign_in(folder: Path) -> list[str]:
     own = Path(sys.modules[TKDConfig.__module__].__file__).parent
-    named = read_json(folder / "config.json", way_out="push it anew").get("auto_map", {}).values()
+    named = read_json(folder / "config.json", hint="push it anew").get("auto_map", {}).values()
     found = [path.relative_to(folder) for path in folder.rglob("*.py")]
     foreign = [
         path.as_posix()

@@ -10,8 +10,8 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from ..backends import backend_module
 from ..errors import InputError
+from ..optional_dependencies import import_optional
 from .unstructured import Masks, Sparsity, Weights
 
 
@@ -35,7 +35,7 @@ class NNCFMasks:
     """
 
     def __init__(self, model: PreTrainedModel, example: dict[str, torch.Tensor]):
-        self.nncf = backend_module("nncf", "openvino", "pruning by NNCF")
+        self.nncf = import_optional("nncf", "openvino", "pruning by NNCF")
         self.model, self.example = model, dict(example)
 
     def __call__(self, weights: Weights, sparsity: Sparsity, share: float = 1.0) -> Masks:

@@ -19,8 +19,8 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import ModuleType
 
-from ..backends import backend_module
 from ..errors import InputError
+from ..optional_dependencies import import_optional
 
 
 # name of a backend, of its file here, and of the extra that brings what it needs -> what it needs
@@ -41,7 +41,7 @@ def load_backend(name: str, weights: str | None = None) -> tuple[ModuleType, str
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
     for module in BACKENDS[name]:
-        backend_module(module, name, f"the backend {name}")
+        import_optional(module, name, f"the backend {name}")
     backend = import_module(f".{name}", __name__)
     if weights not in (None, *backend.SCHEMES):
         raise InputError(

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
 from ..adapters import head_modules, refuse_adapters
-from ..backends import backend_module
 from ..errors import InputError
 from ..model_loading import classifier_class, refuse_quantized
+from ..optional_dependencies import import_optional
 
 
 SCHEMES = ("int8",)
@@ -51,7 +51,7 @@ def quantize(
         InputError: for a model that is quantized already, adapters that are not merged, an unknown scheme, or where
             optimum-quanto is not installed.
     """
-    quanto = backend_module("optimum.quanto", "quanto", "quantization by quanto")
+    quanto = import_optional("optimum.quanto", "quanto", "quantization by quanto")
     refuse_quantized(model, "quantize")
     refuse_adapters(model)
     if weights not in SCHEMES:
@@ -82,7 +82,7 @@ def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
         quantize(model, tokenizer, folder)
         load(folder)(**tokenizer("a text", return_tensors="pt")).logits
     """
-    quanto = backend_module("optimum.quanto", "quanto", str(model))
+    quanto = import_optional("optimum.quanto", "quanto", str(model))
     folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), revision=revision))
     config = AutoConfig.from_pretrained(folder)
     loaded = classifier_class(config).from_config(config, dtype=config.dtype)

@@ -11,7 +11,7 @@ from ..data.replacement_words import MaskedWords, NearestWords
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
-from ..files import written_whole
+from ..files import atomic_write
 from ..model_loading import find_masked_lm, load_encoder, load_tokenizer
 from ..soft_labels import teacher_revision
 from .run_folder import RunFolder, StageRecord, fingerprint
@@ -106,7 +106,7 @@ def augment(
     if len(new) == 0:
         raise InputError(f"no new text came of {len(examples)} examples; raise the copies or the probability")
     folder.start(since=started)
-    with written_whole(folder.path / f"{Task.train_split}.parquet") as file:
+    with atomic_write(folder.path / f"{Task.train_split}.parquet") as file:
         new.to_parquet(file)
     return folder.finish({"examples": len(examples), "new": len(new)})
 

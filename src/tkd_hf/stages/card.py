@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..data.features import to_tuple
 from ..errors import InputError
 from ..evaluation.runners import EXPORTS
-from ..files import read_json, written_whole
+from ..files import atomic_write, read_json
 from ..hub.card import Card
 from ..hub.folder import CARD, PICTURES, RESULTS
 from ..hub.metadata import check_card
@@ -74,7 +74,7 @@ def card(
         language=list(language) if isinstance(language, (list, tuple)) else language,
     )
     check_card(content)
-    with written_whole(folder / CARD) as file:
+    with atomic_write(folder / CARD) as file:
         file.write_text(content, encoding="utf-8")
     return content
 
@@ -146,13 +146,13 @@ def card_of(
     for files in exports.values():  # the one that runs, and was measured, is the one to show
         files.sort(key=lambda name: EXPORTS.index(name) if name in EXPORTS else len(EXPORTS))
     results = folder / RESULTS
-    adapted = read_json(adapter, way_out="save the adapter anew") if adapter.exists() else None
+    adapted = read_json(adapter, hint="save the adapter anew") if adapter.exists() else None
     return Card(
         name=repo_id.rpartition("/")[2] if repo_id else name,
         repo_id=repo_id or name,
-        config=read_json(folder / "config.json", way_out="save the model anew"),
+        config=read_json(folder / "config.json", hint="save the model anew"),
         record=record and without_places(record),
-        results=read_json(results, way_out="give the report again") if results.exists() else None,
+        results=read_json(results, hint="give the report again") if results.exists() else None,
         pictures=sorted(f"{PICTURES}/{file.name}" for file in (folder / PICTURES).glob("*.png")),
         exports={backend: files for backend, files in exports.items() if files},
         pytorch=any(folder.glob("*.safetensors")),
@@ -196,7 +196,7 @@ def _take_over(report: Path, folder: Path, record: StageRecord | None) -> None:
     path = report / REPORT_JSON
     if not path.exists():
         raise InputError(f"{report} holds no {REPORT_JSON}; name the folder of a report: tkd-hf report {folder}")
-    found = read_json(path, way_out="make the report anew")
+    found = read_json(path, hint="make the report anew")
     if record and record.finished and found["finished"] < record.finished:
         raise InputError(
             f"the report in {report} ({found['finished']}) is older than the model in {folder} ({record.finished}); "
@@ -204,7 +204,7 @@ def _take_over(report: Path, folder: Path, record: StageRecord | None) -> None:
         )
     results = results_of(found, folder)
     if report.resolve() != folder.resolve():
-        with written_whole(folder / RESULTS) as file:
+        with atomic_write(folder / RESULTS) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if (report / PICTURES).is_dir():
             (folder / PICTURES).mkdir(exist_ok=True)
@@ -226,5 +226,5 @@ def _parameters(folder: Path) -> int | None:
 
 def _mask(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
-    found = read_json(path, way_out="save the tokenizer anew").get("mask_token") if path.exists() else None
+    found = read_json(path, hint="save the tokenizer anew").get("mask_token") if path.exists() else None
     return found["content"] if isinstance(found, dict) else found

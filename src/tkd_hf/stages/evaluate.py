@@ -22,11 +22,11 @@ from ..evaluation.intervals import bootstrap, interval
 from ..evaluation.metrics import score, statistics
 from ..evaluation.predictions import Predictions
 from ..evaluation.runners import Runner, load_runner, runner_config
-from ..files import written_whole
+from ..files import atomic_write
 from ..hardware import describe_hardware, describe_software
 from ..inference import predict_logits
 from ..labels import label_names, label_order
-from ..naming import short_names
+from ..model_names import short_names
 
 
 TIMED_SENTENCES = 100
@@ -168,7 +168,7 @@ def texts_of(examples: Dataset, count: int) -> list[tuple[str, ...]]:
 def write_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """A line of JSON for each row; the file appears whole or not at all."""
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error

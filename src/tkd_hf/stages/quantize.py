@@ -16,7 +16,7 @@ from ..errors import GateMissed, InputError
 from ..evaluation.benchmark import forward, longest_input, take_turns, text_batch, timings
 from ..evaluation.gate import check_drop
 from ..evaluation.runners import load_runner, runner_config
-from ..files import read_json, written_whole
+from ..files import atomic_write, read_json
 from ..labels import label_names
 from ..model_loading import load_classifier, load_tokenizer, weight_files
 from ..quantization import load_backend
@@ -136,8 +136,8 @@ def _check_floats(model: str, config: dict[str, Any]) -> None:
 def note(folder: Path, details: dict[str, Any]) -> None:
     """Says in a model's `config.json` how it was quantized; nobody acts on that entry, `quantization`."""
     path = folder / "config.json"
-    config = read_json(path, way_out="write it anew")
-    with written_whole(path) as file:
+    config = read_json(path, hint="write it anew")
+    with atomic_write(path) as file:
         file.write_text(json.dumps({**config, "quantization": details}, indent=2) + "\n", encoding="utf-8")
 
 

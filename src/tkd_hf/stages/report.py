@@ -13,8 +13,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..data.loading import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..errors import InputError
-from ..files import read_json, written_whole
-from ..naming import short_names
+from ..files import atomic_write, read_json
+from ..model_names import short_names
 from .benchmark import Benchmark, benchmark
 from .evaluate import Evaluation, evaluate
 from .run_folder import RECORD_NAME, read_record
@@ -95,9 +95,9 @@ def report(
         disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if disagreements},
     )
     figures.draw(found, output_dir / "pictures")
-    with written_whole(output_dir / REPORT_JSON) as file:
+    with atomic_write(output_dir / REPORT_JSON) as file:
         file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-    with written_whole(output_dir / REPORT_MARKDOWN) as file:
+    with atomic_write(output_dir / REPORT_MARKDOWN) as file:
         file.write_text(tables.markdown(found), encoding="utf-8")
     return found
 
@@ -140,5 +140,5 @@ def said_by(runs: Sequence[str], name: str) -> str:
 
 def _log(run: str) -> list[dict[str, Any]]:
     path = Path(run, TRAINER_STATE_NAME)
-    state = read_json(path, way_out="delete it, and there is no curve") if path.exists() else {}
+    state = read_json(path, hint="delete it, and there is no curve") if path.exists() else {}
     return state.get("log_history", []) if isinstance(state, dict) else []

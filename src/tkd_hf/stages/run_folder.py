@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.tasks import GLUE_TASKS, Task
 from ..errors import InputError
-from ..files import read_json, written_whole
+from ..files import atomic_write, read_json
 from ..hardware import describe_hardware, describe_software
 from ..processes import is_first_process
 
@@ -73,7 +73,7 @@ def read_record(folder: str | Path) -> StageRecord | None:
     path = Path(folder, RECORD_NAME)
     if not path.exists():
         return None
-    content = read_json(path, way_out="--overwrite starts anew")
+    content = read_json(path, hint="--overwrite starts anew")
     try:
         _check_types(content)
         for earlier in content.get("before", []):
@@ -106,7 +106,7 @@ def _as_list(value: Any) -> list:
 
 def write_record(folder: str | Path, record: StageRecord) -> None:
     """Writes a record into a folder; it is there whole or not at all."""
-    with written_whole(Path(folder, RECORD_NAME)) as file:
+    with atomic_write(Path(folder, RECORD_NAME)) as file:
         file.write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
 
 

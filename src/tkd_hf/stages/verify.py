@@ -23,7 +23,7 @@ from ..hub.push import check_repo_id, hub_errors
 from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
 from ..labels import label_names
 from ..model_loading import classifier_class
-from ..naming import at_revision
+from ..model_names import at_revision
 from .evaluate import evaluate, texts_of
 from .push import write_card
 from .run_folder import read_record

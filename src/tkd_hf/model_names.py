@@ -10,7 +10,7 @@ def at_revision(model: str) -> tuple[str, str | None]:
     Example:
 
     ```python
-    >>> from tkd_hf.naming import at_revision
+    >>> from tkd_hf.model_names import at_revision
     >>> at_revision("org/model@v1.0"), at_revision("org/model")
     (('org/model', 'v1.0'), ('org/model', None))
 
@@ -28,7 +28,7 @@ def short_names(models: Sequence[str]) -> list[str]:
     Example:
 
     ```python
-    >>> from tkd_hf.naming import short_names
+    >>> from tkd_hf.model_names import short_names
     >>> short_names(["runs/sst2/distill", "runs/sst2/distill-2", "runs/mrpc/distill"])
     ['sst2/distill', 'distill-2', 'mrpc/distill']
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from .errors import InputError
 
 
-def backend_module(module: str, extra: str, purpose: str) -> ModuleType:
+def import_optional(module: str, extra: str, purpose: str) -> ModuleType:
     """A module of an optional backend.
 
     Args:

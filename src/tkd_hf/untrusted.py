@@ -29,7 +29,7 @@ def check_files(model: str | Path) -> None:
             "and save it as safetensors (save_pretrained)"
         )
     for index in folder.glob("*.safetensors.index.json"):
-        content = read_json(index, way_out="save the model anew")
+        content = read_json(index, hint="save the model anew")
         weights = content.get("weight_map") if isinstance(content, dict) else None
         for name in sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else ():
             if Path(name).name != name or not name.endswith(".safetensors"):
