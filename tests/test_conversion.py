@@ -24,7 +24,7 @@ from tkd_hf import (
     TKDForTokenClassification,
     TKDModel,
 )
-from tkd_hf.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_tkd, without_padding
+from tkd_hf.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_padding_free, to_tkd
 
 
 SIZES = {
@@ -203,7 +203,7 @@ def test_only_the_sequence_head_has_a_pooler():
 def test_a_teacher_that_computes_no_padding_answers_the_same(architecture, auto_class):
     model = randomised(auto_class.from_config(TEACHERS[architecture]()))
     inputs = batch(model.config.pad_token_id)
-    fast, mask = without_padding(model), inputs["attention_mask"].bool()
+    fast, mask = to_padding_free(model), inputs["attention_mask"].bool()
     assert type(fast) is HEADS[auto_class]
     shared = {weight.data_ptr() for weight in model.parameters()}
     views = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -227,4 +227,4 @@ def test_a_teacher_that_something_was_put_into_stays_as_it_is():
     patched.forward = patched.forward
     adapted.add_adapter(LoraConfig(target_modules=["query"]))
     for model in (hooked, patched, adapted, made(Own), made(BertForQuestionAnswering)):
-        assert without_padding(model) is model
+        assert to_padding_free(model) is model

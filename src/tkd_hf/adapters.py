@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .errors import InputError, first_line
-from .untrusted import NO_CODE, NO_PICKLES, check_files
+from .untrusted import NO_CODE, NO_PICKLES, check_weight_files
 
 
 if TYPE_CHECKING:
@@ -192,10 +192,10 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
         raise InputError(f"{adapter} holds no adapter (no adapter_config.json)")
     if any(output_dir.glob("*")):
         raise InputError(f"{output_dir} already holds files; name a new folder for the merged model")
-    check_files(adapter)
+    check_weight_files(adapter)
     made = PeftConfig.from_pretrained(adapter)
     name, revision = (base, None) if base else (made.base_model_name_or_path, made.revision)
-    check_files(name)
+    check_weight_files(name)
     config = AutoConfig.from_pretrained(adapter, **NO_CODE) if (adapter / "config.json").exists() else None
     auto_class = MODEL_CLASSES.get(made.task_type, AutoModelForSequenceClassification)
     try:

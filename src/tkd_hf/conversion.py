@@ -142,7 +142,7 @@ SHARED_FIELDS = (
 ).split()
 
 
-def head_kind(model: PreTrainedModel | type) -> str:
+def head_type(model: PreTrainedModel | type) -> str:
     """`"Model"`, `"ForSequenceClassification"`, `"ForTokenClassification"` or `"ForMaskedLM"`.
 
     Raises:
@@ -210,14 +210,14 @@ def to_tkd(model: PreTrainedModel) -> TKDPreTrainedModel:
 
     ```
     """
-    kind = head_kind(model)
+    kind = head_type(model)
     _check_masked_lm_activation(model, kind)
     converted = TKD_CLASSES[kind](tkd_config_from(model.config))
     converted.load_state_dict(tkd_state_dict_from(model))
     return _like(converted, model)
 
 
-def without_padding(model: PreTrainedModel) -> PreTrainedModel:
+def to_padding_free(model: PreTrainedModel) -> PreTrainedModel:
     """A model that is only asked for answers, in the form that computes nothing on padding: as TKD, with its weights.
 
     Args:
@@ -231,10 +231,10 @@ def without_padding(model: PreTrainedModel) -> PreTrainedModel:
 
     ```python
     >>> from transformers import BertConfig, BertForSequenceClassification
-    >>> from tkd_hf.conversion import without_padding
+    >>> from tkd_hf.conversion import to_padding_free
 
     >>> bert = BertForSequenceClassification(BertConfig(num_hidden_layers=2))
-    >>> fast = without_padding(bert)
+    >>> fast = to_padding_free(bert)
     >>> fast.classifier.weight.data_ptr() == bert.classifier.weight.data_ptr()
     True
 
@@ -243,7 +243,7 @@ def without_padding(model: PreTrainedModel) -> PreTrainedModel:
     if not (_is_stock_classifier(model) and all(map(_is_as_made, model.modules()))):
         return model
     with torch.device("meta"):
-        converted = TKD_CLASSES[head_kind(model)](tkd_config_from(model.config))
+        converted = TKD_CLASSES[head_type(model)](tkd_config_from(model.config))
     converted.load_state_dict(tkd_state_dict_from(model), assign=True)
     converted.config.name_or_path = model.config.name_or_path
     return converted.train(model.training)
@@ -272,7 +272,7 @@ def to_bert(model: TKDPreTrainedModel) -> PreTrainedModel:
         InputError: `bert` cannot have this shape; the message says why and what to do instead.
     """
     refuse_quantized(model, "convert")
-    kind = head_kind(model)
+    kind = head_type(model)
     config = _bert_config_from(model.config, kind)
     names = {ours: theirs for theirs, ours in _names(BERT, "bert", model).items()}
     weights = _rename(model.state_dict(), names)
@@ -305,7 +305,7 @@ def unused_positions(config: PreTrainedConfig) -> int:
 
 def _names(architecture: Architecture, prefix: str, model: PreTrainedModel) -> dict[str, str]:
     """Their module names -> ours, as they stand in the state dict of a model with this head."""
-    kind = head_kind(model)
+    kind = head_type(model)
     if kind == "Model":
         return architecture.encoder
     head = {

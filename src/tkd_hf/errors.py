@@ -21,21 +21,21 @@ class InputError(ValueError):
     exit_code = 2
 
 
-class NotMet(Exception):
+class CheckFailed(Exception):
     """What a command was to check does not hold. The commands print the message and exit with code 1."""
 
     exit_code = 1
 
 
-class GateMissed(NotMet):
+class GateMissed(CheckFailed):
     """A model lost more than it was allowed to."""
 
 
-class CardFalse(NotMet):
+class CardMismatch(CheckFailed):
     """What is on the Hub is not what its card, or its commit, says."""
 
 
-class Stopped(Exception):
+class TrainingStopped(Exception):
     """Training was asked to stop and wrote a checkpoint. The commands print the message and exit with code 143."""
 
     exit_code = 143
@@ -47,15 +47,16 @@ _STORAGE_WORDS = ("No space left", "quota exceeded", "File too large", "Read-onl
                   "PytorchStreamWriter failed", "unexpected pos")  # fmt: skip
 
 
-def storage_trouble(error: BaseException) -> str | None:
+def storage_error_message(error: BaseException) -> str | None:
     """One line for an error of the disk, at whatever depth it was raised; `None` for any other.
 
     Example:
 
     ```python
     >>> import errno, os
-    >>> from tkd_hf.errors import storage_trouble
-    >>> storage_trouble(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.safetensors")).partition(";")[0]
+    >>> from tkd_hf.errors import storage_error_message
+    >>> error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.safetensors")
+    >>> storage_error_message(error).partition(";")[0]
     "cannot write or read 'runs/x/model.safetensors': No space left on device"
 
     ```

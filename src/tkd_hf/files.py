@@ -19,9 +19,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     ```python
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from tkd_hf.files import written_whole
+    >>> from tkd_hf.files import atomic_write
     >>> with TemporaryDirectory() as folder:
-    ...     with written_whole(f"{folder}/new/notes.txt") as file:
+    ...     with atomic_write(f"{folder}/new/notes.txt") as file:
     ...         _ = file.write_text("all of it")
     ...     Path(folder, "new", "notes.txt").read_text()
     'all of it'

@@ -17,7 +17,7 @@ from .configuration_tkd import TKDConfig
 
 # What multiplies in half precision on CPUs (oneDNN) gets ready for each new size, which takes longer than multiplying:
 # texts of a batch without their padding have ever another one, so that they are given one of few.
-SIZES = 64  # tokens
+PACKED_LENGTH_MULTIPLE = 64  # tokens
 
 
 def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -23,8 +23,8 @@ from .adapters import refuse_adapter
 from .data.tasks import Task
 from .errors import InputError, first_line
 from .labels import check_label_codes, classifier_problem_type
-from .model_names import at_revision
-from .untrusted import NO_CODE, NO_PICKLES, check_attention, check_files
+from .model_names import split_revision
+from .untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight_files
 
 
 _OF_TEXTS, _OF_TOKENS = "ForSequenceClassification", "ForTokenClassification"
@@ -34,7 +34,7 @@ _OF_LAYERS = re.compile(r"\blayers?\.\d+\.")
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; `InputError` where there is none."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     with _named(model, "tokenizer"):
         found = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE)
         if len(found) <= len(found.all_special_ids):  # what transformers makes up where there are no files
@@ -58,10 +58,10 @@ def _embeddings(name: str, revision: str | None) -> int | None:
 
 def load_config(model: str) -> PretrainedConfig:
     """The configuration of a folder or Hub id; `InputError` where there is none."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     with _named(model, "configuration"):
         config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
-        check_attention(config, model)
+        check_attention_kernel(config, model)
         check_label_codes(config, model)
         return config
 
@@ -86,7 +86,7 @@ def load_classifier(model: str, problem_type: str | None = None) -> PreTrainedMo
     return found
 
 
-def find_classifier(model: str, problem_type: str | None = None) -> PreTrainedModel | None:
+def load_classifier_if_trained(model: str, problem_type: str | None = None) -> PreTrainedModel | None:
     """As `load_classifier`, but `None` for an encoder without a classifier."""
     found, missing = _classifier(model, problem_type)
     return None if missing else found
@@ -134,13 +134,13 @@ def _kind_for(problem_type: str) -> str:
 
 def load_encoder(model: str) -> PreTrainedModel:
     """The encoder of a folder or Hub id, whatever head it has."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     load_config(model)  # says what is wrong with it
     with _named(model, "model"):
         return AutoModel.from_pretrained(name, revision=revision, **NO_PICKLES)
 
 
-def find_masked_lm(model: str) -> PreTrainedModel | None:
+def load_masked_lm_if_trained(model: str) -> PreTrainedModel | None:
     """The masked language model of a folder or Hub id; `None` where its head was not trained, or there can be none."""
     if type(load_config(model)) not in MODEL_FOR_MASKED_LM_MAPPING:
         return None
@@ -191,7 +191,7 @@ def refuse_quantized(model: PreTrainedModel | PretrainedConfig, to_do: str, name
 
 def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
     """A model, and which of its weights are made up for want of trained ones."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     library = quantized_by(load_config(model))
     if library == "bitsandbytes":
         from .quantization.bitsandbytes import silence
@@ -225,21 +225,21 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
     if task.label_names:
         fields |= {"id2label": dict(enumerate(task.label_names))}
         fields |= {"label2id": {name: code for code, name in enumerate(task.label_names)}}
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     with _named(model, "model"):
         return _CLASSIFIERS[kind].from_pretrained(
             name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **NO_PICKLES, **fields
         )
 
 
-def local_place(model: str) -> Path:
+def local_path(model: str) -> Path:
     """The folder or file of a model or of an export, fetched where it lies within a repository of the Hub.
 
     Args:
         model: a folder or file; `org/model/place/within`; or `org/model`, of which only an OpenVINO export is fetched:
             transformers fetches its weights by itself.
     """
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     if Path(name).exists():
         return Path(name)
     repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
@@ -259,7 +259,7 @@ def _on_hub(repository: str, file: str, revision: str | None) -> bool:
 
 def weight_files(model: str) -> list[Path]:
     """The files of a model's PyTorch weights, of a Hub id those in the cache; none for an export."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     folder = Path(name)
     if not folder.exists() and name.count("/") < 2:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -270,8 +270,8 @@ def weight_files(model: str) -> list[Path]:
 @contextmanager
 def _named(model: str, what: str):
     try:
-        refuse_adapter(*at_revision(model))
-        check_files(at_revision(model)[0])
+        refuse_adapter(*split_revision(model))
+        check_weight_files(split_revision(model)[0])
         yield
     except InputError:
         raise
@@ -281,7 +281,10 @@ def _named(model: str, what: str):
                 f"{model!r} brings code of its own, which no command runs; read it, load the model in Python with "
                 "trust_remote_code=True and a pinned revision, and give it to DistillationTrainer"
             ) from error
-        if not isinstance(error, (OSError, HFValidationError)) and Path(at_revision(model)[0], "config.json").exists():
+        if (
+            not isinstance(error, (OSError, HFValidationError))
+            and Path(split_revision(model)[0], "config.json").exists()
+        ):
             shapes = "its weights have other shapes than its config.json says"
             reason = shapes if "ignore_mismatched_sizes" in str(error) else first_line(error)
             raise InputError(f"the {what} in {model!r} cannot be loaded: {reason}") from error

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def at_revision(model: str) -> tuple[str, str | None]:
+def split_revision(model: str) -> tuple[str, str | None]:
     """Splits `org/model@revision` into the Hub id and the commit, branch or tag; a folder is itself, at none.
 
     Example:
 
     ```python
-    >>> from tkd_hf.model_names import at_revision
-    >>> at_revision("org/model@v1.0"), at_revision("org/model")
+    >>> from tkd_hf.model_names import split_revision
+    >>> split_revision("org/model@v1.0"), split_revision("org/model")
     (('org/model', 'v1.0'), ('org/model', None))
 
     ```

@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tkd import TKDConfig
 from .layers_tkd import (
-    SIZES,
+    PACKED_LENGTH_MULTIPLE,
     Packing,
     TKDAttention,
     TKDEmbeddings,
@@ -140,7 +140,7 @@ class TKDModel(TKDPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        first_only: bool = False,
+        first_token_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -151,9 +151,9 @@ class TKDModel(TKDPreTrainedModel):
             token_type_ids (`(batch, length)`, *optional*): 0 by default; ignored when `type_vocab_size` is 0.
             position_ids (`(batch, length)`, *optional*): counted over the real tokens by default.
             inputs_embeds (`(batch, length, embedding_size)`, *optional*): in place of `input_ids`.
-            first_only: of the last layer, compute and return only the first real token of each row, as `pooler_output`
-                of `(batch, hidden_size)`: all that a label of the whole text needs. While hooks look inside, or with
-                flex attention, everything is computed and returned.
+            first_token_only (`bool`, defaults to `False`): compute the last layer only for the first real token of each
+                row, and return it as `pooler_output` of `(batch, hidden_size)`. A sequence classifier needs no other
+                token. Ignored with flex attention, and while modules inside have hooks.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given.
@@ -163,7 +163,7 @@ class TKDModel(TKDPreTrainedModel):
         if position_ids is None:
             position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
-        watched = self.is_watched()  # whoever looks inside sees the shape of the batch, and all tokens
+        watched = self.has_hooks()  # whoever looks inside sees the shape of the batch, and all tokens
         packing = None if watched else self.packing(attention_mask)
         if packing is not None:
             inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
@@ -179,7 +179,7 @@ class TKDModel(TKDPreTrainedModel):
         *layers, last = self.layers
         for layer in layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        if first_only and not watched and self.can_ask_alone(mask, packing):
+        if first_token_only and not watched and self.can_attend_alone(mask, packing):
             first = first_token(hidden_states, attention_mask) if packing is None else packing.first(hidden_states)
             mask = mask if mask is None else mask[:, :, :1]  # the same for all that ask
             states = last(hidden_states, mask, asking=first.unsqueeze(1), packing=packing, **kwargs)
@@ -188,7 +188,7 @@ class TKDModel(TKDPreTrainedModel):
         hidden_states = hidden_states if packing is None else packing.pad(hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=first_token(hidden_states, attention_mask) if first_only else None,
+            pooler_output=first_token(hidden_states, attention_mask) if first_token_only else None,
         )
 
     def packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
@@ -199,15 +199,15 @@ class TKDModel(TKDPreTrainedModel):
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
         half = self.dtype.itemsize == 2 or torch.is_autocast_enabled("cpu")
-        packing = Packing(attention_mask, SIZES if half and attention_mask.device.type == "cpu" else 1)
+        packing = Packing(attention_mask, PACKED_LENGTH_MULTIPLE if half and attention_mask.device.type == "cpu" else 1)
         return None if len(packing.places) >= attention_mask.numel() else packing
 
-    def can_ask_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
+    def can_attend_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
         """Whether first tokens may attend without the others: each row has one, and their mask can be cut out."""
         cut = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)  # not those of flex attention
         return cut and (packing is None or bool(packing.lengths.all()))
 
-    def is_watched(self) -> bool:
+    def has_hooks(self) -> bool:
         """Whether hooks on modules inside see what passes through, those of `output_hidden_states` included."""
         inside = (module for part in (self.embeddings, self.layers) for module in part.modules())
         return any(one._forward_hooks or one._forward_pre_hooks for one in inside)
@@ -259,7 +259,7 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Inputs as in `TKDModel.forward`; `labels` of `(batch,)`, or `(batch, num_labels)` for several a text."""
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.tkd(*inputs, first_only=True, **kwargs)
+        outputs = self.tkd(*inputs, first_token_only=True, **kwargs)
         pooled = self.activation(self.dense(outputs.pooler_output.to(self.dense.bias.dtype)))
         logits = self.classifier(self.dropout(pooled))
         return SequenceClassifierOutput(

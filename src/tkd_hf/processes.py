@@ -29,8 +29,8 @@ def destroy_process_group() -> None:
     Example:
 
     ```python
-    >>> from tkd_hf.processes import leave_the_others
-    >>> leave_the_others()  # there are none
+    >>> from tkd_hf.processes import destroy_process_group
+    >>> destroy_process_group()  # there are none
 
     ```
     """

@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .conversion import without_padding
+from .conversion import to_padding_free
 from .data.features import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
 from .files import atomic_write
 from .inference import predict_logits
 from .labels import label_names, label_order
-from .model_names import at_revision
+from .model_names import split_revision
 from .teacher import mean_weights
 
 
@@ -89,7 +89,7 @@ class SoftLabels:
         """
         keys, first = np.unique(content_keys(features), axis=0, return_index=True)
         answers = predict_logits(
-            PyTorchRunner(without_padding(model), tokenizer, bf16=bf16),
+            PyTorchRunner(to_padding_free(model), tokenizer, bf16=bf16),
             features.select(first),
             batch_size,
             "soft labels",
@@ -309,7 +309,7 @@ def teacher_revision(teacher: str | PreTrainedModel) -> str:
         return f"state-{digest.hexdigest()[:16]}"
     folder = Path(teacher)
     if not folder.is_dir():
-        name, revision = at_revision(teacher)
+        name, revision = split_revision(teacher)
         return f"commit-{Path(hf_hub_download(name, 'config.json', revision=revision)).parent.name}"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     for path in [folder / "config.json", *(path for path in weights if path.name != "training_args.bin")]:

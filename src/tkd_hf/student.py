@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from .configuration_tkd import TKDConfig
-from .conversion import ARCHITECTURES, TKD_CLASSES, head_kind, tkd_config_from, tkd_state_dict_from
+from .conversion import ARCHITECTURES, TKD_CLASSES, head_type, tkd_config_from, tkd_state_dict_from
 from .errors import InputError
 from .labels import label_names as names_of
 from .labels import label_order
@@ -106,7 +106,7 @@ def student_from_teacher(
     ```
     """
     teacher = _loaded(teacher, model_class)
-    model_class = model_class or TKD_CLASSES[head_kind(teacher)]
+    model_class = model_class or TKD_CLASSES[head_type(teacher)]
     teacher_config = tkd_config_from(teacher.config)
     layers = choose_layers(teacher_config.num_hidden_layers, num_hidden_layers, layers)
     widths = {"num_attention_heads": num_attention_heads, "intermediate_size": intermediate_size}
@@ -152,7 +152,7 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
     if fits:
         fields["pooler_act"] = tkd_config_from(config).pooler_act
     labels = {"id2label": dict(config.id2label), "label2id": dict(config.label2id), "problem_type": config.problem_type}
-    student = student_from_teacher(base, model_class=TKD_CLASSES[head_kind(teacher)], **labels, **fields)
+    student = student_from_teacher(base, model_class=TKD_CLASSES[head_type(teacher)], **labels, **fields)
     if fits:
         weights = tkd_state_dict_from(teacher)
         head, _ = _copy_weights(student, {name: weights[name] for name in weights if not name.startswith("tkd.")})
@@ -255,7 +255,7 @@ def _loaded(teacher, model_class: type[TKDPreTrainedModel] | None) -> PreTrained
 
 
 def _kind_by_name(class_name: str) -> str:
-    return head_kind(type(class_name, (), {}))
+    return head_type(type(class_name, (), {}))
 
 
 def _student_config(teacher: TKDConfig, layers: list[int], widths: dict, overrides: dict) -> TKDConfig:
@@ -289,7 +289,7 @@ def _layer_widths(of_teacher: list[int], widths: dict, name: str) -> list[int]:
 def _encoder_and_head(teacher: PreTrainedModel, model_class: type[TKDPreTrainedModel]) -> dict[str, torch.Tensor]:
     """The teacher's weights by their names in `TKDModel`, and those of the head where the student has the same one."""
     weights = {_inner(name): weight for name, weight in tkd_state_dict_from(teacher).items()}
-    if head_kind(teacher) == head_kind(model_class):
+    if head_type(teacher) == head_type(model_class):
         return weights
     return {name: weight for name, weight in weights.items() if name.startswith(("embeddings.", "layers."))}
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from .callbacks import CheckpointedCallback
-from .conversion import without_padding
+from .conversion import to_padding_free
 from .data.features import (
     TEACHER_LOGITS,
     DistillationCollator,
@@ -302,7 +302,7 @@ class DistillationTrainer(BaseTrainer):
         live = []
         for place, teacher in enumerate(teachers):
             self._check_vocabulary(teacher, tokenizers[place] if place < len(tokenizers) else None, place)
-            answering = teacher if self.objective.features else without_padding(teacher)
+            answering = teacher if self.objective.features else to_padding_free(teacher)
             prepared = self.accelerator.prepare_model(answering, evaluation_mode=True)
             live.append(LiveTeacher(prepared, self._label_order(teacher), self.objective.features, place))
         if len(live) > 1 or weights is not None:

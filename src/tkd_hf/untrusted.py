@@ -15,7 +15,7 @@ NO_PICKLES = {**NO_CODE, "use_safetensors": True}
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
-def check_files(model: str | Path) -> None:
+def check_weight_files(model: str | Path) -> None:
     """Refuses the folder of a model whose weights are pickles, or not in it; of a Hub id there is nothing to see yet.
 
     Raises:
@@ -36,7 +36,7 @@ def check_files(model: str | Path) -> None:
                 raise InputError(f"{index} names the weights {name!r}; only safetensors of its own folder are loaded")
 
 
-def check_attention(config: PretrainedConfig, model: str) -> None:
+def check_attention_kernel(config: PretrainedConfig, model: str) -> None:
     """Refuses a configuration that has transformers fetch a kernel, which is code, from a repository that it names.
 
     Raises:

@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 from tkd_hf.adapters import LoraArguments, add_adapters, merge_adapter
-from tkd_hf.errors import CardFalse
+from tkd_hf.errors import CardMismatch
 from tkd_hf.hub.folder import SOURCE_FILES
 from tkd_hf.stages.card import card
 from tkd_hf.stages.run_folder import RunFolder, read_record
@@ -79,7 +79,7 @@ def test_an_altered_figure_is_named_and_foreign_code_is_not_run(verify, altered)
 def test_the_tolerance():
     figures = [Figure("accuracy", 0.9, 0.8985), Figure("f1", 0.9, 0.95), Figure("charm", 1.0, None)]
     found = Verification("m", "c", 1, "t", "s", 1, [], figures, tolerance=0.002)
-    with pytest.raises(CardFalse, match=r"the card of m is false: it says f1 0.9, but 0.9500 was measured$"):
+    with pytest.raises(CardMismatch, match=r"the card of m is false: it says f1 0.9, but 0.9500 was measured$"):
         found.check()
     found.tolerance = 0.06
     found.check()
@@ -100,7 +100,7 @@ def test_a_figure_in_the_text_is_named(pushed, tmp_path):
     [wrong] = false_text(folder, "org/name-2")
     assert wrong.startswith("0.9250 where its record says 0.6250 (")
     found = Verification("m", "c", 1, "t", "s", 1, [], [], 0.002, [wrong])
-    with pytest.raises(CardFalse, match=r"the card of m is false: it says 0.9250 where its record says 0.6250"):
+    with pytest.raises(CardMismatch, match=r"the card of m is false: it says 0.9250 where its record says 0.6250"):
         found.check()
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ..errors import InputError, NotMet, Stopped, storage_trouble
+from ..errors import CheckFailed, InputError, TrainingStopped, storage_error_message
 from ..processes import destroy_process_group
 from . import (
     augment,
@@ -67,10 +67,10 @@ def main() -> None:
     except SystemExit:
         destroy_process_group()
         raise
-    except (InputError, NotMet, Stopped) as error:
+    except (InputError, CheckFailed, TrainingStopped) as error:
         _exit_with_message(str(error), error.exit_code)
     except Exception as error:
-        if (trouble := storage_trouble(error)) is None:
+        if (trouble := storage_error_message(error)) is None:
             raise
         _exit_with_message(trouble, 2)
 

@@ -21,7 +21,7 @@ from ..model_loading import (
     load_classifier,
     load_config,
     load_tokenizer,
-    local_place,
+    local_path,
     quantized_by,
     weight_files,
 )
@@ -233,7 +233,7 @@ def runner_config(model: str) -> PretrainedConfig:
 
 def _located(model: str) -> tuple[Path, Path | None]:
     """Where a model lies, and the file of its export, if it is none of PyTorch."""
-    place = local_place(model)
+    place = local_path(model)
     if place.suffix == ".onnx":
         return place, place
     exports = [place / name for name in EXPORTS if (place / name).exists()]

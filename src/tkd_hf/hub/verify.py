@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 
-from ..errors import CardFalse, InputError, first_line
+from ..errors import CardMismatch, InputError, first_line
 from ..files import read_json
-from ..model_names import at_revision
+from ..model_names import split_revision
 from ..registration import TKDConfig
 from .folder import CARD, SOURCE_FILES
 from .push import check_repo_id, hub_errors
@@ -61,9 +61,9 @@ def fetch(model: str, cache: Path) -> Snapshot:
 
     Raises:
         InputError: if it cannot be fetched.
-        CardFalse: if a file is missing, or is not the one of the commit.
+        CardMismatch: if a file is missing, or is not the one of the commit.
     """
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     check_repo_id(name)
     api = HfApi()
     with hub_errors(f"fetch {model}", "nothing was verified"):
@@ -73,7 +73,7 @@ def fetch(model: str, cache: Path) -> Snapshot:
     wrong = [f"{one['path']} ({one['actual'][:8]} instead of {one['expected'][:8]})" for one in found.mismatches]
     wrong += [f"{path} (missing)" for path in found.missing_paths]
     if wrong:
-        raise CardFalse(f"{model} is not what its commit {commit[:8]} says: {', '.join(wrong)}")
+        raise CardMismatch(f"{model} is not what its commit {commit[:8]} says: {', '.join(wrong)}")
     return Snapshot(name, commit, folder, cache, found.checked_count, _fetch_base(folder, cache))
 
 
@@ -166,7 +166,7 @@ def answers_without_the_package(
     The process runs the repository's code, if it brings any, and is not given the token.
 
     Raises:
-        CardFalse: if it cannot be loaded, with the last line of what was said.
+        CardMismatch: if it cannot be loaded, with the last line of what was said.
     """
     secret = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in secret}
@@ -183,5 +183,5 @@ def answers_without_the_package(
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise CardFalse(f"{snapshot.repo_id} does not load without tkd_hf (trust_remote_code=True): {reason}")
+        raise CardMismatch(f"{snapshot.repo_id} does not load without tkd_hf (trust_remote_code=True): {reason}")
     return [torch.tensor(logits) for logits in json.loads(done.stdout.splitlines()[-1])]

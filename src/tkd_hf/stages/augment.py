@@ -12,7 +12,7 @@ from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..errors import InputError
 from ..files import atomic_write
-from ..model_loading import find_masked_lm, load_encoder, load_tokenizer
+from ..model_loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
 from ..soft_labels import teacher_revision
 from .run_folder import RunFolder, StageRecord, fingerprint
 
@@ -112,7 +112,7 @@ def augment(
 
 
 def _load(mlm: str):
-    model = find_masked_lm(mlm)
+    model = load_masked_lm_if_trained(mlm)
     if model is None:
         raise InputError(f"{mlm!r} is no trained masked language model; `tkd-hf pretrain` makes one")
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

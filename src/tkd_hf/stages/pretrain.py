@@ -13,7 +13,7 @@ from ..conversion import ARCHITECTURES, to_tkd
 from ..data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.features import same_tokenizer
 from ..errors import InputError
-from ..model_loading import find_masked_lm, load_encoder, load_tokenizer
+from ..model_loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
 from ..modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..objectives import OBJECTIVES
 from ..objectives.combined import CombinedObjective
@@ -199,7 +199,7 @@ def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def _load_teacher(args: PretrainingArguments) -> PreTrainedModel | None:
     if not args.teacher:
         return None
-    found = find_masked_lm(args.teacher) if args.predicts_tokens else None
+    found = load_masked_lm_if_trained(args.teacher) if args.predicts_tokens else None
     if found is None and "logits" in args.objective_names:
         raise InputError(
             f"the objective 'logits' needs a teacher that predicts tokens, and {args.teacher!r} has no masked-LM head; "

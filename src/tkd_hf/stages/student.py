@@ -9,7 +9,7 @@ from ..adapters import LoraArguments
 from ..data.tasks import Task
 from ..errors import InputError
 from ..labels import label_names
-from ..model_loading import find_classifier, load_classifier, load_encoder, load_for_training
+from ..model_loading import load_classifier, load_classifier_if_trained, load_encoder, load_for_training
 from ..student import classifier_from_base, student_from_teacher
 
 
@@ -63,7 +63,7 @@ def make_student(
     if student.student and lora and lora.adapter_only:
         return load_for_training(student.student, task)
     if student.student:
-        model = find_classifier(student.student, task.problem_type)
+        model = load_classifier_if_trained(student.student, task.problem_type)
         if model is None:
             base, head = load_encoder(student.student), load_classifier(teacher, task.problem_type)
             model = classifier_from_base(base, head)

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..callbacks import StopOnTermination
-from ..errors import InputError, Stopped, first_line
+from ..errors import InputError, TrainingStopped, first_line
 from ..sampling import BaseTrainer
 from ..training_args import FineTuningArguments
 from .run_folder import RunFolder, StageRecord
@@ -53,7 +53,7 @@ def train_into(
             its own.
 
     Raises:
-        Stopped: after SIGTERM, when a checkpoint has been written.
+        TrainingStopped: after SIGTERM, when a checkpoint has been written.
         InputError: if memory does not suffice, or the gradient is not finite.
     """
     log_to_stderr(trainer)
@@ -67,7 +67,9 @@ def train_into(
     with explain_out_of_memory(trainer):
         trained = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if termination.stopped_at is not None:
-        raise Stopped(f"stopped after step {termination.stopped_at} with a checkpoint; --resume goes on from there")
+        raise TrainingStopped(
+            f"stopped after step {termination.stopped_at} with a checkpoint; --resume goes on from there"
+        )
     further = before_saving(trainer) if before_saving is not None else None
     metrics = save_and_evaluate(trainer) | (further or {})
     if checkpoint is None:  # the time of a resumed run is only that of its last part

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from ..adapters import merge_adapter
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import GLUE_TASKS, Task
-from ..errors import CardFalse, InputError
+from ..errors import CardMismatch, InputError
 from ..evaluation.runners import load_runner, runner_config
 from ..hardware import describe_software
 from ..hub.folder import CARD
@@ -23,7 +23,7 @@ from ..hub.push import check_repo_id, hub_errors
 from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
 from ..labels import label_names
 from ..model_loading import classifier_class
-from ..model_names import at_revision
+from ..model_names import split_revision
 from .evaluate import evaluate, texts_of
 from .push import write_card
 from .run_folder import read_record
@@ -75,10 +75,10 @@ class Verification:
         return [figure for figure in told if abs(figure.card - figure.measured) > self.tolerance]
 
     def check(self) -> None:
-        """Passes a true card; `CardFalse` names the figures that are not."""
+        """Passes a true card; `CardMismatch` names the figures that are not."""
         wrong = [f"{one.metric} {one.card:g}, but {one.measured:.4f} was measured" for one in self.false]
         if wrong or self.text:
-            raise CardFalse(f"the card of {self.model} is false: it says {'; '.join(wrong + self.text)}")
+            raise CardMismatch(f"the card of {self.model} is false: it says {'; '.join(wrong + self.text)}")
 
     def to_dict(self) -> dict:
         """For JSON."""
@@ -103,7 +103,7 @@ def verify(
 
     Raises:
         InputError: if the model cannot be fetched, has no card with figures for this data, or brings foreign code.
-        CardFalse: if files are not what the commit says, or the model does not load, or not with the same answers.
+        CardMismatch: if files are not what the commit says, or the model does not load, or not with the same answers.
             Figures are left to `Verification.check`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def verify(
 
 def task_of(model: str) -> str:
     """The GLUE task that a card's figures are of; `InputError` if it is none, or several."""
-    name, revision = at_revision(model)
+    name, revision = split_revision(model)
     check_repo_id(name)
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
@@ -206,7 +206,7 @@ def _whole(snapshot: Snapshot, folder: Path) -> Path:
 
 
 def _load_both_ways(snapshot: Snapshot, place: str, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
-    """Loads the model with this package and without it; `CardFalse` unless both answer alike."""
+    """Loads the model with this package and without it; `CardMismatch` unless both answer alike."""
     runner = load_runner(place, task.problem_type)
     if runner.backend not in ("pytorch", "bitsandbytes"):
         return [runner.backend]
@@ -215,7 +215,7 @@ def _load_both_ways(snapshot: Snapshot, place: str, task: Task, texts: list[tupl
     for text, other in zip(texts, without, strict=True):
         own = runner(runner.tokenizer(*text, truncation=True, return_tensors="pt")).float().cpu()
         if own.shape != other.shape or not torch.allclose(own, other, rtol=1e-3, atol=1e-3):
-            raise CardFalse(
+            raise CardMismatch(
                 f"{snapshot.repo_id} answers otherwise without tkd_hf: to {' / '.join(text)!r} {other.tolist()} "
                 f"instead of {own.tolist()}"
             )
