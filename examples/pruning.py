@@ -24,7 +24,7 @@ from seeds import spread, spread_of_teachers, written
 from tkd_hf import DistillationTrainingArguments
 from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments, load_split
-from tkd_hf.evaluation.benchmark import milliseconds_per_sentence
+from tkd_hf.evaluation.benchmark import median_latencies
 from tkd_hf.evaluation.runners import load_runner
 from tkd_hf.hardware import describe_hardware, describe_software
 from tkd_hf.reporting.figures import BLUE, GREY, RED, plt, save
@@ -108,7 +108,7 @@ def measured(task: str, teacher: str, data: DataArguments, folders: dict[str, Pa
     """The finished ones of a seed's students, each beside the teacher; their speeds are taken in turns, in one run."""
     folders = {name: folder for name, folder in folders.items() if is_finished(folder)}
     runners = [load_runner(str(place)) for place in (teacher, *folders.values())]
-    whole, *milliseconds = milliseconds_per_sentence(runners, texts_of(load_split(data, "eval")[0], TEXTS))
+    whole, *milliseconds = median_latencies(runners, texts_of(load_split(data, "eval")[0], TEXTS))
     rows = []
     for (name, folder), time in zip(folders.items(), milliseconds, strict=True):
         one = evaluate(str(folder), data, teacher).models[1]

@@ -68,7 +68,7 @@ def few_resamples(monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_memory.py` does."""
-    monkeypatch.setattr("tkd_hf.stages.benchmark.footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
+    monkeypatch.setattr("tkd_hf.stages.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 import tkd_hf  # noqa: F401 - teaches AutoModel to load students
 from tkd_hf import DistillationTrainingArguments, FineTuningArguments, student_from_teacher
 from tkd_hf.data.loading import DataArguments, load_split
-from tkd_hf.evaluation.cost import parameters
+from tkd_hf.evaluation.cost import count_parameters
 from tkd_hf.evaluation.memory import peak_megabytes
 from tkd_hf.stages.distill import distill
 from tkd_hf.stages.finetune import finetune
@@ -106,7 +106,7 @@ def memory(m: Measurement) -> dict:
     return {
         "peak_megabytes": peak_megabytes(),
         "before_megabytes": before,
-        "parameters": parameters(model.config).total,
+        "parameters": count_parameters(model.config).total,
         "weights_megabytes": sum(weight.nbytes for weight in model.parameters()) / 1e6,
     }
 

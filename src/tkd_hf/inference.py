@@ -43,7 +43,7 @@ def predict_logits(
     batches = list(_batches(lengths, batch_size, tokens))
     multiple = padding_multiple(runner.device, runner.tokenizer)
     answers = [None] * len(features)
-    with runner.many():
+    with runner.batch_context():
         for places in tqdm(batches, desc=description, unit="batch"):
             columns = features[places]  # of all rows at once: one by one they take much longer to read
             logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()

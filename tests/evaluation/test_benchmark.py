@@ -10,12 +10,12 @@ from transformers import BertConfig, RobertaConfig
 from tkd_hf import TKDConfig
 from tkd_hf.errors import InputError
 from tkd_hf.evaluation.benchmark import (
-    forward,
-    longest_input,
-    milliseconds_per_sentence,
+    forward_pass,
+    max_input_length,
+    median_latencies,
     random_batch,
-    take_turns,
     text_batch,
+    time_interleaved,
     timings,
 )
 from tkd_hf.evaluation.runners import PyTorchRunner
@@ -43,7 +43,7 @@ class Workshop:
         return run
 
     def time(self, *models, rounds=20, **options):
-        return take_turns([models] * rounds, clock=self.clock, **options)
+        return time_interleaved([models] * rounds, clock=self.clock, **options)
 
 
 def test_every_round_runs_each_model_once_in_changing_order():
@@ -73,7 +73,7 @@ def test_the_warm_up_does_not_count():
 def test_each_round_may_be_another_batch():
     shop = Workshop()
     rounds = [[shop.model("a", 1.0)], [shop.model("a", 5.0)]]
-    assert take_turns(rounds, clock=shop.clock).tolist() == [[1.0], [5.0]]
+    assert time_interleaved(rounds, clock=shop.clock).tolist() == [[1.0], [5.0]]
 
 
 @pytest.mark.parametrize(("patience", "rounds"), [(0, 1), (5.9, 1), (6.1, 2), (inf, 20)])
@@ -127,19 +127,19 @@ def test_batches_of_texts_are_padded_to_their_longest_and_cut(teacher, tokenizer
 
 
 def test_how_much_a_model_reads():
-    assert longest_input(BertConfig(max_position_embeddings=32)) == 32
-    assert longest_input(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
-    assert longest_input(TKDConfig(position_embedding_type="sinusoidal")) == inf
+    assert max_input_length(BertConfig(max_position_embeddings=32)) == 32
+    assert max_input_length(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+    assert max_input_length(TKDConfig(position_embedding_type="sinusoidal")) == inf
 
 
 def test_a_model_that_fails_is_named(teacher, tokenizer):
     runner = PyTorchRunner(teacher, tokenizer, "runs/x")
     with pytest.raises(InputError, match=r"runs/x \(pytorch\) cannot run a batch of 2 × 40 tokens: "):
-        forward(runner, random_batch(runner, 2, 40))()
+        forward_pass(runner, random_batch(runner, 2, 40))()
 
 
 def test_single_sentences(tokenizer):
     runners = [PyTorchRunner(build_teacher(), tokenizer)] * 2
-    times = milliseconds_per_sentence(runners, [("good film",), ("dull", "not good")])
+    times = median_latencies(runners, [("good film",), ("dull", "not good")])
     assert len(times) == 2
     assert all(0 < time < 1e4 for time in times)

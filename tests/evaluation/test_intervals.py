@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from tkd_hf.evaluation.intervals import bootstrap, interval, mcnemar
-from tkd_hf.evaluation.metrics import statistics
+from tkd_hf.evaluation.intervals import bootstrap, confidence_interval, mcnemar
+from tkd_hf.evaluation.metrics import metric_functions
 from tkd_hf.evaluation.predictions import Predictions
 
 
@@ -23,8 +23,8 @@ def predictions():
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
 def test_intervals_are_those_of_scipy(predictions, metric):
     """Two seeds of either differ by some tenths of a percentage point: the ends are quantiles of 2,000 draws."""
-    (statistic,) = statistics(predictions, (metric,))
-    ours = interval(bootstrap([statistic], 400, resamples=2000))
+    (statistic,) = metric_functions(predictions, (metric,))
+    ours = confidence_interval(bootstrap([statistic], 400, resamples=2000))
     theirs = stats.bootstrap(
         (np.arange(400),), statistic, vectorized=False, method="percentile", n_resamples=2000, rng=1
     ).confidence_interval
@@ -33,15 +33,15 @@ def test_intervals_are_those_of_scipy(predictions, metric):
 
 
 def test_intervals_are_those_of_the_normal_approximation(predictions):
-    (statistic,) = statistics(predictions, ("accuracy",))
-    share = predictions.right.mean()
+    (statistic,) = metric_functions(predictions, ("accuracy",))
+    share = predictions.correct.mean()
     error = 1.96 * (share * (1 - share) / 400) ** 0.5
-    assert interval(bootstrap([statistic], 400)) == pytest.approx((share - error, share + error), abs=0.006)
+    assert confidence_interval(bootstrap([statistic], 400)) == pytest.approx((share - error, share + error), abs=0.006)
 
 
 def test_statistics_share_their_resamples(predictions):
     """Then the difference of two equal models is exactly nothing."""
-    same = statistics(predictions, ("accuracy",)) * 2
+    same = metric_functions(predictions, ("accuracy",)) * 2
     values = bootstrap(same, 400, resamples=50)
     assert values.shape == (50, 2)
     assert (values[:, 0] == values[:, 1]).all()
@@ -49,7 +49,7 @@ def test_statistics_share_their_resamples(predictions):
 
 
 def test_a_seed_gives_the_same_interval_again(predictions):
-    (statistic,) = statistics(predictions, ("accuracy",))
+    (statistic,) = metric_functions(predictions, ("accuracy",))
     one, again, other = (bootstrap([statistic], 400, 20, seed) for seed in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()

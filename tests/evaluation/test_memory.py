@@ -4,7 +4,7 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from tkd_hf.errors import InputError
-from tkd_hf.evaluation.memory import footprint, peak_megabytes
+from tkd_hf.evaluation.memory import measure_footprint, peak_megabytes
 
 from ..conftest import build_teacher
 
@@ -28,7 +28,7 @@ def test_a_bigger_model_takes_more(tmp_path, tokenizer):
         config.intermediate_size = width
         BertForSequenceClassification(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        found.append(footprint(str(tmp_path / name), 1, 8))
+        found.append(measure_footprint(str(tmp_path / name), 1, 8))
     small, big = found
     assert small.before_megabytes <= small.peak_megabytes < len(ballast) / 1e6
     assert abs(big.before_megabytes - small.before_megabytes) < 50
@@ -40,5 +40,5 @@ def test_a_bigger_model_takes_more(tmp_path, tokenizer):
 @pytest.mark.slow
 def test_a_process_that_fails_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"x cannot be loaded and run in a process of its own: .*check the name") as e:
-        footprint(str(tmp_path / "x"), 1, 8)
+        measure_footprint(str(tmp_path / "x"), 1, 8)
     assert "\n" not in str(e.value)

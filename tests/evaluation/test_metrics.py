@@ -7,7 +7,7 @@ from transformers import EvalPrediction
 from tkd_hf import InputError
 from tkd_hf.evaluation.fidelity import agreement
 from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
-from tkd_hf.evaluation.predictions import answers, decide
+from tkd_hf.evaluation.predictions import labels_from_logits, predicted_labels
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -49,9 +49,9 @@ def test_a_constant_predictor_scores_zero_without_a_warning(name, kind):
 
 def test_answers_by_problem_type():
     logits = np.array([[-1.0, 2.0], [3.0, 0.5]])
-    assert decide(logits, SINGLE).tolist() == [1, 0]
-    assert decide(logits, MULTI).tolist() == [[0, 1], [1, 1]]
-    assert decide(logits[:, :1], REGRESSION).tolist() == [-1.0, 3.0]
+    assert labels_from_logits(logits, SINGLE).tolist() == [1, 0]
+    assert labels_from_logits(logits, MULTI).tolist() == [[0, 1], [1, 1]]
+    assert labels_from_logits(logits[:, :1], REGRESSION).tolist() == [-1.0, 3.0]
 
 
 def test_a_trainer_takes_them():
@@ -107,7 +107,7 @@ def test_agreement_is_over_what_both_answered():
     assert agreement(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [1, 0]])) == 0.5
     labels = [[-100, 0, 1], [2, -100, -100]]
     one, other = ([np.eye(3)[codes] for codes in lists] for lists in ([[0, 1, 1], [2, 0, 0]], [[2, 0, 1], [2, 1, 1]]))
-    same = [answers(logits, labels, TOKENS) for logits in (one, other)]
+    same = [predicted_labels(logits, labels, TOKENS) for logits in (one, other)]
     assert agreement(*same) == pytest.approx(2 / 3)
     assert agreement(same[0], [same[1][0][:1], same[1][1]]) == 1.0  # the first was cut by one of the two
     assert agreement(same[0], [codes[:0] for codes in same[1]]) is None

@@ -21,11 +21,11 @@ def measured(monkeypatch):
     """Which models got a process of their own."""
     calls = []
 
-    def footprint(*arguments):
+    def measure_footprint(*arguments):
         calls.append((*arguments, torch.get_num_threads()))
         return Footprint(1.0, 100.0, 150.0)
 
-    monkeypatch.setattr(stage, "footprint", footprint)
+    monkeypatch.setattr(stage, "measure_footprint", measure_footprint)
     return calls
 
 

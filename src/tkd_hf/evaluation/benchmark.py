@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from ..conversion import unused_positions
 from ..errors import InputError, first_line
-from .intervals import bootstrap, interval
+from .intervals import bootstrap, confidence_interval
 from .runners import Runner
 
 
@@ -41,7 +41,7 @@ class Timing:
 
 
 def timings(seconds: np.ndarray, batch_size: int, length: int | None = None, reference: int = 0) -> list[Timing]:
-    """What the seconds of `take_turns` say about each model.
+    """What the seconds of `time_interleaved` say about each model.
 
     Args:
         seconds: (rounds, models).
@@ -70,13 +70,13 @@ def timings(seconds: np.ndarray, batch_size: int, length: int | None = None, ref
             *(float(quantile) for quantile in np.quantile(own, [0.5, 0.95]) * 1e3),
             throughput=float(rounds * batch_size / own.sum()),
             speedup=float(np.median(ratio)),
-            interval=interval(resampled),
+            interval=confidence_interval(resampled),
         )
         for own, ratio, resampled in zip(seconds.T, ratios.T, bootstrap(medians, rounds).T, strict=True)
     ]
 
 
-def take_turns(
+def time_interleaved(
     rounds: Iterable[Sequence[Callable[[], object]]],
     patience: float = inf,
     seed: int = 0,
@@ -110,7 +110,7 @@ def take_turns(
     return np.array(seconds)
 
 
-def forward(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+def forward_pass(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """A pass of a model over a batch, to the end of its work on the device, and with `InputError` if it fails."""
 
     def run() -> None:
@@ -126,7 +126,7 @@ def forward(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[], None
     return run
 
 
-def longest_input(config: PretrainedConfig) -> float:
+def max_input_length(config: PretrainedConfig) -> float:
     """How many tokens a model can place; infinitely many where it has no table of positions."""
     if getattr(config, "position_embedding_type", None) == "sinusoidal":
         return inf
@@ -152,9 +152,7 @@ def text_batch(runner: Runner, texts: Sequence[tuple[str, ...]], max_length: int
     return dict(encoded.to(runner.device))
 
 
-def milliseconds_per_sentence(
-    runners: Sequence[Runner], texts: Sequence[tuple[str, ...]], max_length: int = 128
-) -> list[float]:
+def median_latencies(runners: Sequence[Runner], texts: Sequence[tuple[str, ...]], max_length: int = 128) -> list[float]:
     """Median time of a forward pass over one example at a time, for each model in turn, without tokenisation.
 
     Args:
@@ -162,5 +160,5 @@ def milliseconds_per_sentence(
         texts: examples, each a text or a pair.
         max_length: tokens at which examples are cut.
     """
-    rounds = ([forward(runner, text_batch(runner, [text], max_length)) for runner in runners] for text in texts)
-    return (np.median(take_turns(rounds), axis=0) * 1e3).tolist()
+    rounds = ([forward_pass(runner, text_batch(runner, [text], max_length)) for runner in runners] for text in texts)
+    return (np.median(time_interleaved(rounds), axis=0) * 1e3).tolist()

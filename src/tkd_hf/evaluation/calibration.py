@@ -33,7 +33,7 @@ def calibration(predictions: Predictions) -> Calibration | None:
     """
     if predictions.problem_type == "regression":
         return None
-    return _binned(*predictions.decisions())
+    return _binned(*predictions.confidence_and_correctness())
 
 
 def _binned(confidence: np.ndarray, right: np.ndarray) -> Calibration:

@@ -25,7 +25,7 @@ class Parameters:
         return self.embeddings + self.encoder
 
 
-def parameters(config: PretrainedConfig) -> Parameters:
+def count_parameters(config: PretrainedConfig) -> Parameters:
     """The weights of the model that a configuration describes, in whatever form they are saved."""
     with torch.device("meta"):
         model = classifier_class(config).from_config(config)

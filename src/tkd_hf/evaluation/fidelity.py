@@ -80,13 +80,13 @@ def fidelity(teacher: Predictions, model: Predictions, label_names: tuple[str, .
     ```
     """
     if model.problem_type == "regression":
-        one, other = teacher.answers, model.answers
+        one, other = teacher.predicted_labels, model.predicted_labels
         correlation = score(model.logits, one, ("pearson",), "regression")["pearson"]
         return Fidelity(pearson=correlation, difference=float(np.abs(one - other).mean()))
-    only_teacher = int((teacher.right & ~model.right).sum())
-    only_model = int((model.right & ~teacher.right).sum())
+    only_teacher = int((teacher.correct & ~model.correct).sum())
+    only_model = int((model.correct & ~teacher.correct).sum())
     return Fidelity(
-        agreement=agreement(teacher.answers, model.answers),
+        agreement=agreement(teacher.predicted_labels, model.predicted_labels),
         kl=_divergence(teacher, model),
         teacher_only=only_teacher,
         model_only=only_model,
@@ -132,14 +132,14 @@ def disagreements(
     """
     found = []
     for place, row in enumerate(rows):
-        one, other = teacher.answers[place], model.answers[place]
+        one, other = teacher.predicted_labels[place], model.predicted_labels[place]
         if np.array_equal(one, other):
             continue
         entry = dict(row) | {"label": _named(model.references[place], model.problem_type, label_names)}
         for name, predictions, answer in (("teacher", teacher, one), ("model", model, other)):
             entry[name] = _named(answer, model.problem_type, label_names)
             if model.problem_type != "regression":
-                entry[f"{name}_confidence"] = round(predictions.confidence(place), 4)
+                entry[f"{name}_confidence"] = round(predictions.example_confidence(place), 4)
         found.append(entry)
     if model.problem_type == "regression":
         return sorted(found, key=lambda entry: -abs(entry["teacher"] - entry["model"]))
@@ -158,7 +158,7 @@ def _named(answer: Any, problem_type: str, label_names: tuple[str, ...]) -> Any:
 
 def _divergence(teacher: Predictions, model: Predictions) -> float | None:
     """Mean KL(teacher ‖ model) over examples, or over tokens that both read."""
-    one, other = teacher.counted_logits, model.counted_logits
+    one, other = teacher.labelled_logits, model.labelled_logits
     if isinstance(one, list):
         alike = [pair for pair in zip(one, other, strict=True) if len(pair[0]) == len(pair[1])]
         if not alike:
@@ -174,7 +174,7 @@ def _divergence(teacher: Predictions, model: Predictions) -> float | None:
 
 
 def _class_changes(teacher: Predictions, model: Predictions, label_names: tuple[str, ...]) -> list[ClassChange]:
-    recalls = [predictions.recalls(len(label_names)) for predictions in (teacher, model)]
+    recalls = [predictions.class_recalls(len(label_names)) for predictions in (teacher, model)]
     return [
         ClassChange(name, examples, one, other)
         for name, (_, one), (examples, other) in zip(label_names, *recalls, strict=True)

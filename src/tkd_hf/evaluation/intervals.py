@@ -33,15 +33,15 @@ def bootstrap(
     return np.array([[statistic(draw) for statistic in statistics] for draw in draws])
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
+def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values.
 
     Example:
 
     ```python
     >>> import numpy as np
-    >>> from tkd_hf.evaluation.intervals import interval
-    >>> [round(end, 3) for end in interval(np.arange(1001.0))]
+    >>> from tkd_hf.evaluation.intervals import confidence_interval
+    >>> [round(end, 3) for end in confidence_interval(np.arange(1001.0))]
     [25.0, 975.0]
 
     ```

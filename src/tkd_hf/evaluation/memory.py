@@ -29,7 +29,7 @@ class Footprint:
     peak_megabytes: float
 
 
-def footprint(model: str, batch_size: int, length: int, threads: int | None = None) -> Footprint:
+def measure_footprint(model: str, batch_size: int, length: int, threads: int | None = None) -> Footprint:
     """Loads and runs a model in a new process.
 
     Args:
@@ -67,14 +67,14 @@ def peak_megabytes() -> float:
 
 def _measure(model: str, batch_size: int, length: int, threads: int) -> Footprint:
     """What `footprint` says, of this process."""
-    from .benchmark import forward, random_batch
+    from .benchmark import forward_pass, random_batch
     from .runners import load_runner
 
     torch.set_num_threads(threads)
     before, start = peak_megabytes(), time.perf_counter()
     runner = load_runner(model)
     seconds = time.perf_counter() - start
-    forward(runner, random_batch(runner, batch_size, length))()
+    forward_pass(runner, random_batch(runner, batch_size, length))()
     return Footprint(seconds, before, peak_megabytes())
 
 

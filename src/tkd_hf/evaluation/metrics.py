@@ -203,7 +203,7 @@ def score(
     return results
 
 
-def statistics(
+def metric_functions(
     predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...] = ()
 ) -> list[Callable[[np.ndarray], float]]:
     """For each named metric, the function that gives it for a choice of examples, by their indices."""
@@ -230,12 +230,12 @@ def _compared(
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {', '.join(unknown)}; the metrics are {', '.join(METRICS)}")
-    pair = predictions.references, predictions.answers
+    pair = predictions.references, predictions.predicted_labels
     found = {}
     for name in names:
         if name == EntityF1.label:
             found[name] = tuple([[label_names[code] for code in codes] for codes in side] for side in pair)
-        elif joined and isinstance(predictions.answers, list):
+        elif joined and isinstance(predictions.predicted_labels, list):
             found[name] = tuple(map(np.concatenate, pair))
         else:
             found[name] = pair

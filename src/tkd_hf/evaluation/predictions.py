@@ -26,29 +26,29 @@ class Predictions:
     problem_type: str
 
     @cached_property
-    def answers(self) -> np.ndarray | list[np.ndarray]:
+    def predicted_labels(self) -> np.ndarray | list[np.ndarray]:
         """What the model answers, in the form of `references`."""
-        return answers(self.logits, self.labels, self.problem_type)
+        return predicted_labels(self.logits, self.labels, self.problem_type)
 
     @cached_property
     def references(self) -> np.ndarray | list[np.ndarray]:
         """The labels, of tokens for each example those that count."""
-        return counted(self.labels, self.labels) if self._of_tokens else np.asarray(self.labels)
+        return labelled_tokens(self.labels, self.labels) if self._of_tokens else np.asarray(self.labels)
 
     @cached_property
-    def counted_logits(self) -> np.ndarray | list[np.ndarray]:
+    def labelled_logits(self) -> np.ndarray | list[np.ndarray]:
         """The logits, of tokens for each example those that count."""
-        return counted(self.logits, self.labels) if self._of_tokens else self.logits
+        return labelled_tokens(self.logits, self.labels) if self._of_tokens else self.logits
 
     @cached_property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """(examples,) of bool: whether the answer is the label, in all tokens or labels of the example."""
-        pairs = zip(self.answers, self.references, strict=True)
+        pairs = zip(self.predicted_labels, self.references, strict=True)
         return np.array([np.array_equal(answer, reference) for answer, reference in pairs])
 
-    def decisions(self) -> tuple[np.ndarray, np.ndarray]:
+    def confidence_and_correctness(self) -> tuple[np.ndarray, np.ndarray]:
         """The confidence in each decision, and whether it is right: of each example, token, or label of several."""
-        logits, references = self.counted_logits, self.references
+        logits, references = self.labelled_logits, self.references
         if self._of_tokens:
             logits, references = np.concatenate(logits), np.concatenate(references)
         if self.problem_type == "multi_label_classification":
@@ -57,16 +57,16 @@ class Predictions:
         likely = softmax(logits.astype(np.float64), axis=-1)
         return likely.max(-1), likely.argmax(-1) == references
 
-    def confidence(self, example: int) -> float:
+    def example_confidence(self, example: int) -> float:
         """The probability of an example's answer; of the least likely label of several, of tokens the mean."""
-        logits = np.asarray(self.counted_logits[example], np.float64)
+        logits = np.asarray(self.labelled_logits[example], np.float64)
         if self.problem_type == "multi_label_classification":
             return float(expit(np.abs(logits)).min())
         return float(softmax(logits, axis=-1).max(-1).mean())
 
-    def recalls(self, classes: int) -> list[tuple[int, float | None]]:
+    def class_recalls(self, classes: int) -> list[tuple[int, float | None]]:
         """For each class (or label of several) how many examples or tokens are of it, and which share is found."""
-        answered, wanted = self.answers, self.references
+        answered, wanted = self.predicted_labels, self.references
         if self._of_tokens:
             answered, wanted = np.concatenate(answered), np.concatenate(wanted)
         several = self.problem_type == "multi_label_classification"
@@ -82,7 +82,7 @@ class Predictions:
         return self.problem_type == "token_classification"
 
 
-def decide(logits: np.ndarray, problem_type: str) -> np.ndarray:
+def labels_from_logits(logits: np.ndarray, problem_type: str) -> np.ndarray:
     """What a model answers: the class of the largest logit, every label above 0 (probability ½), or the score itself.
 
     Args:
@@ -96,14 +96,16 @@ def decide(logits: np.ndarray, problem_type: str) -> np.ndarray:
     return logits.argmax(-1)
 
 
-def counted(values: Iterable[Sequence], labels: Iterable[Sequence[int]]) -> list[np.ndarray]:
+def labelled_tokens(values: Iterable[Sequence], labels: Iterable[Sequence[int]]) -> list[np.ndarray]:
     """For each example, the values of the tokens that count: those not labelled -100."""
     pairs = zip(values, labels, strict=True)
     return [np.asarray(value)[np.asarray(codes) != IGNORED_LABEL] for value, codes in pairs]
 
 
-def answers(logits: np.ndarray | list, labels: np.ndarray | list, problem_type: str) -> np.ndarray | list[np.ndarray]:
-    """What a model answers wherever there is something to answer: `decide`, and of tokens only those that count."""
+def predicted_labels(
+    logits: np.ndarray | list, labels: np.ndarray | list, problem_type: str
+) -> np.ndarray | list[np.ndarray]:
+    """Return the predicted labels of all examples; for tokens, only those that have a label (not -100)."""
     if problem_type != "token_classification":
-        return decide(logits, problem_type)
-    return counted((decide(answer, problem_type) for answer in logits), labels)
+        return labels_from_logits(logits, problem_type)
+    return labelled_tokens((labels_from_logits(answer, problem_type) for answer in logits), labels)

@@ -30,8 +30,8 @@ from ..signals import accepted_inputs
 
 
 # where an export lies in a folder without PyTorch weights; of several the first
-EXPORTS = ("openvino_model.xml", "openvino/openvino_model.xml")
-EXPORTS += ("model_quantized.onnx", "model.onnx", "onnx/model_quantized.onnx", "onnx/model.onnx")
+EXPORT_FILES = ("openvino_model.xml", "openvino/openvino_model.xml")
+EXPORT_FILES += ("model_quantized.onnx", "model.onnx", "onnx/model_quantized.onnx", "onnx/model.onnx")
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _OPENVINO_TYPES |= {"i8": "int8", "u8": "uint8", "i4": "int4", "u4": "uint4"}
 
@@ -65,19 +65,19 @@ class Runner(ABC):
         Inputs that the model does not take are left out.
         """
 
-    def many(self) -> AbstractContextManager:
+    def batch_context(self) -> AbstractContextManager:
         """Goes around many batches in a row, so that what is the same for all of them is done once."""
         return nullcontext()
 
     @abstractmethod
-    def stored(self) -> Iterable[tuple[str, int]]:
+    def weight_types(self) -> Iterable[tuple[str, int]]:
         """Type and number of elements of each tensor of weights, as it is held."""
 
     @property
     def dtype(self) -> str:
         """The types that at least 1 % of the elements have, the commonest first: `float32`, `int8+float32`."""
         sizes = Counter()
-        for kind, size in self.stored():
+        for kind, size in self.weight_types():
             sizes[kind] += size
         return "+".join(kind for kind, size in sizes.most_common() if size * 100 >= sizes.total())
 
@@ -132,11 +132,11 @@ class PyTorchRunner(Runner):
             if training:
                 self.model.train()
 
-    def many(self) -> AbstractContextManager:
+    def batch_context(self) -> AbstractContextManager:
         """Keeps weights in bfloat16, too, if it runs in that; by itself each batch makes them anew."""
         return mixed_precision(self.device, self.bf16)
 
-    def stored(self) -> Iterable[tuple[str, int]]:
+    def weight_types(self) -> Iterable[tuple[str, int]]:
         for weight in self.model.parameters():
             # bitsandbytes packs two weights of 4 bits, such as nf4, into a byte; quanto's pass for the floats they mean
             packed = getattr(weight, "quant_type", None)
@@ -169,7 +169,7 @@ class ONNXRunner(Runner):
         inputs = {name: batch.get(name, zeros).numpy() for name in self.inputs}
         return torch.from_numpy(self._session.run(["logits"], inputs)[0])
 
-    def stored(self) -> Iterable[tuple[str, int]]:
+    def weight_types(self) -> Iterable[tuple[str, int]]:
         onnx = import_optional("onnx", "onnx", self.name)
         for tensor in onnx.load(self.files[0], load_external_data=False).graph.initializer:
             yield onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name, prod(tensor.dims)
@@ -194,7 +194,7 @@ class OpenVINORunner(Runner):
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self._model(**{name: value for name, value in batch.items() if name in self._model.input_names}).logits
 
-    def stored(self) -> Iterable[tuple[str, int]]:
+    def weight_types(self) -> Iterable[tuple[str, int]]:
         for operation in self._model.model.get_ops():
             if operation.get_type_name() == "Constant":
                 kind = operation.get_element_type().get_type_name()
@@ -236,7 +236,7 @@ def _located(model: str) -> tuple[Path, Path | None]:
     place = local_path(model)
     if place.suffix == ".onnx":
         return place, place
-    exports = [place / name for name in EXPORTS if (place / name).exists()]
+    exports = [place / name for name in EXPORT_FILES if (place / name).exists()]
     return place, None if weight_files(model) or not exports else exports[0]
 
 

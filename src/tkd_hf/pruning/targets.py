@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..configuration_tkd import TKDConfig
 from ..errors import InputError
-from ..evaluation.benchmark import milliseconds_per_sentence
+from ..evaluation.benchmark import median_latencies
 from ..evaluation.runners import PyTorchRunner
 from ..modeling_tkd import TKDPreTrainedModel
 from .ranking import Costs, Unit, removal_order, without
@@ -233,7 +233,7 @@ def milliseconds_of(
         models = [type(model)(shape).to(model.device) for shape in shapes]
     runners = [PyTorchRunner(one.eval(), tokenizer, bf16=False) for one in models]
     enough = [*islice(cycle(texts), max(len(texts), FEWEST_TIMES))]
-    return milliseconds_per_sentence(runners, enough, max_length)
+    return median_latencies(runners, enough, max_length)
 
 
 Target = ParameterTarget | SpeedTarget

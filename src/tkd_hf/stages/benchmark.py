@@ -15,15 +15,15 @@ from ..data.loading import DataArguments, load_split
 from ..errors import InputError
 from ..evaluation.benchmark import (
     Timing,
-    forward,
-    longest_input,
+    forward_pass,
+    max_input_length,
     random_batch,
-    take_turns,
     text_batch,
+    time_interleaved,
     timings,
 )
-from ..evaluation.cost import Parameters, parameters
-from ..evaluation.memory import Footprint, footprint
+from ..evaluation.cost import Parameters, count_parameters
+from ..evaluation.memory import Footprint, measure_footprint
 from ..evaluation.runners import Runner, load_runner, runner_config
 from ..hardware import describe_hardware, describe_software
 from ..labels import label_names
@@ -148,14 +148,17 @@ def benchmark(
     with _threads(threads):
         runners = [load_runner(name, problem_type) for name in tqdm(models, desc="loading", unit="model")]
         # after the loading above, which left all files in the system's cache
-        needed = [footprint(name, max(batch_sizes), max(lengths)) for name in tqdm(models, desc="memory", unit="model")]
+        needed = [
+            measure_footprint(name, max(batch_sizes), max(lengths))
+            for name in tqdm(models, desc="memory", unit="model")
+        ]
         timed = []
         for size, length in tqdm(list(product(batch_sizes, (None, *lengths))), desc="timing", unit="shape"):
             batches = _texts(runners, texts, size, max_length) if length is None else _tokens(runners, size, length)
-            passes = ([forward(*one) for one in zip(runners, next(batches), strict=True)] for _ in range(rounds))
-            timed.append(timings(take_turns(passes, patience * len(models), seed), size, length, place))
+            passes = ([forward_pass(*one) for one in zip(runners, next(batches), strict=True)] for _ in range(rounds))
+            timed.append(timings(time_interleaved(passes, patience * len(models), seed), size, length, place))
         words = ([partial(text_batch, runner, [text], max_length) for runner in runners] for text in texts)
-        tokenization = np.median(take_turns(words, patience * len(models), seed), axis=0) * 1e6
+        tokenization = np.median(time_interleaved(words, patience * len(models), seed), axis=0) * 1e6
         tokens = [text_batch(runners[place], [text], max_length)["input_ids"].shape[1] for text in texts]
         names = _numbered(models)
         found = zip(names, runners, needed, tokenization.tolist(), zip(*timed, strict=True), strict=True)
@@ -180,7 +183,7 @@ def _longest_input(models: Sequence[str], length: int) -> float:
     """How many tokens all models read; an error if one reads less than are wanted."""
     if not models:
         raise InputError("no models to benchmark; name one or more, by folder or Hub id")
-    longest = {name: longest_input(runner_config(name)) for name in models}
+    longest = {name: max_input_length(runner_config(name)) for name in models}
     for name, limit in longest.items():
         if length > limit:
             raise InputError(f"lengths go up to {length} tokens, but {name} reads at most {limit}; lower --lengths")
@@ -234,7 +237,7 @@ def _cost(name: str, runner: Runner, needed: Footprint, tokenization: float, tim
         backend=runner.backend,
         device=str(runner.device),
         dtype=runner.dtype,
-        parameters=parameters(runner.config),
+        parameters=count_parameters(runner.config),
         megabytes=runner.megabytes,
         footprint=needed,
         tokenization=tokenization,

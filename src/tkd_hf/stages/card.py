@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..data.features import to_tuple
 from ..errors import InputError
-from ..evaluation.runners import EXPORTS
+from ..evaluation.runners import EXPORT_FILES
 from ..files import atomic_write, read_json
 from ..hub.card import Card
 from ..hub.folder import CARD, PICTURES, RESULTS
@@ -144,7 +144,7 @@ def card_of(
         for backend, patterns in found.items()
     }
     for files in exports.values():  # the one that runs, and was measured, is the one to show
-        files.sort(key=lambda name: EXPORTS.index(name) if name in EXPORTS else len(EXPORTS))
+        files.sort(key=lambda name: EXPORT_FILES.index(name) if name in EXPORT_FILES else len(EXPORT_FILES))
     results = folder / RESULTS
     adapted = read_json(adapter, hint="save the adapter anew") if adapter.exists() else None
     return Card(

@@ -13,13 +13,13 @@ from ..data.features import to_tuple, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
 from ..errors import InputError
-from ..evaluation.benchmark import milliseconds_per_sentence
+from ..evaluation.benchmark import median_latencies
 from ..evaluation.calibration import Calibration, calibration
-from ..evaluation.cost import Parameters, parameters
+from ..evaluation.cost import Parameters, count_parameters
 from ..evaluation.fidelity import Fidelity, disagreements, fidelity
 from ..evaluation.gate import check_drop
-from ..evaluation.intervals import bootstrap, interval
-from ..evaluation.metrics import score, statistics
+from ..evaluation.intervals import bootstrap, confidence_interval
+from ..evaluation.metrics import metric_functions, score
 from ..evaluation.predictions import Predictions
 from ..evaluation.runners import Runner, load_runner, runner_config
 from ..files import atomic_write
@@ -129,9 +129,11 @@ def evaluate(
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
     runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]
-    times = milliseconds_per_sentence(runners, texts_of(examples, TIMED_SENTENCES), data.max_length)
+    times = median_latencies(runners, texts_of(examples, TIMED_SENTENCES), data.max_length)
     predicted = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
-    resampled = [bootstrap(statistics(found, task.metrics, task.label_names), len(examples)) for found in predicted]
+    resampled = [
+        bootstrap(metric_functions(found, task.metrics, task.label_names), len(examples)) for found in predicted
+    ]
     results = [_result(*one, task) for one in zip(runners, predicted, resampled, times, strict=True)]
     if teacher:
         for result, found, values in zip(results[1:], predicted[1:], resampled[1:], strict=True):
@@ -181,9 +183,9 @@ def _result(
         name=runner.name,
         backend=runner.backend,
         metrics=score(predictions.logits, predictions.labels, task.metrics, task.problem_type, task.label_names),
-        intervals=dict(zip(task.metrics, map(interval, resampled.T), strict=True)),
+        intervals=dict(zip(task.metrics, map(confidence_interval, resampled.T), strict=True)),
         calibration=calibration(predictions),
-        parameters=parameters(runner.config),
+        parameters=count_parameters(runner.config),
         megabytes=runner.megabytes,
         milliseconds=milliseconds,
     )
@@ -191,6 +193,6 @@ def _result(
 
 def _changes(teacher: ModelResult, model: ModelResult, differences: np.ndarray) -> dict[str, dict[str, Any]]:
     return {
-        metric: {"change": value - teacher.metrics[metric], "interval": interval(resampled)}
+        metric: {"change": value - teacher.metrics[metric], "interval": confidence_interval(resampled)}
         for (metric, value), resampled in zip(model.metrics.items(), differences.T, strict=True)
     }

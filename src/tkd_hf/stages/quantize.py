@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
 from ..errors import GateMissed, InputError
-from ..evaluation.benchmark import forward, longest_input, take_turns, text_batch, timings
+from ..evaluation.benchmark import forward_pass, max_input_length, text_batch, time_interleaved, timings
 from ..evaluation.gate import check_drop
 from ..evaluation.runners import load_runner, runner_config
 from ..files import atomic_write, read_json
@@ -158,12 +158,12 @@ def _measure(
     """The figures of the model in floats, and of the quantized one."""
     runners = [load_runner(name) for name in (model, quantized)]
     texts = texts_of(examples, TIMED_SENTENCES) if data else [(sentence,) for sentence in SENTENCES]
-    longest = min(data.max_length if data else DataArguments.max_length, longest_input(runners[0].config))
+    longest = min(data.max_length if data else DataArguments.max_length, max_input_length(runners[0].config))
     rounds = (
-        [forward(runner, text_batch(runner, [text], longest)) for runner in runners]
+        [forward_pass(runner, text_batch(runner, [text], longest)) for runner in runners]
         for text in islice(cycle(texts), TIMED_SENTENCES)
     )
-    before, after = timings(take_turns(rounds), batch_size=1)
+    before, after = timings(time_interleaved(rounds), batch_size=1)
     found = evaluate(quantized, data, teacher=model).models if data else (None, None)
     floats = {
         "metrics": found[0].metrics if data else {},
