@@ -42,7 +42,7 @@ _EXPORTS = {
     "data.features": ("tokenize", "DistillationCollator"),
     "soft_labels": ("SoftLabels",),
     "objectives": ("OBJECTIVES", "Objective"),
-    "objectives.base": ("Setting",),
+    "objectives.base": ("ObjectiveSetup",),
     "signals": ("Signals",),
     # errors
     "errors": ("InputError", "NotMet", "GateMissed", "CardFalse", "Stopped"),
