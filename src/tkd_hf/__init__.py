@@ -45,7 +45,7 @@ _EXPORTS = {
     "objectives.base": ("ObjectiveSetup",),
     "signals": ("Signals",),
     # errors
-    "errors": ("InputError", "NotMet", "GateMissed", "CardFalse", "Stopped"),
+    "errors": ("InputError", "CheckFailed", "GateFailed", "CardMismatch", "TrainingStopped"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

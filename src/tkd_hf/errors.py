@@ -27,7 +27,7 @@ class CheckFailed(Exception):
     exit_code = 1
 
 
-class GateMissed(CheckFailed):
+class GateFailed(CheckFailed):
     """A model lost more than it was allowed to."""
 
 

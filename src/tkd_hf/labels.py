@@ -34,14 +34,14 @@ def check_label_codes(config: PretrainedConfig, model: str) -> None:
         )
 
 
-def label_order(source: Sequence[str], target: Sequence[str], source_is: str, target_is: str) -> list[int]:
+def label_order(source: Sequence[str], target: Sequence[str], source_owner: str, target_owner: str) -> list[int]:
     """Where each target label stands in the source: `source_logits[:, order]` are in the target's order.
 
     Upper and lower case are the same, since one label is often spelt both ways (`NEGATIVE`, `negative`).
 
     Args:
         source, target: label names in the order of the logits.
-        source_is, target_is: what to call the two in the message, such as `"teacher"`.
+        source_owner, target_owner: what to call the two in the message, such as `"teacher"`.
 
     Raises:
         InputError: unless both are the same set of names; the message prints both.
@@ -59,7 +59,7 @@ def label_order(source: Sequence[str], target: Sequence[str], source_is: str, ta
     wanted = [name.casefold() for name in target]
     if len(places) != len(source) or sorted(places) != sorted(wanted):
         raise InputError(
-            f"the labels of the {source_is}, {list(source)}, are not those of the {target_is}, {list(target)}; "
+            f"the labels of the {source_owner}, {list(source)}, are not those of the {target_owner}, {list(target)}; "
             "set id2label in the configuration of the one that is named wrongly, or name the data's with --label-names"
         )
     return [places[name] for name in wanted]

@@ -1,6 +1,6 @@
 """The regression gate: how much of the metric a step may cost."""
 
-from ..errors import GateMissed
+from ..errors import GateFailed
 
 
 def check_drop(reference: float, value: float, max_drop: float, metric: str, than: str) -> None:
@@ -13,7 +13,7 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, tha
         than: what the reference is, such as `"the teacher"`.
 
     Raises:
-        GateMissed: saying by how much.
+        GateFailed: saying by how much.
 
     Example:
 
@@ -25,7 +25,7 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, tha
     """
     drop = reference - value
     if drop > max_drop + 1e-12:  # 0.90 - 0.895 is a little more than 0.005 in binary
-        raise GateMissed(
+        raise GateFailed(
             f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} below {than} "
             f"({reference:.4f}), and max_drop allows {max_drop:g}"
         )

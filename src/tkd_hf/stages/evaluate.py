@@ -91,7 +91,7 @@ class Evaluation:
         return asdict(self)
 
     def check_drop(self, max_drop: float) -> None:
-        """Passes a model that loses at most `max_drop` of the teacher's main metric; `GateMissed` otherwise."""
+        """Passes a model that loses at most `max_drop` of the teacher's main metric; `GateFailed` otherwise."""
         teacher, *others = self.models
         metric = next(iter(teacher.metrics))
         for model in others:

@@ -83,7 +83,7 @@ def push(
 
     Raises:
         InputError: for what `plan` refuses, and if the Hub refuses.
-        GateMissed: if the model lost more.
+        GateFailed: if the model lost more.
     """
     planned = plan(folder, repo_id, include)
     if max_drop is not None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
-from ..errors import GateMissed, InputError
+from ..errors import GateFailed, InputError
 from ..evaluation.benchmark import forward_pass, max_input_length, text_batch, time_interleaved, timings
 from ..evaluation.gate import check_drop
 from ..evaluation.runners import load_runner, runner_config
@@ -105,7 +105,7 @@ def quantize(
 
 
 def check_quantized(record: StageRecord, max_drop: float) -> None:
-    """Passes a quantized model that loses at most `max_drop` of the main metric; `GateMissed` otherwise.
+    """Passes a quantized model that loses at most `max_drop` of the main metric; `GateFailed` otherwise.
 
     Raises:
         InputError: if the run had no data to measure it on.
@@ -116,9 +116,9 @@ def check_quantized(record: StageRecord, max_drop: float) -> None:
     metric = next(iter(before))
     try:
         check_drop(before[metric], record.metrics[metric], max_drop, metric, "the model in floats")
-    except GateMissed as missed:
+    except GateFailed as missed:
         way_out = "; the student can learn it: tkd-hf distill TEACHER --student MODEL --quantization-aware dynamic"
-        raise GateMissed(f"{missed}{way_out}") from None
+        raise GateFailed(f"{missed}{way_out}") from None
 
 
 def _check_floats(model: str, config: dict[str, Any]) -> None:
