@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from quickstart import rated_texts
+from quickstart_data import rated_texts
 from tkd_hf.cli.output import announce, write_json
 from tkd_hf.data.loading import DataArguments
 from tkd_hf.stages.evaluate import Evaluation, evaluate

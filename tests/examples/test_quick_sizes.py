@@ -4,14 +4,12 @@ import json
 import sys
 
 import pytest
-from datasets import Dataset
 
 import benchmark_spread
 import hub_transcript
 import quantization
-import quickstart
 import sst2
-from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json, write_task
+from tests.conftest import build_teacher, build_tokenizer, read_json, write_task
 from tests.examples.test_recipes import TRAINING
 from tests.hub.runs import distilled, run_folder
 from tests.training import student_of
@@ -24,21 +22,6 @@ def saved(model, folder) -> str:
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return str(folder)
-
-
-def test_quickstart(tmp_path, monkeypatch, capsys):
-    """All but the two downloads: the encoder and the sentences are there already."""
-    monkeypatch.chdir(tmp_path)
-    saved(build_teacher(layers=6), quickstart.ENCODER)
-    (tmp_path / quickstart.DATA).mkdir(parents=True)
-    labels = ["negative" if label == 0 else "positive" for label in LABELS]
-    for split in ("train", "validation", "test"):
-        Dataset.from_dict({"text": TEXTS, "label": labels}).to_parquet(f"{quickstart.DATA}/{split}.parquet")
-    quickstart.main()
-    found = read_json(quickstart.FOLDER / "results.json")
-    assert [found["split"], found["examples"], len(found["models"])] == ["test", len(TEXTS), 2]
-    printed = capsys.readouterr().out
-    assert all(sentence in printed for sentence in quickstart.SENTENCES)
 
 
 def test_sst2(tmp_path, monkeypatch):
