@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,7 @@ class RunFolder:
 
     def _close(self):
         self.record.seconds = round(time.perf_counter() - self._started, 1)
-        self.record.finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
 
     def _write(self, folder: Path):
         write_record(folder, self.record)
