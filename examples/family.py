@@ -24,7 +24,7 @@ from tkd_hf.cli.output import write_json
 from tkd_hf.files import read_json
 from tkd_hf.hub.card import Card
 from tkd_hf.hub.folder import CARD, PICTURES
-from tkd_hf.stages.card import card, card_of
+from tkd_hf.stages.card import card, card_from_folder
 from tkd_hf.stages.report import REPORT_JSON
 from tkd_hf.stages.run_folder import StageRecord
 
@@ -104,7 +104,7 @@ def publish(run: Path, recipe: str, students: dict[str, str], cards: Path) -> No
     for stage, name in students.items():
         name = name.format(recipe=recipe)
         card(run / stage, run / "report", repo_id=name, language="en")
-        write_card(card_of(run / stage, repo_id=name), cards / name)
+        write_card(card_from_folder(run / stage, repo_id=name), cards / name)
         shutil.copytree(run / stage / PICTURES, cards / name / PICTURES, dirs_exist_ok=True)
 
 

@@ -29,7 +29,7 @@ from tkd_hf.evaluation.runners import load_runner
 from tkd_hf.hardware import describe_hardware, describe_software
 from tkd_hf.reporting.figures import BLUE, GREY, RED, plt, save
 from tkd_hf.stages.distill import distill
-from tkd_hf.stages.evaluate import evaluate, texts_of
+from tkd_hf.stages.evaluate import evaluate, first_texts
 from tkd_hf.stages.prune import PruningArguments, prune
 from tkd_hf.stages.run_folder import StageRecord
 from tkd_hf.stages.student import StudentArguments
@@ -108,7 +108,7 @@ def measured(task: str, teacher: str, data: DataArguments, folders: dict[str, Pa
     """The finished ones of a seed's students, each beside the teacher; their speeds are taken in turns, in one run."""
     folders = {name: folder for name, folder in folders.items() if is_finished(folder)}
     runners = [load_runner(str(place)) for place in (teacher, *folders.values())]
-    whole, *milliseconds = median_latencies(runners, texts_of(load_split(data, "eval")[0], TEXTS))
+    whole, *milliseconds = median_latencies(runners, first_texts(load_split(data, "eval")[0], TEXTS))
     rows = []
     for (name, folder), time in zip(folders.items(), milliseconds, strict=True):
         one = evaluate(str(folder), data, teacher).models[1]
@@ -237,7 +237,7 @@ def draw(path: Path, tasks: dict[str, list[dict]]) -> None:
             axis.set(title=name, xlabel=label, ylabel=records[0]["metric"])
             axis.grid(color="#dddddd", linewidth=0.6)
     legend = "grey: the teacher, dotted: 99 % of it; bars: ± standard deviation over seeds"
-    save(figure, path, "Pruning against leaving layers out", legend, named=True)
+    save(figure, path, "Pruning against leaving layers out", legend, shared_legend=True)
 
 
 def panel(axis, found: list[dict], cost: Callable[[dict], float]) -> None:

@@ -100,7 +100,7 @@ def row(name: str, model, cost) -> dict:
     return {
         "model": name,
         "metrics": model.metrics,
-        "agreement": model.likeness,
+        "agreement": model.agreement_or_correlation,
         "megabytes": model.megabytes,
         "weights": cost.dtype,
         "timings": [

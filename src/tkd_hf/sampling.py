@@ -99,9 +99,9 @@ class BaseTrainer(Trainer):
             known: what else `Trainer.create_model_card` takes; the run knows it better.
         """
         if self.is_world_process_zero():
-            from .stages.card import card_of_training
+            from .stages.card import write_trainer_card
 
-            card_of_training(self, language=language, license=license, tags=tags)
+            write_trainer_card(self, language=language, license=license, tags=tags)
 
 
 def _save_under_own_names(model: nn.Module) -> None:

@@ -28,7 +28,7 @@ from .data.features import (
 )
 from .errors import InputError
 from .hardware import padding_multiple
-from .hub.callback import HomeFilesCallback
+from .hub.callback import PrivateFilesCallback
 from .labels import classifier_problem_type, label_names, label_order
 from .layer_map import layer_map
 from .objectives.agreement import batch_agreement
@@ -130,7 +130,7 @@ class DistillationTrainer(BaseTrainer):
         self.live_teachers = teachers = self._load_teachers(to_tuple(teacher_model))
         self.objective.build(self._objective_setup(teachers), self.accelerator)
         self.add_callback(self.objective)
-        self.add_callback(HomeFilesCallback())
+        self.add_callback(PrivateFilesCallback())
         self._record = Recorder(self.model, self.objective.features)
         self.teacher = self._live_teacher(teachers, to_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": _Means(), "eval": _Means()}

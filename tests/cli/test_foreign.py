@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tkd_hf import InputError
 from tkd_hf.adapters import merge_adapter
 from tkd_hf.cli.recipe import Recipe
-from tkd_hf.hub.folder import publishable
+from tkd_hf.hub.folder import publishable_files
 from tkd_hf.stages.run_folder import read_record
 
 from ..conftest import FAST
@@ -140,7 +140,7 @@ def test_links_out_of_a_folder_are_not_published(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=r"README\.md is a link to .*secret, outside the folder"):
-        publishable(tmp_path / "run")
+        publishable_files(tmp_path / "run")
 
 
 @pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir"])

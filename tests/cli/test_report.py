@@ -112,13 +112,13 @@ def test_records_that_do_not_say(run, tmp_path, inputs, message):
 
 
 def test_a_quantized_run_is_that_of_the_student_before_it(tmp_path):
-    from tkd_hf.stages.report import said_by
+    from tkd_hf.stages.report import recorded_input
     from tkd_hf.stages.run_folder import StageRecord, write_record
 
     taught = [vars(StageRecord("distill", {"teacher": name, "task": "sst2"}, {})) for name in ("org/early", "org/late")]
     write_record(tmp_path, StageRecord("quantize", {"model": "runs/s", "task": "mrpc"}, {}, before=taught))
-    assert said_by([str(tmp_path)], "teacher") == "org/late"
-    assert said_by([str(tmp_path)], "task") == "mrpc"
+    assert recorded_input([str(tmp_path)], "teacher") == "org/late"
+    assert recorded_input([str(tmp_path)], "task") == "mrpc"
 
 
 def test_damaged_records_are_named(run, tmp_path):

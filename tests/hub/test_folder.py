@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tkd_hf import InputError
-from tkd_hf.hub.folder import check_folder, publishable, publishable_record
+from tkd_hf.hub.folder import check_folder, publishable_files, publishable_record
 from tkd_hf.stages.card import card
 
 from ..conftest import read_json
@@ -20,7 +20,7 @@ def run(tmp_path):
 
 
 def names(folder, *include):
-    return [path.relative_to(folder).as_posix() for path in publishable(folder, include)]
+    return [path.relative_to(folder).as_posix() for path in publishable_files(folder, include)]
 
 
 NEEDED = [
@@ -62,11 +62,11 @@ def test_weights_of_openvino_are_no_pickles(run):
 
 def test_exports_that_are_not_there(run):
     with pytest.raises(InputError, match="has no onnx/"):
-        publishable(run, ["onnx"])
+        publishable_files(run, ["onnx"])
     with pytest.raises(InputError, match="unknown export 'tflite'"):
-        publishable(run, ["tflite"])
+        publishable_files(run, ["tflite"])
     with pytest.raises(InputError, match="is no folder"):
-        publishable(run / "nowhere")
+        publishable_files(run / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "layers_tkd.py", "modeling_tkd.py"])
@@ -115,7 +115,7 @@ def test_adapters_of_folders_load_nowhere_else(run, tmp_path):
 
 
 def test_nothing_that_is_published_tells_where_it_was_made(run, tmp_path):
-    for path in publishable(run):
+    for path in publishable_files(run):
         content = publishable_record(run) if path.name == "tkd_run.json" else path.read_bytes()
         assert str(tmp_path).encode() not in content, path
         assert b"/home/someone" not in content, path

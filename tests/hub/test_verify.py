@@ -13,7 +13,7 @@ from tkd_hf.errors import CardMismatch
 from tkd_hf.hub.folder import SOURCE_FILES
 from tkd_hf.stages.card import card
 from tkd_hf.stages.run_folder import RunFolder, read_record
-from tkd_hf.stages.verify import Figure, Verification, false_text
+from tkd_hf.stages.verify import CheckedMetric, Verification, differing_numbers
 
 from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run
@@ -77,7 +77,11 @@ def test_an_altered_figure_is_named_and_foreign_code_is_not_run(verify, altered)
 
 
 def test_the_tolerance():
-    figures = [Figure("accuracy", 0.9, 0.8985), Figure("f1", 0.9, 0.95), Figure("charm", 1.0, None)]
+    figures = [
+        CheckedMetric("accuracy", 0.9, 0.8985),
+        CheckedMetric("f1", 0.9, 0.95),
+        CheckedMetric("charm", 1.0, None),
+    ]
     found = Verification("m", "c", 1, "t", "s", 1, [], figures, tolerance=0.002)
     with pytest.raises(CardMismatch, match=r"the card of m is false: it says f1 0.9, but 0.9500 was measured$"):
         found.check()
@@ -89,15 +93,15 @@ def test_a_figure_in_the_text_is_named(pushed, tmp_path):
     """Of what stands beside the card; names and people's words are no figures."""
     folder = tmp_path / "copy"
     shutil.copytree(pushed, folder)
-    assert false_text(folder, "org/name-2") == []
+    assert differing_numbers(folder, "org/name-2") == []
     path = folder / "README.md"
     card = path.read_text()
     path.write_text(card.replace("Words of my own", "My 3 words"))
-    assert false_text(folder, "org/name-2") == []
+    assert differing_numbers(folder, "org/name-2") == []
     head, mark, text = card.partition("\n---\n")
     assert "0.625" in text
     path.write_text(head + mark + text.replace("0.625", "0.925", 1))
-    [wrong] = false_text(folder, "org/name-2")
+    [wrong] = differing_numbers(folder, "org/name-2")
     assert wrong.startswith("0.9250 where its record says 0.6250 (")
     found = Verification("m", "c", 1, "t", "s", 1, [], [], 0.002, [wrong])
     with pytest.raises(CardMismatch, match=r"the card of m is false: it says 0.9250 where its record says 0.6250"):

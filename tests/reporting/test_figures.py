@@ -20,7 +20,7 @@ from tkd_hf.reporting import figures
     ],
 )
 def test_the_front_is_what_no_other_beats_in_both(points, best):
-    assert figures.front(points) == best
+    assert figures.pareto_front(points) == best
 
 
 def model(name, value, cost):

@@ -172,7 +172,7 @@ def show_report(result: "Report") -> None:
         [
             name,
             *map(format_number, model.metrics.values()),
-            format_number(model.likeness),
+            format_number(model.agreement_or_correlation),
             f"{cost.timings[0].p50:.2f}",
             f"{cost.timings[0].speedup:.2f}×",
             f"{cost.megabytes:.1f}",
@@ -190,7 +190,7 @@ def _evaluation_row(model: "ModelResult") -> list[str]:
     return [
         model.name,
         *metrics,
-        format_number(model.likeness),
+        format_number(model.agreement_or_correlation),
         format_number(near and near.kl),
         format_number(model.calibration and model.calibration.error),
         f"{model.parameters.total / 1e6:.1f} M",

@@ -36,7 +36,7 @@ def push(
     The repository is private unless it exists or --public is given. The gate (--max-drop) measures the model beside
     its teacher first, and pushes nothing that misses it.
     """
-    from ..stages.push import plan
+    from ..stages.push import plan_push
     from ..stages.push import push as run
 
     if max_drop is not None and data is None:
@@ -44,7 +44,7 @@ def push(
     exports = tuple(filter(None, include.split(",")))
     announce(f"{'listing what a push would send' if dry_run else f'pushing {folder}'} to {repo_id}")
     if dry_run:
-        found = plan(folder, repo_id, exports)
+        found = plan_push(folder, repo_id, exports)
         show_table(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
         typer.echo(f"\n{found.card}")
         return write_json(json_file, {"repo_id": repo_id, "files": found.sizes, "card": found.card})

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def _task_of(values: dict[str, Any]) -> str:
-    from ..stages.report import task_of
+    from ..stages.report import recorded_task
 
-    return task_of(values["models"])
+    return recorded_task(values["models"])
 
 
 @partial(o.with_data, default_task=_task_of)

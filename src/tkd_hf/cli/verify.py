@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def _task_of(values: dict[str, Any]) -> str:
-    from ..stages.verify import task_of
+    from ..stages.verify import claimed_task
 
-    return task_of(values["model"])
+    return claimed_task(values["model"])
 
 
 @partial(o.with_data, default_task=_task_of)

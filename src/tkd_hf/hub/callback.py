@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 _AT_HOME = (TRAINING_ARGS_NAME, f"/{TRAINER_STATE_NAME}", "/tkd_run.json", "/runs/", "/disagreements*.jsonl")
 
 
-class HomeFilesCallback(TrainerCallback):
+class PrivateFilesCallback(TrainerCallback):
     """Keeps such files out of `Trainer.push_to_hub` and `hub_strategy`, by a `.gitignore`, which the Hub heeds."""
 
     def on_push_begin(self, args, state, control, **kwargs):

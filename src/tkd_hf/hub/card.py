@@ -10,10 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.metrics import METRICS
 from ..stages.run_folder import StageRecord
-from . import history, tables, words
-from .metadata import front_matter, merged, model_index, of_people
-from .places import hub_id, last_part
-from .sections import merge, written_by_people
+from . import card_text, history, tables
+from .metadata import front_matter, merge_metadata, model_index, strip_peft_template
+from .redaction import basename, hub_id
+from .sections import merge_sections, user_text
 
 
 # the end of a class's name -> the task on the Hub, the Auto class
@@ -41,7 +41,7 @@ class Card:
         repo_id: what to load it by; its name where it has no place on the Hub yet.
         config: the model's, as in `config.json`.
         record: of the run that made it, without places on the machine; `None` where there is none.
-        results: the part of a report that is about the model and its teacher (`tkd_hf.stages.card.results_of`).
+        results: the part of a report that is about the model and its teacher (`tkd_hf.stages.card.results_for_model`).
         pictures: paths within the folder.
         exports: of `"onnx"` and `"openvino"` the files; it says how to load the first.
         pytorch: whether there are weights for PyTorch.
@@ -71,12 +71,12 @@ class Card:
             existing: the card that is there.
             chosen: metadata to be set, such as `license`; `None` leaves it as it is.
         """
-        existing_metadata, page = of_people(existing)
+        existing_metadata, page = strip_peft_template(existing)
         sections = self.sections()
-        if written_by_people(page).startswith("# "):
+        if user_text(page).startswith("# "):
             sections["title"] = ""  # they gave it one
-        metadata = merged(self.metadata(), existing_metadata, **chosen)
-        return front_matter(metadata) + "\n" + merge(page, sections)
+        metadata = merge_metadata(self.metadata(), existing_metadata, **chosen)
+        return front_matter(metadata) + "\n" + merge_sections(page, sections)
 
     def sections(self) -> dict[str, str]:
         """Each part of the card by name; those about which nothing is known are empty."""
@@ -84,7 +84,7 @@ class Card:
             loader=PackageLoader("tkd_hf.hub", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         template = environment.get_template("card.md.jinja")
-        context = template.new_context({"card": self, "history": history, "tables": tables, "words": words})
+        context = template.new_context({"card": self, "card_text": card_text, "history": history, "tables": tables})
         return {name: "".join(block(context)).strip() for name, block in template.blocks.items()}
 
     def metadata(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Card:
         return {stage.stage for stage in self.stages}
 
     @property
-    def taught(self) -> bool:
+    def is_distilled(self) -> bool:
         """Whether a teacher's answers, or features, were learned from."""
         return any(
             stage.inputs.get("teacher") and (stage.arguments.get("objectives") and stage.arguments.get("train", True))
@@ -166,7 +166,7 @@ class Card:
         bits = self._bits()
         wanted = {
             "tkd": self.is_tkd,
-            "knowledge-distillation": self.taught,
+            "knowledge-distillation": self.is_distilled,
             "pruned": "removed" in details,
             "sparse": "sparsity" in details,
             "vocabulary-pruned": "vocabulary" in details,
@@ -218,16 +218,16 @@ class Card:
         """What an adapter is loaded on."""
         if self.adapter is None:
             return None
-        return self.parent or last_part(self.adapter.get("base_model_name_or_path") or "base")
+        return self.parent or basename(self.adapter.get("base_model_name_or_path") or "base")
 
     @property
-    def other_arguments(self) -> dict[str, str]:
+    def non_default_arguments(self) -> dict[str, str]:
         """Arguments of all stages that differ from the defaults."""
         several = len(self.stages) > 1
         return {
             f"{stage.stage}: {name}" if several else name: value
             for stage in self.stages
-            for name, value in history.other_arguments(stage).items()
+            for name, value in history.non_default_arguments(stage).items()
         }
 
     def _bits(self) -> int | None:
@@ -268,6 +268,6 @@ class Card:
             "dataset_split": split,
         }
         return [
-            EvalResult(metric_type=name, metric_name=tables.spaced(name), metric_value=round(value, 6), **about)
+            EvalResult(metric_type=name, metric_name=tables.readable_name(name), metric_value=round(value, 6), **about)
             for name, value in self.metrics.items()
         ]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import InputError, first_line
 from ..files import read_json
 from ..stages.run_folder import RECORD_NAME, read_record
-from .places import without_places
+from .redaction import redacted_record
 
 
 CARD, RESULTS, PICTURES = "README.md", "report.json", "pictures"
@@ -33,7 +33,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _PATH = re.compile(r"(?:/|~/|\./|\.\./|[A-Za-z]:[\\/]).+")
 
 
-def publishable(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
+def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
     """The files of a run folder that are pushed, and no others: see `_PUBLISHED`.
 
     Args:
@@ -74,17 +74,17 @@ def publishable(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
 
 def publishable_record(folder: str | Path) -> bytes:
     """The run's record (`tkd_run.json`) as it is to be published: without places on this machine, and tokens."""
-    return (json.dumps(asdict(without_places(read_record(folder))), indent=2) + "\n").encode()
+    return (json.dumps(asdict(redacted_record(read_record(folder))), indent=2) + "\n").encode()
 
 
 def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
     """Whether what would be published loads in a process that has nothing else.
 
     Raises:
-        InputError: as `publishable`; for a missing or damaged file, a configuration that does not name the code to load
-            it with, and one that names a place on this machine.
+        InputError: as `publishable_files`; for a missing or damaged file, a configuration that does not name the code
+            to load it with, and one that names a path on this machine.
     """
-    folder, files = Path(folder), publishable(folder, include)
+    folder, files = Path(folder), publishable_files(folder, include)
     names = {path.relative_to(folder).as_posix() for path in files}
     adapter = "adapter_config.json" in names
     _require(folder, names, "config.json", "tokenizer_config.json", *(["adapter_model.safetensors"] if adapter else []))

@@ -5,11 +5,11 @@ from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
 
-from ..reporting.tables import spaced, table
+from ..reporting.tables import markdown_table, readable_name
 from ..stages.run_folder import StageRecord
 from ..stages.training import training_arguments
 from ..training_args import DistillationTrainingArguments, FineTuningArguments
-from .places import hub_id
+from .redaction import hub_id
 
 
 _MATRIX = re.compile(r".*\.(\d+)\.(.+)")
@@ -17,7 +17,7 @@ _MATRIX = re.compile(r".*\.(\d+)\.(.+)")
 _SAID = {"objectives", "final_objectives", "temperature", "final_temperature", "layer_map", "layers", "student"}
 
 
-def facts(record: StageRecord) -> dict[str, str]:
+def stage_facts(record: StageRecord) -> dict[str, str]:
     """What went in, how it was learned from, and what was removed; by name, in the order of reading."""
     inputs, arguments, details = record.inputs, record.arguments, record.details
     found = {
@@ -49,13 +49,13 @@ def facts(record: StageRecord) -> dict[str, str]:
 _SPLITS = {"train": "training data", "eval": "evaluation data", "unlabelled": "unlabelled data"}
 
 
-def removed(record: StageRecord) -> str:
+def removal_tables(record: StageRecord) -> str:
     """A table of what was pruned of each layer, or of the zeros in each matrix; empty where nothing was."""
     return "\n\n".join(filter(None, [_units(record.details.get("removed")), _zeros(record.details.get("sparsity"))]))
 
 
-def other_arguments(record: StageRecord) -> dict[str, str]:
-    """The arguments that differ from the defaults, but for those that `facts` says."""
+def non_default_arguments(record: StageRecord) -> dict[str, str]:
+    """The arguments that differ from the defaults, but for those that `stage_facts` says."""
     defaults = _defaults(record)
     return {
         name: str(value)
@@ -142,7 +142,7 @@ def _named(values: dict[str, Any] | None) -> str | None:
         return values
     off = (None, False, "", [])
     said = {name: value for name, value in values.items() if value not in off and not isinstance(value, dict)}
-    return ", ".join(f"{spaced(name)} {value}" for name, value in said.items())
+    return ", ".join(f"{readable_name(name)} {value}" for name, value in said.items())
 
 
 def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:
@@ -172,7 +172,7 @@ def _units(gone: dict[str, Any] | None) -> str | None:
     rows = [[layer, *(_count(gone[kind].get(layer, "")) for kind in ("heads", "neurons"))] for layer in layers]
     whole = [f"layers {gone['layers']}"] if gone["layers"] else []
     whole += [f"{_count(gone['hidden'])} of the hidden units"] if gone["hidden"] else []
-    tables = [table(["removed from layer", "heads", "neurons"], rows)] if rows else []
+    tables = [markdown_table(["removed from layer", "heads", "neurons"], rows)] if rows else []
     return "\n\n".join([*tables, *([f"Removed whole: {' and '.join(whole)}."] if whole else [])])
 
 
@@ -194,7 +194,7 @@ def _zeros(sparsity: dict[str, Any] | None) -> str | None:
     return (
         f"{sparsity['share']:.1%} of the weights in these matrices are zero, {sparsity['share_of_model']:.1%} of all "
         f"weights. Zeros make a compressed file smaller, and by themselves nothing faster.\n\n"
-        f"{table(['zeros in layer', *kinds], rows)}"
+        f"{markdown_table(['zeros in layer', *kinds], rows)}"
     )
 
 

@@ -10,7 +10,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError, first_line
-from .places import has_token
+from .redaction import contains_token
 
 
 # what the Hub knows; a student that was distilled is none of them, and says nothing
@@ -25,7 +25,9 @@ _PEFT_VERSION = re.compile(r"### Framework versions\s+- PEFT \S+\s*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 
 
-def merged(found: dict[str, Any], existing: dict[str, Any], tags: Sequence[str] = (), **chosen: Any) -> dict[str, Any]:
+def merge_metadata(
+    found: dict[str, Any], existing: dict[str, Any], tags: Sequence[str] = (), **chosen: Any
+) -> dict[str, Any]:
     """Metadata of a card that is written anew.
 
     What the run says takes the place of what was there; what people chose or added stays, tags among it.
@@ -66,7 +68,7 @@ def read_card(content: str) -> tuple[dict[str, Any], str]:
         raise InputError(f"the metadata of the card (README.md) cannot be read: {first_line(error)}") from None
 
 
-def of_people(content: str) -> tuple[dict[str, Any], str]:
+def strip_peft_template(content: str) -> tuple[dict[str, Any], str]:
     """Metadata and text of a card without what PEFT puts there whenever it saves: an unfilled template, its own
     version, and where the base lies on this machine.
     """
@@ -85,7 +87,7 @@ def check_card(content: str) -> None:
     Raises:
         InputError: naming the field that is missing or of a wrong type; or if the card holds a token.
     """
-    if has_token(content):
+    if contains_token(content):
         raise InputError("the card (README.md) holds what looks like a token of the Hub; take it out, and revoke it")
     found, _ = read_card(content)
     for name in ("library_name", "pipeline_tag", "tags"):

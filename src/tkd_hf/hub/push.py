@@ -23,7 +23,7 @@ from ..errors import InputError, first_line
 
 
 @dataclass
-class Pushed:
+class PushResult:
     """What came of a push.
 
     Args:
@@ -56,7 +56,7 @@ def push_files(
     tag: str | None = None,
     create_pr: bool = False,
     message: str = "Upload with tkd-hf",
-) -> Pushed:
+) -> PushResult:
     """Pushes files to a repository of models, which is made if need be. The token is the one that `hf auth login` set.
 
     What the branch holds already is not sent again. All that differs is one commit on top of the branch as it was
@@ -92,7 +92,7 @@ def push_files(
             raise InputError(f"{repo_id} has a version {tag} with other content; choose another tag")
         left = sorted(set(there) - set(files) - {".gitattributes"})
         branch = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
-        pushed = Pushed(repo_id, branch, revision, head, is_private, list(changed), left, tag)
+        pushed = PushResult(repo_id, branch, revision, head, is_private, list(changed), left, tag)
         if changed:
             operations = [CommitOperationAdd(path, file) for path, file in changed.items()]
             if not create_pr and revision != "main":
@@ -141,14 +141,14 @@ def file_hash(file: Path | bytes, like: str) -> str:
 
 
 @contextmanager
-def hub_errors(action: str, way_out: str):
+def hub_errors(action: str, hint: str):
     """What goes wrong between here and the Hub becomes one line, without addresses: those of uploads are signed."""
     try:
         yield
     except InputError:
         raise
     except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"cannot {action}: {_reason(error)}; {way_out}") from None
+        raise InputError(f"cannot {action}: {_reason(error)}; {hint}") from None
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ _END = "<!-- end of tkd-hf {} -->"
 _MARK = re.compile(r"<!-- (end of )?tkd-hf (\w+)[^>]*-->")
 
 
-def merge(page: str, sections: dict[str, str]) -> str:
+def merge_sections(page: str, sections: dict[str, str]) -> str:
     """A page with its generated sections as they are now, and all else as it was.
 
     A section that is new comes after the one that it follows in `sections`; one that is empty, or is no longer there,
@@ -26,10 +26,10 @@ def merge(page: str, sections: dict[str, str]) -> str:
     Example:
 
     ```python
-    >>> from tkd_hf.hub.sections import merge, written_by_people
-    >>> page = merge("", {"results": "accuracy 0.8"})
-    >>> page = merge(page + "\\nMine.\\n", {"results": "accuracy 0.9"})
-    >>> "0.8" in page, "0.9" in page, written_by_people(page)
+    >>> from tkd_hf.hub.sections import merge_sections, user_text
+    >>> page = merge_sections("", {"results": "accuracy 0.8"})
+    >>> page = merge_sections(page + "\\nMine.\\n", {"results": "accuracy 0.9"})
+    >>> "0.8" in page, "0.9" in page, user_text(page)
     (False, True, 'Mine.')
 
     ```
@@ -50,7 +50,7 @@ def merge(page: str, sections: dict[str, str]) -> str:
     return "\n\n".join(text for text in texts if text.strip()) + "\n"
 
 
-def written_by_people(page: str) -> str:
+def user_text(page: str) -> str:
     """What of a page is not generated."""
     return "\n\n".join(text.strip() for name, text in _split(page) if not name and text.strip())
 

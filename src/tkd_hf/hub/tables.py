@@ -2,18 +2,29 @@
 
 from typing import Any
 
-from ..reporting.tables import spaced, table
+from ..reporting.tables import markdown_table, readable_name
 
 
-__all__ = ["cells", "classes", "fidelity", "pairs", "quality", "spaced", "speed", "table"]
+__all__ = [
+    "agreement_table",
+    "escape_cell",
+    "key_value_table",
+    "markdown_table",
+    "metrics_table",
+    "readable_name",
+    "recall_table",
+    "speed_table",
+]
 
 
-def pairs(rows: dict[str, Any], head: str) -> str:
+def key_value_table(rows: dict[str, Any], head: str) -> str:
     """Names and what they are, under a head."""
-    return "\n".join([f"| {head} | |", "| --- | --- |", *(f"| {cells(k)} | {cells(v)} |" for k, v in rows.items())])
+    return "\n".join(
+        [f"| {head} | |", "| --- | --- |", *(f"| {escape_cell(k)} | {escape_cell(v)} |" for k, v in rows.items())]
+    )
 
 
-def quality(evaluation: dict[str, Any]) -> str:
+def metrics_table(evaluation: dict[str, Any]) -> str:
     """The task's metrics of both, with intervals, and what lies between them."""
     teacher, model = evaluation["models"]
     rows = []
@@ -21,7 +32,7 @@ def quality(evaluation: dict[str, Any]) -> str:
         change = model["changes"][metric]
         rows.append(
             [
-                spaced(metric),
+                readable_name(metric),
                 _within(teacher["metrics"][metric], teacher["intervals"][metric]),
                 _within(value, model["intervals"][metric]),
                 f"{change['change']:+.4f} ({change['interval'][0]:+.3f} to {change['interval'][1]:+.3f})",
@@ -29,17 +40,17 @@ def quality(evaluation: dict[str, Any]) -> str:
         )
     if model["calibration"]:
         rows.append(["calibration error", *(f"{one['calibration']['error']:.4f}" for one in (teacher, model)), ""])
-    return table(["", "teacher", "this model", "change"], rows)
+    return markdown_table(["", "teacher", "this model", "change"], rows)
 
 
-def fidelity(evaluation: dict[str, Any]) -> str:
+def agreement_table(evaluation: dict[str, Any]) -> str:
     """How near the two are."""
     near = evaluation["models"][1]["fidelity"]
     if near["agreement"] is None:
-        return pairs(
+        return key_value_table(
             {"correlation with the teacher": near["pearson"], "mean difference": near["difference"]}, "of the scores"
         )
-    return pairs(
+    return key_value_table(
         {
             "answered as the teacher does": f"{near['agreement']:.2%}",
             "divergence from the teacher (KL, nats)": f"{near['kl']:.4f}",
@@ -51,16 +62,18 @@ def fidelity(evaluation: dict[str, Any]) -> str:
     )
 
 
-def classes(evaluation: dict[str, Any]) -> str:
+def recall_table(evaluation: dict[str, Any]) -> str:
     """Recall by class; nothing for scores."""
     rows = evaluation["models"][1]["fidelity"]["classes"]
     if not rows:
         return ""
-    lines = [[cells(row["name"]), row["examples"], *(_share(row[who]) for who in ("teacher", "model"))] for row in rows]
-    return table(["class", "examples", "teacher", "this model"], lines)
+    lines = [
+        [escape_cell(row["name"]), row["examples"], *(_share(row[who]) for who in ("teacher", "model"))] for row in rows
+    ]
+    return markdown_table(["class", "examples", "teacher", "this model"], lines)
 
 
-def speed(benchmark: dict[str, Any]) -> str:
+def speed_table(benchmark: dict[str, Any]) -> str:
     """Latency, size and memory of both."""
     both = benchmark["models"]
     smallest, largest = min(benchmark["batch_sizes"]), max(benchmark["batch_sizes"])
@@ -83,10 +96,10 @@ def speed(benchmark: dict[str, Any]) -> str:
         "weights": [model["dtype"] for model in both],
         "runs in": [model["backend"] for model in both],
     }
-    return table(["", "teacher", "this model"], [[name, *row] for name, row in rows.items()])
+    return markdown_table(["", "teacher", "this model"], [[name, *row] for name, row in rows.items()])
 
 
-def cells(text: Any) -> str:
+def escape_cell(text: Any) -> str:
     """A text that breaks no table, and makes no marks of a page."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 

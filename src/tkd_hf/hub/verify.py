@@ -50,7 +50,7 @@ class Claim:
     split: str | None
 
 
-def fetch(model: str, cache: Path) -> Snapshot:
+def fetch_snapshot(model: str, cache: Path) -> Snapshot:
     """Downloads a commit into an empty cache, and compares the hash of each file with the one in the commit.
 
     The base of an adapter is fetched, too.
@@ -90,10 +90,10 @@ def _fetch_base(adapter: Path, cache: Path) -> Snapshot | None:
             f"the base of the adapter cannot be fetched ({error}); set base_model_name_or_path in its "
             "adapter_config.json to a Hub id, and push it anew"
         ) from None
-    return fetch(base + (f"@{revision}" if revision else ""), cache)
+    return fetch_snapshot(base + (f"@{revision}" if revision else ""), cache)
 
 
-def claims(folder: Path) -> list[Claim]:
+def read_claims(folder: Path) -> list[Claim]:
     """What a card's metadata says that was measured.
 
     Raises:
@@ -112,9 +112,9 @@ def claims(folder: Path) -> list[Claim]:
     return found
 
 
-def foreign_code(snapshot: Snapshot) -> list[str]:
+def untrusted_code(snapshot: Snapshot) -> list[str]:
     """The source files that loading a model would run and that are not this package's own; an adapter's base's, too."""
-    return _foreign_in(snapshot.folder) + (foreign_code(snapshot.base) if snapshot.base else [])
+    return _foreign_in(snapshot.folder) + (untrusted_code(snapshot.base) if snapshot.base else [])
 
 
 def _foreign_in(folder: Path) -> list[str]:
@@ -158,9 +158,7 @@ print(json.dumps(answers))
 """
 
 
-def answers_without_the_package(
-    snapshot: Snapshot, auto_class: str, texts: Sequence[tuple[str, ...]]
-) -> list[torch.Tensor]:
+def logits_without_package(snapshot: Snapshot, auto_class: str, texts: Sequence[tuple[str, ...]]) -> list[torch.Tensor]:
     """The logits of texts, one by one, in a process that loads the model by its id, without tkd_hf and the network.
 
     The process runs the repository's code, if it brings any, and is not given the token.

@@ -73,24 +73,24 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
             error = [[model["value"] - low], [high - model["value"]]]
             look = {"fmt": marker, "color": color, "capsize": 3, "markersize": 7, "elinewidth": 0.8}
             axis.errorbar(model[cost], model["value"], error, label=model["name"], **look)
-        best = front([(model[cost], model["value"]) for model, _ in drawn])
+        best = pareto_front([(model[cost], model["value"]) for model, _ in drawn])
         axis.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
         axis.set_xlabel(title)
         axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in drawn))
         axis.grid(color="#dddddd", linewidth=0.6)
     panels[0][0].set_ylabel(metric)
     legend = f"bars: 95 % interval of the {metric}; dotted: models that no other beats in both"
-    save(figure, path, f"{metric} against cost", legend, named=True)
+    save(figure, path, f"{metric} against cost", legend, shared_legend=True)
 
 
-def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of (cost, value), those for which no other costs less and is worth as much; by cost.
 
     Example:
 
     ```python
-    >>> from tkd_hf.reporting.figures import front
-    >>> front([(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (4.0, 0.9)])
+    >>> from tkd_hf.reporting.figures import pareto_front
+    >>> pareto_front([(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (4.0, 0.9)])
     [(1.0, 0.7), (3.0, 0.9)]
 
     ```
@@ -159,7 +159,7 @@ def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
     axis.legend(fontsize=8, framealpha=1)
 
 
-def save(figure: Figure, path: Path, title: str, legend: str = "", named: bool = False) -> None:
+def save(figure: Figure, path: Path, title: str, legend: str = "", shared_legend: bool = False) -> None:
     """Writes a figure with its title, and a line beneath that says how to read it.
 
     Args:
@@ -167,11 +167,11 @@ def save(figure: Figure, path: Path, title: str, legend: str = "", named: bool =
         path: of the picture.
         title: above.
         legend: beneath.
-        named: name below the title, once for all panels, what has a label in any.
+        shared_legend: name below the title, once for all panels, what has a label in any.
     """
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(legend, fontsize=8, color=GREY)
-    figure.tight_layout(rect=(0, 0, 1, 1 - (_name_once(figure) if named else 0.0)))
+    figure.tight_layout(rect=(0, 0, 1, 1 - (_name_once(figure) if shared_legend else 0.0)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, facecolor="white")
     plt.close(figure)

@@ -24,7 +24,7 @@ def markdown(report: "Report") -> str:
     first = report.evaluation.models[0]
     return environment.get_template("report.md.jinja").render(
         report=report,
-        metric=spaced(next(iter(first.metrics))),
+        metric=readable_name(next(iter(first.metrics))),
         resamples=RESAMPLES,
         worth=_worth(report, models),
         near=_near(students),
@@ -35,26 +35,26 @@ def markdown(report: "Report") -> str:
     )
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A table in Markdown; the first column is text, the others are figures."""
     columns = list(columns)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def spaced(name: str) -> str:
+def readable_name(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _worth(report: "Report", models: dict[str, "ModelResult"]) -> str:
     """The table people decide on."""
-    metrics = [spaced(name) for name in report.evaluation.models[0].metrics]
+    metrics = [readable_name(name) for name in report.evaluation.models[0].metrics]
     rows = [
         [
             name,
             *(_with_interval(value, model.intervals[metric]) for metric, value in model.metrics.items()),
             _change(model),
-            _figure(model.likeness),
+            _figure(model.agreement_or_correlation),
             *_speed(report.benchmark.models[place].timings[0]),
             f"{model.megabytes:.1f}",
             f"{model.parameters.total / 1e6:.1f} M",
@@ -62,7 +62,7 @@ def _worth(report: "Report", models: dict[str, "ModelResult"]) -> str:
         for place, (name, model) in enumerate(models.items())
     ]
     columns = ["", *metrics, f"change of {metrics[0]}", "agreement", "p50 ms", "speed-up", "MB", "parameters"]
-    return table(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def _speed(timing: "Timing") -> list[str]:
@@ -80,7 +80,7 @@ def _grid(report: "Report") -> str:
         ]
         for row in timings
     ]
-    return table(["milliseconds: batch × tokens", *report.names], rows)
+    return markdown_table(["milliseconds: batch × tokens", *report.names], rows)
 
 
 def _resources(report: "Report") -> str:
@@ -100,7 +100,7 @@ def _resources(report: "Report") -> str:
         for name, cost in zip(report.names, report.benchmark.models, strict=True)
     ]
     columns = ["", "backend", "weights", "embeddings", "encoder and head", "MB on disk", "peak MB of memory"]
-    return table([*columns, "seconds to load", "texts a second", "µs to tokenise a text"], rows)
+    return markdown_table([*columns, "seconds to load", "texts a second", "µs to tokenise a text"], rows)
 
 
 def _measured(report: "Report") -> str:
@@ -122,7 +122,7 @@ def _measured(report: "Report") -> str:
 def _near(students: dict[str, "ModelResult"]) -> str:
     if any(model.fidelity.agreement is None for model in students.values()):
         rows = [[name, _figure(m.fidelity.pearson), _figure(m.fidelity.difference)] for name, m in students.items()]
-        return table(["", "correlation with the teacher", "mean difference"], rows)
+        return markdown_table(["", "correlation with the teacher", "mean difference"], rows)
     rows = [
         [
             name,
@@ -136,7 +136,7 @@ def _near(students: dict[str, "ModelResult"]) -> str:
         for name, model in students.items()
         for near in [model.fidelity]
     ]
-    return table(["", "agreement", "KL", "teacher right alone", "right alone", "p", "calibration error"], rows)
+    return markdown_table(["", "agreement", "KL", "teacher right alone", "right alone", "p", "calibration error"], rows)
 
 
 def _classes(students: dict[str, "ModelResult"]) -> str:
@@ -148,7 +148,7 @@ def _classes(students: dict[str, "ModelResult"]) -> str:
         [row[0].name, row[0].examples, _figure(row[0].teacher), *(_figure(one.model) for one in row)]
         for row in zip(*lists, strict=True)
     ]
-    return table(["class", "examples", "teacher", *students], rows)
+    return markdown_table(["class", "examples", "teacher", *students], rows)
 
 
 def _change(model: "ModelResult") -> str:

@@ -27,7 +27,7 @@ from ..evaluation.memory import Footprint, measure_footprint
 from ..evaluation.runners import Runner, load_runner, runner_config
 from ..hardware import describe_hardware, describe_software
 from ..labels import label_names
-from .evaluate import texts_of
+from .evaluate import first_texts
 
 
 BATCH_SIZES = (1, 8, 32)
@@ -195,7 +195,7 @@ def _real_texts(data: DataArguments | None, model: str) -> tuple[list[tuple[str,
     if data is None:
         return [(sentence,) for sentence in SENTENCES], None
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(model)))
-    return texts_of(examples, REAL_TEXTS), task.problem_type
+    return first_texts(examples, REAL_TEXTS), task.problem_type
 
 
 def _texts(runners: list[Runner], texts: list[tuple[str, ...]], size: int, max_length: int) -> Iterator[list[dict]]:

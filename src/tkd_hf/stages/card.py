@@ -18,7 +18,7 @@ from ..files import atomic_write, read_json
 from ..hub.card import Card
 from ..hub.folder import CARD, PICTURES, RESULTS
 from ..hub.metadata import check_card
-from ..hub.places import shortened, without_places
+from ..hub.redaction import redact, redacted_record
 from ..signals import without_adapters
 from ..soft_labels import teacher_revision
 from .report import REPORT_JSON
@@ -67,7 +67,7 @@ def card(
     if report is not None:
         _take_over(Path(report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    content = card_of(folder, record, repo_id, base_model).render(
+    content = card_from_folder(folder, record, repo_id, base_model).render(
         existing,
         tags=to_tuple(tags or ()),
         license=license,
@@ -79,7 +79,7 @@ def card(
     return content
 
 
-def card_of_training(trainer: "BaseTrainer", **chosen: Any) -> str:
+def write_trainer_card(trainer: "BaseTrainer", **chosen: Any) -> str:
     """The card of what a trainer has trained, or is training, in its output folder, and the record that it is from.
 
     Args:
@@ -91,12 +91,12 @@ def card_of_training(trainer: "BaseTrainer", **chosen: Any) -> str:
         without_adapters(trainer.accelerator.unwrap_model(trainer.model)).config.save_pretrained(folder)
     record = trainer.run_record
     if record is None:
-        record = record_of(trainer)
+        record = record_from_trainer(trainer)
         write_record(folder, record)
     return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **chosen)
 
 
-def record_of(trainer: "BaseTrainer") -> StageRecord:
+def record_from_trainer(trainer: "BaseTrainer") -> StageRecord:
     """What a trainer knows of its run: teachers, data, arguments, time, and how the last evaluation went."""
     models = getattr(trainer, "live_teachers", [])
     names = [model.config.name_or_path or type(model).__name__ for model in models]
@@ -131,7 +131,7 @@ def _revision(model: PreTrainedModel) -> str:
     return f"commit-{commit}" if commit and not Path(model.config.name_or_path).exists() else teacher_revision(model)
 
 
-def card_of(
+def card_from_folder(
     folder: Path, record: StageRecord | None = None, repo_id: str | None = None, base_model: str | None = None
 ) -> Card:
     """What the folder of a run holds, without places on the machine; the arguments are those of `card`."""
@@ -151,7 +151,7 @@ def card_of(
         name=repo_id.rpartition("/")[2] if repo_id else name,
         repo_id=repo_id or name,
         config=read_json(folder / "config.json", hint="save the model anew"),
-        record=record and without_places(record),
+        record=record and redacted_record(record),
         results=read_json(results, hint="give the report again") if results.exists() else None,
         pictures=sorted(f"{PICTURES}/{file.name}" for file in (folder / PICTURES).glob("*.png")),
         exports={backend: files for backend, files in exports.items() if files},
@@ -168,7 +168,7 @@ def _on_the_hub(name: str | None) -> str | None:
     return name if name and name.count("/") == 1 and not name.startswith(".") and not Path(name).exists() else None
 
 
-def results_of(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+def results_for_model(report: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The part of a report that is about a model and its teacher, without places on the machine.
 
     Raises:
@@ -188,7 +188,7 @@ def results_of(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         both = [report[part]["models"][0], report[part]["models"][place]]
         kept[part] = {**report[part], "models": [{**model, "name": Path(model["name"]).name} for model in both]}
     kept["benchmark"]["reference"] = kept["benchmark"]["models"][0]["name"]
-    return shortened(kept)
+    return redact(kept)
 
 
 def _take_over(report: Path, folder: Path, record: StageRecord | None) -> None:
@@ -202,7 +202,7 @@ def _take_over(report: Path, folder: Path, record: StageRecord | None) -> None:
             f"the report in {report} ({found['finished']}) is older than the model in {folder} ({record.finished}); "
             f"make it anew: tkd-hf report {folder}"
         )
-    results = results_of(found, folder)
+    results = results_for_model(found, folder)
     if report.resolve() != folder.resolve():
         with atomic_write(folder / RESULTS) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -66,7 +66,7 @@ class ModelResult:
         return self.fidelity and self.fidelity.agreement
 
     @property
-    def likeness(self) -> float | None:
+    def agreement_or_correlation(self) -> float | None:
         """The agreement, or of scores the correlation with the teacher's."""
         return self.fidelity and (self.fidelity.pearson if self.agreement is None else self.agreement)
 
@@ -129,7 +129,7 @@ def evaluate(
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
     runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]
-    times = median_latencies(runners, texts_of(examples, TIMED_SENTENCES), data.max_length)
+    times = median_latencies(runners, first_texts(examples, TIMED_SENTENCES), data.max_length)
     predicted = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
     resampled = [
         bootstrap(metric_functions(found, task.metrics, task.label_names), len(examples)) for found in predicted
@@ -143,7 +143,7 @@ def evaluate(
         rows = examples.remove_columns("label").to_list()
         for name, found in zip(short_names(models), predicted[1:], strict=True):
             path = str(disagreements_file).replace("{model}", name.replace("/", "-"))
-            write_lines(path, disagreements(predicted[0], found, rows, task.label_names))
+            write_json_lines(path, disagreements(predicted[0], found, rows, task.label_names))
     return Evaluation(task.name, task.eval_split, len(examples), results)
 
 
@@ -158,7 +158,7 @@ def predict(runner: Runner, examples: Dataset, task: Task, max_length: int = 128
     return Predictions(logits, labels if isinstance(logits, list) else np.asarray(labels), task.problem_type)
 
 
-def texts_of(examples: Dataset, count: int) -> list[tuple[str, ...]]:
+def first_texts(examples: Dataset, count: int) -> list[tuple[str, ...]]:
     """The first texts or pairs; words in one line."""
     rows = examples.select(range(min(count, len(examples))))
     columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
@@ -167,7 +167,7 @@ def texts_of(examples: Dataset, count: int) -> list[tuple[str, ...]]:
     ]
 
 
-def write_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """A line of JSON for each row; the file appears whole or not at all."""
     try:
         with atomic_write(path) as file:

@@ -40,7 +40,7 @@ from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments
 from .distill import arguments_without_labels, distillation_trainer
-from .evaluate import texts_of
+from .evaluate import first_texts
 from .run_folder import RunFolder, StageRecord, data_inputs
 from .student import dropout_fields
 from .training import finish_run, log_to_stderr, save_and_evaluate, train_into, training_arguments
@@ -187,7 +187,7 @@ def prune(
     smaller, whole_tokenizer = whole, tokenizer
     if pruning.vocabulary:
         smaller, tokenizer, cut = prune_vocabulary(whole, tokenizer, corpus_of(learned), corpus_of(evaluation))
-    timed = (tokenizer, texts_of(evaluation, TIMED_SENTENCES), data.max_length)
+    timed = (tokenizer, first_texts(evaluation, TIMED_SENTENCES), data.max_length)
     target = _target(pruning, smaller, whole.num_parameters(), *timed)
     trainer = distillation_trainer(
         smaller,

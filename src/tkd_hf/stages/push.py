@@ -6,17 +6,17 @@ from pathlib import Path
 
 from ..data.loading import DataArguments
 from ..errors import InputError
-from ..hub.folder import CARD, check_folder, publishable, publishable_record
+from ..hub.folder import CARD, check_folder, publishable_files, publishable_record
 from ..hub.metadata import read_card
-from ..hub.push import Pushed, check_repo_id, push_files
+from ..hub.push import PushResult, check_repo_id, push_files
 from .card import card
 from .evaluate import evaluate
-from .report import said_by
+from .report import recorded_input
 from .run_folder import RECORD_NAME
 
 
 @dataclass
-class Plan:
+class PushPlan:
     """What would be pushed.
 
     Args:
@@ -35,7 +35,7 @@ class Plan:
         }
 
 
-def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
+def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> PushPlan:
     """What a push of a run folder would send; the network is left alone. The card is written anew.
 
     Args:
@@ -50,10 +50,10 @@ def plan(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> Plan:
     folder = Path(folder)
     check_folder(folder, include)
     content = write_card(folder, repo_id)
-    files = {path.relative_to(folder).as_posix(): path for path in publishable(folder, include)}
+    files = {path.relative_to(folder).as_posix(): path for path in publishable_files(folder, include)}
     if RECORD_NAME in files:
         files[RECORD_NAME] = publishable_record(folder)
-    return Plan(files, content)
+    return PushPlan(files, content)
 
 
 def write_card(folder: Path, repo_id: str) -> str:
@@ -71,23 +71,23 @@ def push(
     data: DataArguments | None = None,
     teacher: str | None = None,
     **options,
-) -> Pushed:
+) -> PushResult:
     """Pushes a run folder, as one commit or none.
 
     Args:
-        folder, repo_id, include: as of `plan`.
+        folder, repo_id, include: as of `plan_push`.
         max_drop: how far below its teacher the model may be: both are evaluated first.
         data: what to evaluate on.
         teacher: by default the one that the run's record names.
         options: of `tkd_hf.hub.push.push_files`.
 
     Raises:
-        InputError: for what `plan` refuses, and if the Hub refuses.
+        InputError: for what `plan_push` refuses, and if the Hub refuses.
         GateFailed: if the model lost more.
     """
-    planned = plan(folder, repo_id, include)
+    planned = plan_push(folder, repo_id, include)
     if max_drop is not None:
         if data is None:
             raise InputError(f"max_drop={max_drop} needs data to measure model and teacher on: name the task")
-        evaluate(str(folder), data, teacher or said_by([str(folder)], "teacher")).check_drop(max_drop)
+        evaluate(str(folder), data, teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
     return push_files(planned.files, repo_id, **options)

@@ -22,7 +22,7 @@ from ..model_loading import load_classifier, load_tokenizer, weight_files
 from ..quantization import load_backend
 from ..soft_labels import teacher_revision
 from .benchmark import SENTENCES
-from .evaluate import TIMED_SENTENCES, evaluate, texts_of
+from .evaluate import TIMED_SENTENCES, evaluate, first_texts
 from .run_folder import RunFolder, StageRecord, fingerprint, read_record
 
 
@@ -157,7 +157,7 @@ def _measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The figures of the model in floats, and of the quantized one."""
     runners = [load_runner(name) for name in (model, quantized)]
-    texts = texts_of(examples, TIMED_SENTENCES) if data else [(sentence,) for sentence in SENTENCES]
+    texts = first_texts(examples, TIMED_SENTENCES) if data else [(sentence,) for sentence in SENTENCES]
     longest = min(data.max_length if data else DataArguments.max_length, max_input_length(runners[0].config))
     rounds = (
         [forward_pass(runner, text_batch(runner, [text], longest)) for runner in runners]
@@ -171,7 +171,7 @@ def _measure(
         "milliseconds": before.p50,
     }
     return floats, {
-        **(found[1].metrics | {"agreement": found[1].likeness} if data else {}),
+        **(found[1].metrics | {"agreement": found[1].agreement_or_correlation} if data else {}),
         "megabytes": runners[1].megabytes,
         "milliseconds": after.p50,
         "speedup": after.speedup,

@@ -65,7 +65,7 @@ def report(
         runs: folders or Hub ids of models, exports among them. Folders without a model are passed over, so that
             `runs/*` will do.
         output_dir: where the report goes; what an earlier report wrote there is replaced.
-        data: the task, or the data set; `task_of` tells which the runs were made with.
+        data: the task, or the data set; `recorded_task` tells which the runs were made with.
         teacher: folder or Hub id; by default the one that the runs' records name.
         batch_size: examples at a time for the metrics.
         disagreements: write the examples that model and teacher answer differently, one file a model; leave it out
@@ -79,7 +79,7 @@ def report(
     from ..reporting import figures, tables  # names matplotlib if it is missing, before any work
 
     found = [run for run in runs if _is_model(run)]
-    teacher = teacher or said_by(found, "teacher")
+    teacher = teacher or recorded_input(found, "teacher")
     models = [run for run in found if Path(run).resolve() != Path(teacher).resolve()]
     if not models:
         raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
@@ -102,13 +102,13 @@ def report(
     return found
 
 
-def task_of(runs: Sequence[str]) -> str:
+def recorded_task(runs: Sequence[str]) -> str:
     """The GLUE task that the records of runs name.
 
     Raises:
         InputError: if they name none, several, or data that is no GLUE task.
     """
-    task = said_by(runs, "task")
+    task = recorded_input(runs, "task")
     if task not in GLUE_TASKS:
         raise InputError(f"the runs were made with the data {task!r}; name it with --dataset and its columns")
     return task
@@ -123,7 +123,7 @@ def _is_model(run: str) -> bool:
     return there
 
 
-def said_by(runs: Sequence[str], name: str) -> str:
+def recorded_input(runs: Sequence[str], name: str) -> str:
     """What the records of all runs that name a teacher, or a task, agree on.
 
     A run that names none, as a quantized model's, counts by the last one before it that does.

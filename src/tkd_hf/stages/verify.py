@@ -20,11 +20,11 @@ from ..hardware import describe_software
 from ..hub.folder import CARD
 from ..hub.metadata import read_card
 from ..hub.push import check_repo_id, hub_errors
-from ..hub.verify import Claim, Snapshot, answers_without_the_package, claims, fetch, foreign_code
+from ..hub.verify import Claim, Snapshot, fetch_snapshot, logits_without_package, read_claims, untrusted_code
 from ..labels import label_names
 from ..model_loading import classifier_class
 from ..model_names import split_revision
-from .evaluate import evaluate, texts_of
+from .evaluate import evaluate, first_texts
 from .push import write_card
 from .run_folder import read_record
 
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"(?<![\w.-])\d+(?:[.,]\d+)*(?![\w-])")
 
 
 @dataclass
-class Figure:
+class CheckedMetric:
     """A figure of the card beside the one that was measured; `None` for what this data cannot tell."""
 
     metric: str
@@ -64,12 +64,12 @@ class Verification:
     split: str
     examples: int
     loads: list[str]
-    figures: list[Figure]
+    figures: list[CheckedMetric]
     tolerance: float
     text: list[str] = field(default_factory=list)
 
     @property
-    def false(self) -> list[Figure]:
+    def false(self) -> list[CheckedMetric]:
         """The figures that are not what the card says."""
         told = [figure for figure in self.figures if figure.measured is not None]
         return [figure for figure in told if abs(figure.card - figure.measured) > self.tolerance]
@@ -107,8 +107,8 @@ def verify(
             Figures are left to `Verification.check`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        snapshot = fetch(model, Path(folder, "hub"))
-        foreign = foreign_code(snapshot)
+        snapshot = fetch_snapshot(model, Path(folder, "hub"))
+        foreign = untrusted_code(snapshot)
         if foreign and not trust_remote_code:
             raise InputError(
                 f"{model} brings code that is not this package's: {', '.join(foreign)}; read it, and add "
@@ -116,7 +116,7 @@ def verify(
             )
         place = str(_whole(snapshot, Path(folder, "whole")))
         examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(place)))
-        claimed = _about(claims(snapshot.folder), task)
+        claimed = _about(read_claims(snapshot.folder), task)
         if not claimed:
             raise InputError(
                 f"the card of {model} has no figures for {task.eval_split!r} of {task.name}; name its data"
@@ -126,11 +126,11 @@ def verify(
                 f"the card of {model} says {', '.join(claim.metric for claim in claimed)} of {task.name}, and of that "
                 f"{', '.join(task.metrics)} can be measured"
             )
-        loads = _load_both_ways(snapshot, place, task, texts_of(examples, COMPARED_TEXTS))
+        loads = _load_both_ways(snapshot, place, task, first_texts(examples, COMPARED_TEXTS))
         found = evaluate(place, data, batch_size=batch_size)
-        text = false_text(snapshot.folder, snapshot.repo_id)
+        text = differing_numbers(snapshot.folder, snapshot.repo_id)
     measured = found.models[0].metrics
-    figures = [Figure(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
+    figures = [CheckedMetric(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
     return Verification(
         model,
         snapshot.commit,
@@ -145,13 +145,13 @@ def verify(
     )
 
 
-def task_of(model: str) -> str:
+def claimed_task(model: str) -> str:
     """The GLUE task that a card's figures are of; `InputError` if it is none, or several."""
     name, revision = split_revision(model)
     check_repo_id(name)
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
-    claimed = claims(Path(card).parent)
+    claimed = read_claims(Path(card).parent)
     tasks = [task.name for task in GLUE_TASKS.values() if _about(claimed, task)]
     if len(tasks) != 1:
         data = ", ".join(sorted({claim.dataset for claim in claimed}))
@@ -159,7 +159,7 @@ def task_of(model: str) -> str:
     return tasks[0]
 
 
-def false_text(folder: Path, repo_id: str) -> list[str]:
+def differing_numbers(folder: Path, repo_id: str) -> list[str]:
     """Where a card's text says other figures than one that is written anew from the record and report beside it.
 
     What people wrote stays in both. A record that another version of this package wrote may be worded otherwise, and is
@@ -211,7 +211,7 @@ def _load_both_ways(snapshot: Snapshot, place: str, task: Task, texts: list[tupl
     if runner.backend not in ("pytorch", "bitsandbytes"):
         return [runner.backend]
     auto_class = classifier_class(runner.config).__name__
-    without = answers_without_the_package(snapshot, auto_class, texts)
+    without = logits_without_package(snapshot, auto_class, texts)
     for text, other in zip(texts, without, strict=True):
         own = runner(runner.tokenizer(*text, truncation=True, return_tensors="pt")).float().cpu()
         if own.shape != other.shape or not torch.allclose(own, other, rtol=1e-3, atol=1e-3):

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .places import last_part
-from .tables import spaced
+from .redaction import basename
+from .tables import readable_name
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _CAPTIONS = {
 }
 
 
-def shape(card: "Card") -> dict[str, Any]:
+def dimensions(card: "Card") -> dict[str, Any]:
     """The model's measures, by name."""
     config = card.config
     found = {
@@ -29,13 +29,13 @@ def shape(card: "Card") -> dict[str, Any]:
         "longest input": config.get("max_position_embeddings") and f"{config['max_position_embeddings']} tokens",
         "parameters": card.parameters and f"{card.parameters:,}",
         "adapter": card.adapter and f"LoRA of rank {card.adapter.get('r')} on `{card.base}`",
-        "quantization": packing(card.quantization),
+        "quantization": quantization_format(card.quantization),
         "exports": ", ".join(f"`{file}`" for files in card.exports.values() for file in files),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def packing(config: dict[str, Any] | None) -> str | None:
+def quantization_format(config: dict[str, Any] | None) -> str | None:
     """How weights are packed, as their configuration says it."""
     if not config:
         return None
@@ -46,15 +46,15 @@ def packing(config: dict[str, Any] | None) -> str | None:
     return f"{config.get('quant_method', 'quantized')}{bits}{kind}"
 
 
-def figures(card: "Card") -> dict[str, str]:
+def final_metrics(card: "Card") -> dict[str, str]:
     """What the run measured at its end, where no report has compared it with the teacher."""
     wanted = [*card.metrics, "agreement", "loss", "masked_accuracy", "perplexity", "parameters", "megabytes", "speedup"]
     found = {name: value for name, value in card.record.metrics.items() if name in wanted} if card.record else {}
     names = {"agreement": "answered as the teacher does", "speedup": "times as fast as before it was pruned"}
-    return {names.get(name, spaced(name)): _number(value) for name, value in found.items()}
+    return {names.get(name, readable_name(name)): _number(value) for name, value in found.items()}
 
 
-def machine(benchmark: dict[str, Any]) -> str:
+def benchmark_hardware(benchmark: dict[str, Any]) -> str:
     """What the figures of speed depend on."""
     hardware, device = benchmark["hardware"], benchmark["models"][1]["device"]
     processor = f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
@@ -63,8 +63,8 @@ def machine(benchmark: dict[str, Any]) -> str:
 
 def captions(pictures: list[str]) -> dict[str, str]:
     """Pictures with what they show."""
-    names = {picture: last_part(picture).partition(".")[0] for picture in pictures}
-    return {picture: _CAPTIONS.get(name, spaced(name)) for picture, name in names.items()}
+    names = {picture: basename(picture).partition(".")[0] for picture in pictures}
+    return {picture: _CAPTIONS.get(name, readable_name(name)) for picture, name in names.items()}
 
 
 def limits(card: "Card") -> list[str]:
@@ -79,7 +79,7 @@ def limits(card: "Card") -> list[str]:
         card.labels
         and config.get("problem_type") != "multi_label_classification"
         and f"It knows {len(card.labels)} labels, and gives one of them also where none fits.",
-        card.taught
+        card.is_distilled
         and "It was made to answer as its teacher does, the teacher's mistakes and biases among the answers"
         + (f"; on {1 - near['agreement']:.1%} of the examples it answers otherwise." if _agrees(near) else "."),
         calibrated

@@ -24,16 +24,16 @@ def hub_id(name: str | None, revision: str | None) -> str | None:
     return name.partition("@")[0] if name and str(revision).startswith("commit-") else None
 
 
-def without_places(record: StageRecord) -> StageRecord:
+def redacted_record(record: StageRecord) -> StageRecord:
     """The record with folders by their last component, so that nobody's machine is described; Hub ids stay whole.
 
     Example:
 
     ```python
-    >>> from tkd_hf.hub.places import without_places
+    >>> from tkd_hf.hub.redaction import redacted_record
     >>> from tkd_hf.stages.run_folder import StageRecord
     >>> record = StageRecord("distill", {"teacher": "runs/t", "teacher_revision": "files-12"}, {"note": "/home/me/x"})
-    >>> without_places(record).inputs["teacher"], without_places(record).arguments["note"]
+    >>> redacted_record(record).inputs["teacher"], redacted_record(record).arguments["note"]
     ('t', 'x')
 
     ```
@@ -43,39 +43,39 @@ def without_places(record: StageRecord) -> StageRecord:
         for holder in (inputs, arguments):
             if holder.get(name):
                 holder[name] = _model(holder[name], inputs.get(f"{name}_revision"))
-    before = [asdict(without_places(StageRecord(**one))) for one in record.before]
+    before = [asdict(redacted_record(StageRecord(**one))) for one in record.before]
     changed = {"inputs": inputs, "arguments": arguments, "before": before}
-    return replace(record, **shortened({**asdict(record), **changed}))
+    return replace(record, **redact({**asdict(record), **changed}))
 
 
-def has_token(text: str) -> bool:
+def contains_token(text: str) -> bool:
     """Whether a text holds what looks like a token of the Hub."""
     return bool(_TOKEN.search(text))
 
 
-def shortened(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """Strings without places and tokens, in whatever they stand.
 
     Example:
 
     ```python
-    >>> from tkd_hf.hub.places import shortened
-    >>> shortened({"a": ["/tmp/runs/x", "read ~/d/train.csv", "https://hf.co/a/b", "org/name", 1]})
+    >>> from tkd_hf.hub.redaction import redact
+    >>> redact({"a": ["/tmp/runs/x", "read ~/d/train.csv", "https://hf.co/a/b", "org/name", 1]})
     {'a': ['x', 'read train.csv', 'https://hf.co/a/b', 'org/name', 1]}
 
     ```
     """
     if isinstance(value, dict):
-        return {shortened(name): shortened(one) for name, one in value.items()}
+        return {redact(name): redact(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [shortened(one) for one in value]
+        return [redact(one) for one in value]
     if not isinstance(value, str):
         return value
     value = _TOKEN.sub("…", value)
-    return last_part(value) if _WHOLE.fullmatch(value) else _PATH.sub(r"\1", value)
+    return basename(value) if _WHOLE.fullmatch(value) else _PATH.sub(r"\1", value)
 
 
-def last_part(path: str) -> str:
+def basename(path: str) -> str:
     """The last component of a path of any system."""
     return PurePosixPath(PureWindowsPath(path).as_posix()).name
 
@@ -84,4 +84,4 @@ def _model(name: str | list[str], revision: str | list[str] | None) -> str | lis
     if isinstance(name, list):
         revisions = revision if isinstance(revision, list) else [revision] * len(name)
         return [_model(one, made) for one, made in zip(name, revisions, strict=True)]
-    return name if hub_id(name, revision) else last_part(name)
+    return name if hub_id(name, revision) else basename(name)

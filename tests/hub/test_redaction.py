@@ -2,7 +2,7 @@
 
 import pytest
 
-from tkd_hf.hub.places import hub_id, shortened, without_places
+from tkd_hf.hub.redaction import hub_id, redact, redacted_record
 from tkd_hf.stages.run_folder import StageRecord
 
 
@@ -23,13 +23,13 @@ from tkd_hf.stages.run_folder import StageRecord
     ],
 )
 def test_strings(text, said):
-    assert shortened(text) == said
-    assert shortened({"a": [{text: (text,)}]}) == {"a": [{said: [said]}]}
+    assert redact(text) == said
+    assert redact({"a": [{text: (text,)}]}) == {"a": [{said: [said]}]}
 
 
 def test_models_are_those_of_the_hub_or_folders():
     inputs = {"teacher": ["org/a@v1", "runs/b"], "teacher_revision": ["commit-1", "files-2"], "tokenizer": "runs/words"}
-    found = without_places(StageRecord("distill", inputs, {"student": "runs/base"}))
+    found = redacted_record(StageRecord("distill", inputs, {"student": "runs/base"}))
     assert found.inputs["teacher"] == ["org/a@v1", "b"]
     assert (found.inputs["tokenizer"], found.arguments["student"]) == ("words", "base")
     assert (hub_id("org/a@v1", "commit-1"), hub_id("runs/b", "files-2"), hub_id(None, None)) == ("org/a", None, None)
