@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import typer
 
-import family_table
-from tests.conftest import read_json
 from tkd_hf.cli import app
 from tkd_hf.training_args import DistillationTrainingArguments
 
@@ -41,37 +39,3 @@ def test_commands_have_their_flags(page):
         if isinstance(commands[name], type(commands["distill"])):
             known |= training
         assert set(FLAG.findall(words)) <= known, f"tkd-hf {name}{words}"
-
-
-def test_the_table_of_backends_says_what_was_measured():
-    results = ROOT / "examples/results"
-    found = [
-        {row["model"]: row for row in read_json(results / f"quantization-{task}.json")["rows"]}
-        for task in ("sst2", "stsb")
-    ]
-    lines = re.findall(r"^\| (teacher|3 layers), (.*?) \| (.*×) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 16
-    for who, how, figures in lines:
-        sst2, stsb = (rows[f"{who}, {how.partition(' (')[0]}"] for rows in found)
-        likeness = [f"{row['agreement']:.3f}" if row["agreement"] else "–" for row in (sst2, stsb)]
-        speeds = [f"{timing['speedup']:.1f}×" for timing in sst2["timings"]]
-        quality = [f"{sst2['metrics']['accuracy']:.4f}", likeness[0], f"{stsb['metrics']['pearson']:.4f}", likeness[1]]
-        assert figures.split(" | ") == [*quality, f"{sst2['megabytes']:.1f}", *speeds]
-
-
-def test_the_table_of_recipes_says_what_was_measured():
-    names = {"labels alone": "plain", "DistilBERT's recipe": "distilbert", "TinyBERT's recipe": "tinybert"}
-    rows = read_json(ROOT / "examples/paper/results/comparison.json")["rows"]
-    found = {(str(row["layers"]), row["recipe"]): row for row in rows}
-    lines = re.findall(r"^\| (\d) layers, (.*?) \| (.* %.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == len(rows)
-    for layers, about, figures in lines:
-        row = found[layers, names.get(about, about.strip("*"))]
-        cells = [f"{100 * task['of_teacher']['mean']:.1f} %" for task in row["tasks"].values()]
-        mean = row["of_teacher"]
-        assert figures.split(" | ") == [*cells, f"{100 * mean['mean']:.1f} % ± {100 * mean['sd']:.1f}"]
-
-
-def test_the_table_of_the_family_says_what_was_measured():
-    content = read_json(ROOT / "examples/results/family.json")
-    assert "\n".join(family_table.overview(content)) in (ROOT / "README.md").read_text(encoding="utf-8")
