@@ -1,4 +1,4 @@
-"""What objectives read of a model: its logits, and what passes through its layers, recorded by hooks."""
+"""The signals that objectives read from a model: its logits, and layer outputs recorded by forward hooks."""
 
 import inspect
 import re
@@ -15,18 +15,20 @@ from .conversion import ARCHITECTURES
 from .errors import InputError
 
 
-PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}
-FEATURES = ("hidden_states", *PROJECTIONS)
+ATTENTION_PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}  # field of Signals: module of a layer
+FEATURES = ("hidden_states", *ATTENTION_PROJECTIONS)
 
 
 @dataclass
 class Signals:
-    """What a model computed of one batch; what no objective asked for is `None`.
+    """What a model computed for one batch. Signals that no objective asked for are `None`.
 
     Args:
-        logits: (batch, labels), or (batch, length, labels) for a label a token; `None` of a bare encoder.
-        hidden_states: of the embeddings and of each layer, (batch, length, hidden size) each.
-        queries, keys, values: of each layer's self-attention before it is split into heads, (batch, length, width).
+        logits: (batch, labels), or (batch, length, labels) per token; `None` for a bare encoder.
+        hidden_states: outputs of the embeddings and of each layer, (batch, length, hidden size) each.
+        queries: per layer, of its self-attention before the split into heads, (batch, length, width).
+        keys: the same for the keys.
+        values: the same for the values.
     """
 
     logits: torch.Tensor | None = None
@@ -37,16 +39,16 @@ class Signals:
 
 
 class Recorder:
-    """Runs a model and returns its signals; works with any implementation of attention, sdpa and flash included.
+    """Run a model and return its signals; works with every attention implementation, including sdpa and flash.
 
-    Queries, keys and values are read by forward hooks that last for one call: the model itself stays as it is.
+    Queries, keys and values are read by forward hooks that are removed after each call, so the model does not change.
 
     Args:
-        model: an encoder, with a head or without, perhaps wrapped by PEFT.
-        features: names among `FEATURES`.
+        model: an encoder with or without a head; it may be wrapped by PEFT.
+        features: signals to record besides logits, from `FEATURES`.
 
     Raises:
-        InputError: if the model's projections are to be read and it is built in none of the known ways.
+        InputError: if queries, keys or values are to be recorded and the architecture is unknown.
 
     Example:
 
@@ -65,22 +67,22 @@ class Recorder:
 
     def __init__(self, model: nn.Module, features: Iterable[str] = ()):
         self.features = frozenset(features)
-        wanted = self.features & set(PROJECTIONS)
-        modules = attention_projections(model) if wanted else {}
-        self._modules = {name: modules[PROJECTIONS[name]] for name in wanted}
+        hooked = self.features & set(ATTENTION_PROJECTIONS)
+        modules = attention_projections(model) if hooked else {}
+        self._modules = {name: modules[ATTENTION_PROJECTIONS[name]] for name in hooked}
 
     def __call__(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[Signals, ModelOutput]:
-        """The signals, and the model's own output as it would be without them.
+        """Return the signals, and the model's own output.
 
         Args:
-            model: the model, or what wraps it for training on several devices.
-            inputs: its arguments.
+            model: the model given at construction, or its wrapper for training on several devices.
+            inputs: the arguments of its `forward`.
         """
-        wanted = {"output_hidden_states": True} if "hidden_states" in self.features else {}
+        options = {"output_hidden_states": True} if "hidden_states" in self.features else {}
         with self._recording() as recorded:
-            outputs = model(**inputs, **wanted)
+            outputs = model(**inputs, **options)
         signals = Signals(getattr(outputs, "logits", None), **recorded)
-        if wanted:
+        if "hidden_states" in self.features:
             signals.hidden_states = outputs.hidden_states
         return signals, outputs
 
@@ -88,14 +90,14 @@ class Recorder:
     def _recording(self):
         recorded = {name: [None] * len(modules) for name, modules in self._modules.items()}
 
-        def keep(name: str, layer: int):
+        def make_hook(name: str, layer: int):
             def hook(module, inputs, output):
                 recorded[name][layer] = output
 
             return hook
 
         handles = [
-            module.register_forward_hook(keep(name, layer))
+            module.register_forward_hook(make_hook(name, layer))
             for name, modules in self._modules.items()
             for layer, module in enumerate(modules)
         ]
@@ -107,36 +109,39 @@ class Recorder:
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The model inside what PEFT wraps it in; its `forward` and its class say what it takes and gives."""
+    """Return the model inside a PEFT wrapper, or the model itself if it has none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:
-    """The names of what a model's `forward` takes, whatever wraps it for training or compiles it."""
+    """Return the argument names of a model's `forward`, looking through PEFT, torch.compile and parallel wrappers."""
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     return set(inspect.signature(without_adapters(model).forward).parameters)
 
 
 def attention_projections(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """The modules `query`, `key` and `value` of each layer, in order.
+    """Return the modules `query`, `key` and `value` of every layer, in the order of the layers.
 
     Raises:
-        InputError: if the model's modules are named like those of no known architecture.
+        InputError: if the module names match no known architecture.
     """
-    ours = {name: name for name in ARCHITECTURES["bert"].encoder.values()}
-    for names in (ours, *(architecture.encoder for architecture in ARCHITECTURES.values())):
-        theirs = {our_name: name for name, our_name in names.items()}
-        found = {part: _layers(model, theirs[f"layers.#.attention.{part}"]) for part in PROJECTIONS.values()}
-        if all(found.values()):
-            return found
+    tkd_names = {name: name for name in ARCHITECTURES["bert"].encoder.values()}
+    for names in (tkd_names, *(architecture.encoder for architecture in ARCHITECTURES.values())):
+        model_names = {tkd_name: name for name, tkd_name in names.items()}
+        modules = {
+            projection: _modules_by_layer(model, model_names[f"layers.#.attention.{projection}"])
+            for projection in ATTENTION_PROJECTIONS.values()
+        }
+        if all(modules.values()):
+            return modules
     raise InputError(
-        f"the attention of {type(model).__name__} cannot be read; models whose attention can be are those built like "
-        f"{', '.join(ARCHITECTURES)} and tkd. Without relations and attention any teacher will do"
+        f"cannot read the attention of {type(model).__name__}, only that of models built like "
+        f"{', '.join(ARCHITECTURES)} and tkd; objectives other than relations and attention work with any teacher"
     )
 
 
-def _layers(model: nn.Module, name: str) -> list[nn.Module]:
-    """The modules of that name, `#` standing for the layer, by layer."""
+def _modules_by_layer(model: nn.Module, name: str) -> list[nn.Module]:
+    """Return the modules with that name, where `#` stands for the layer's index, in the order of the layers."""
     pattern = re.compile(rf"(?:.*\.)?{re.escape(name).replace(re.escape('#'), '([0-9]+)')}")
-    found = {int(match[1]): module for path, module in model.named_modules() if (match := pattern.fullmatch(path))}
-    return [found[layer] for layer in sorted(found)]
+    by_layer = {int(match[1]): module for path, module in model.named_modules() if (match := pattern.fullmatch(path))}
+    return [by_layer[layer] for layer in sorted(by_layer)]

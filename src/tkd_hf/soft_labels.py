@@ -22,7 +22,7 @@ from .files import atomic_write
 from .inference import predict_logits
 from .labels import label_names, label_order
 from .model_names import split_revision
-from .teacher import mean_weights
+from .teacher import normalize_weights
 
 
 FORMAT = "tkd-hf soft labels 2"
@@ -251,7 +251,7 @@ def attach_mean(
     """
     names = student_labels or caches[0].label_names
     answers = [cache.answers(features, names, place) for place, cache in enumerate(caches)]
-    shares = np.asarray(mean_weights(weights, len(caches)), np.float32)
+    shares = np.asarray(normalize_weights(weights, len(caches)), np.float32)
     mean = [
         sum(share * answer for share, answer in zip(shares, row, strict=True)) for row in zip(*answers, strict=True)
     ]

@@ -71,14 +71,14 @@ class TeacherEnsemble:
 
     def __init__(self, teachers: Sequence["LiveTeacher"], weights: Sequence[float] | None = None):
         self.teachers = teachers
-        self.weights = mean_weights(weights, len(teachers))
+        self.weights = normalize_weights(weights, len(teachers))
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         answers = zip(self.weights, self.teachers, strict=True)
         return Signals(logits=sum(weight * teacher(batch).logits for weight, teacher in answers))
 
 
-def mean_weights(weights: Sequence[float] | None, teachers: int) -> list[float]:
+def normalize_weights(weights: Sequence[float] | None, teachers: int) -> list[float]:
     """The weights of several teachers, equal by default, so that they add up to 1."""
     weights = [1.0] * teachers if weights is None else list(weights)
     if len(weights) != teachers or min(weights) < 0 or sum(weights) == 0:

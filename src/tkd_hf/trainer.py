@@ -1,6 +1,5 @@
 """The trainer: an ordinary `transformers.Trainer` whose loss is a weighted sum of objectives."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,14 +28,14 @@ from .data.features import (
 from .errors import InputError
 from .hardware import padding_multiple
 from .hub.callback import PrivateFilesCallback
-from .labels import classifier_problem_type, label_names, label_order
+from .labels import label_names, label_order
 from .layer_map import layer_map
 from .objectives.agreement import batch_agreement
-from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup
-from .objectives.combined import CombinedObjective
+from .objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup, problem_type_of
+from .objectives.combined import CombinedObjective, RunningMeans
 from .rows_in_use import restore_word_embeddings, train_rows_in_use
 from .sampling import BaseTrainer
-from .signals import PROJECTIONS, Recorder, without_adapters
+from .signals import ATTENTION_PROJECTIONS, Recorder
 from .teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .training_args import DistillationTrainingArguments
 
@@ -133,7 +132,7 @@ class DistillationTrainer(BaseTrainer):
         self.add_callback(PrivateFilesCallback())
         self._record = Recorder(self.model, self.objective.features)
         self.teacher = self._live_teacher(teachers, to_tuple(teacher_processing_class), teacher_weights)
-        self._logged = {"train": _Means(), "eval": _Means()}
+        self._logged = {"train": RunningMeans(), "eval": RunningMeans()}
         self._objectives_fit = True
         self._rows_in_use = None
 
@@ -200,7 +199,7 @@ class DistillationTrainer(BaseTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         """Adds the mean of each objective over the data set to the metrics, and the agreement with the teacher."""
-        self._logged["eval"] = _Means()
+        self._logged["eval"] = RunningMeans()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update(self._logged["eval"].pop(self.accelerator, f"{metric_key_prefix}_"))
         return output
@@ -352,7 +351,7 @@ class DistillationTrainer(BaseTrainer):
             )
 
     def _check_compiled(self):
-        if self.args.torch_compile and (read := self.objective.features & set(PROJECTIONS)):
+        if self.args.torch_compile and (read := self.objective.features & set(ATTENTION_PROJECTIONS)):
             raise InputError(
                 f"torch_compile=True, and {self.objective.names_reading(read)} read {', '.join(sorted(read))} by hooks,"
                 " which compiled models may pass over; train without torch_compile, or from logits and hidden states"
@@ -367,43 +366,6 @@ class DistillationTrainer(BaseTrainer):
             super()._set_signature_columns_if_needed()
             columns = [*self._columns(), *(getattr(self.eval_dataset, "column_names", None) or [])]
             self._signature_columns += [TEACHER_LOGITS, *filter(is_teacher_feature, columns)]
-
-
-class _Means:
-    """Means over the batches since the last `pop`, and over all processes."""
-
-    def __init__(self):
-        self._sums = defaultdict(float)
-        self._counts = defaultdict(int)
-
-    def add(self, name: str, value: torch.Tensor, count: int):
-        self._sums[name] = self._sums[name] + value.detach() * count
-        self._counts[name] += count
-
-    def pop(self, accelerator, prefix: str = "") -> dict[str, float]:
-        means = {}
-        for name, total in self._sums.items():
-            pair = torch.stack([total.float(), torch.tensor(float(self._counts[name]), device=total.device)])
-            total, count = accelerator.reduce(pair, reduction="sum").tolist()
-            means[f"{prefix}{name}"] = total / count
-        self.__init__()
-        return means
-
-
-def problem_type_of(model: nn.Module) -> str:
-    """What a student answers: a bare encoder nothing, others by their class, classifiers of texts by configuration.
-
-    Where that names no problem type, one output is regression, and several are classes.
-    """
-    base = without_adapters(model)
-    name = type(base).__name__
-    if name.endswith("ForTokenClassification"):
-        return TOKEN_CLASSIFICATION
-    if name.endswith("ForMaskedLM"):
-        return MASKED_LM
-    if isinstance(base, PreTrainedModel) and name.endswith("Model"):
-        return ENCODER
-    return classifier_problem_type(base.config)
 
 
 def _built_from(student: nn.Module, depth: int, teacher_layers: int) -> tuple[int, ...] | None:

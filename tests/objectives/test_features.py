@@ -167,14 +167,14 @@ def test_relations_of_one_model_with_itself_are_zero():
 
 
 def test_relation_heads_divide_both_widths():
-    with pytest.raises(InputError, match=r"relation_heads=5 divides not both 8, .* and 12 in the teacher's; .* of 4"):
+    with pytest.raises(InputError, match=r"relation_heads=5 must divide both .* 8 .* and 12 .* choose a divisor of 4"):
         SelfAttentionRelations(0, 8, 12, relation_heads=5)
     assert SelfAttentionRelations(0, 11 * 32, 12 * 32, teacher_heads=12).relation_heads == 8
     assert SelfAttentionRelations(0, 384, 384, relation_heads=48).relation_heads == 48
 
 
 def test_other_numbers_of_heads_are_refused_with_the_way_out():
-    with pytest.raises(InputError, match=r"student layer 1 has 3 and layer 2 of the teacher 4; use 'relations'"):
+    with pytest.raises(InputError, match=r"student layer 1 has 3 heads and teacher layer 2 has 4; use 'relations'"):
         AttentionScores([0, 2], heads=[4, 3], teacher_heads=[4, 4, 4])
 
 

@@ -61,7 +61,7 @@ def test_confidence_by_hand():
 
 
 def test_scores_have_no_confidence():
-    with pytest.raises(InputError, match="confidence_weighting=True, but a teacher that gives scores"):
+    with pytest.raises(InputError, match=r"confidence_weighting=True .* regression.*; leave it out"):
         LogitDistillation(REGRESSION, confidence_weighting=True)
 
 
@@ -87,5 +87,5 @@ def test_answers_already_selected_are_the_same():
 
 
 def test_logits_of_another_width_are_refused_rather_than_broadcast():
-    with pytest.raises(ValueError, match=r"of shape \(2, 3\), the teacher's of \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), the teacher's \(2, 1\); .*SoftLabels.attach"):
         LogitDistillation(REGRESSION)(Signals(torch.zeros(2, 3)), Signals(torch.zeros(2, 1)), {})

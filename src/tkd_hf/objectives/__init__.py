@@ -1,8 +1,31 @@
-"""What the student learns from: one objective a file, weighted by `DistillationTrainingArguments.objectives`.
+"""The training objectives: what a student learns from. Each file defines one objective.
 
-An objective is an `Objective` (base.py), called as `objective(student, teacher, batch)` with the `Signals` of both
-models; it returns its own component of the loss, a scalar, unweighted. A new one needs a file here and a line in
-`OBJECTIVES`.
+The loss of a `tkd_hf.DistillationTrainer` is the weighted sum of the objectives named in
+`DistillationTrainingArguments(objectives={"logits": 0.9, "hard": 0.1})`. Each is also logged by itself, as
+`loss_<name>`.
+
+How to choose:
+
+| name | it compares | it needs | use it |
+| --- | --- | --- | --- |
+| `logits` | the models' predicted distributions, or scores | a teacher, or its soft labels | always |
+| `hard` | the student's predictions with the labels | labels | with a small weight, if there are labels |
+| `hidden` | the outputs of mapped layers | a live teacher | in a stage before `logits`, to copy features |
+| `embeddings` | the outputs of the embedding layers | a live teacher | together with `hidden` |
+| `attention` | attention scores, head by head | a live teacher, equal numbers of heads | together with `hidden` |
+| `cosine` | the directions of the last hidden states | a live teacher | instead of `hidden`, with no layer map |
+| `relations` | how the tokens of the last layer relate | a live teacher | if widths or numbers of heads differ |
+
+"A live teacher" runs on every batch and must have the student's tokenizer, because these objectives compare token with
+token. `logits` and `hard` can do with soft labels that were computed once, so that no teacher runs during training.
+
+Start with the default, `{"logits": 0.9, "hard": 0.1}`. If the student stays too far from its teacher, train it on
+features first, for example on `{"embeddings": 1, "hidden": 3, "attention": 3}`, and then on the default in a second
+stage. On STS-B this worked better than all objectives at once (docs/distillation.md). A bare encoder has no logits and
+learns from features only.
+
+To add an objective, subclass `Objective` (`base.py` says how) in a file of its own here, and add one line to
+`OBJECTIVES`. Options that it takes are fields of `DistillationTrainingArguments`.
 """
 
 from .attention import AttentionScores

@@ -1,4 +1,4 @@
-"""What is logged beside the losses: how near the student's answers to a batch are to the teacher's."""
+"""The agreement of student and teacher on a batch, which the trainer logs next to the losses."""
 
 import torch
 
@@ -8,23 +8,27 @@ from .base import rows_and_weights
 def batch_agreement(
     student: torch.Tensor, teacher: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
 ) -> dict[str, torch.Tensor]:
-    """Agreement on the batch, or of scores the mean absolute difference; no gradient, and no part of the loss.
+    """Measure how far the student's predictions for a batch agree with the teacher's.
+
+    This is a metric, not a loss: it has no gradient.
 
     Args:
-        student, teacher: logits, with labels in the same order; see `tkd_hf.objectives.base.rows_and_weights`.
-        batch: the batch they come from.
+        student: logits in one of the shapes that `tkd_hf.objectives.base.rows_and_weights` takes.
+        teacher: logits of the same shape, with the labels in the same order.
+        batch: the batch that they belong to.
         problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
 
     Returns:
-        `agreement`, the share of examples answered alike, with several labels in all of them; of tokens the mean of
-        each example's share. Of scores `teacher_difference`.
+        For classes, `{"agreement": …}`: the share of examples with the same predicted label. With several labels per
+        example, all of them must agree. For tokens, it is the mean over examples of each example's share.
+        For scores, `{"teacher_difference": …}`: the mean absolute difference.
     """
-    ours, weights, mask = rows_and_weights(student.detach(), batch, problem_type)
-    theirs = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
+    student_rows, weights, mask = rows_and_weights(student.detach(), batch, problem_type)
+    teacher_rows = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
     if problem_type == "regression":
-        return {"teacher_difference": (weights * (ours - theirs).abs().mean(dim=-1)).sum()}
+        return {"teacher_difference": (weights * (student_rows - teacher_rows).abs().mean(dim=-1)).sum()}
     if problem_type == "multi_label_classification":
-        alike = ((ours > 0) == (theirs > 0)).all(dim=-1)
+        same = ((student_rows > 0) == (teacher_rows > 0)).all(dim=-1)
     else:
-        alike = ours.argmax(dim=-1) == theirs.argmax(dim=-1)
-    return {"agreement": (weights * alike).sum()}
+        same = student_rows.argmax(dim=-1) == teacher_rows.argmax(dim=-1)
+    return {"agreement": (weights * same).sum()}

@@ -1,4 +1,4 @@
-"""Attention: the student's heads are to look where the teacher's look."""
+"""Objective `attention`: give the student's attention heads the scores of the teacher's."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,30 @@ from .base import Objective, ObjectiveSetup, mean_over_tokens, real_tokens
 
 
 class AttentionScores(Objective):
-    """Mean squared error between attention scores q·k/√d, head by head, before the softmax.
+    """Mean squared error between the attention scores q·k/√d of student and teacher, before the softmax.
+
+    Use it together with `hidden` and `embeddings` in a feature stage, as TinyBERT does, if the student kept the
+    teacher's heads. If their numbers of heads differ, for example after pruning, use `relations`.
 
     Inputs:
-        `queries` and `keys` of both, (batch, length, width) for each layer. Scores from or to padding do not count.
+        `queries` and `keys` of both models, (batch, length, width) per layer. Scores from and to padding do not count.
 
     Requirements:
-        a live teacher that reads the same tokens, and as many heads in each student layer as in the layer of the
-        teacher that it is mapped to; with other numbers of heads use `relations`.
+        A live teacher with the student's tokenizer. Each student layer needs as many heads as the teacher layer that it
+        is mapped to.
 
     Args:
-        layer_map: the teacher's layer, from 0, of each student layer.
-        heads: of each student layer.
-        teacher_heads: of each teacher layer.
+        layer_map: for each student layer, the index (from 0) of the teacher layer that it learns from.
+        heads: number of heads of each student layer.
+        teacher_heads: number of heads of each teacher layer.
 
     Raises:
-        InputError: if the numbers of heads differ.
+        InputError: if mapped layers differ in their number of heads.
 
     Reference:
-        TinyBERT, Jiao et al. 2020, arXiv 1909.10351, equation 7: unnormalised scores converge faster than
-        probabilities. The mean over layers, heads and tokens here. Scores are computed from what hooks read, so the
-        models run with any implementation of attention.
+        TinyBERT, Jiao et al. 2020, arXiv 1909.10351, equation 7: scores before the softmax converge faster than
+        probabilities. Unlike there, the value is the mean over layers, heads and tokens. Scores are computed from
+        recorded queries and keys, so any attention implementation (sdpa, flash) works.
 
     Example:
 
@@ -52,11 +55,12 @@ class AttentionScores(Objective):
         super().__init__()
         self.layer_map = tuple(layer_map)
         self.heads = tuple(heads)
-        for layer, taught in enumerate(layer_map):
-            if heads[layer] != teacher_heads[taught]:
+        for layer, teacher_layer in enumerate(layer_map):
+            if heads[layer] != teacher_heads[teacher_layer]:
                 raise InputError(
-                    f"objective 'attention' compares head with head, but student layer {layer} has {heads[layer]} and "
-                    f"layer {taught} of the teacher {teacher_heads[taught]}; use 'relations', which need not be equal"
+                    f"objective 'attention' compares head with head, but student layer {layer} has {heads[layer]} "
+                    f"heads and teacher layer {teacher_layer} has {teacher_heads[teacher_layer]}; use 'relations', "
+                    "which works with different numbers of heads"
                 )
 
     @classmethod
@@ -66,23 +70,31 @@ class AttentionScores(Objective):
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)
         losses = []
-        for layer, taught in enumerate(self.layer_map):
+        for layer, teacher_layer in enumerate(self.layer_map):
             heads = self.heads[layer]
-            own = dot_products(student.queries[layer], student.keys[layer], heads)
-            wanted = dot_products(teacher.queries[taught], teacher.keys[taught], heads)
-            differences = (own - wanted).square().mean(dim=1)  # (batch, from, to)
-            differences = differences.masked_fill(~mask.unsqueeze(1), 0.0).sum(dim=-1) / mask.sum(dim=-1, keepdim=True)
-            losses.append(mean_over_tokens(differences, mask))
+            student_scores = dot_products(student.queries[layer], student.keys[layer], heads)
+            teacher_scores = dot_products(teacher.queries[teacher_layer], teacher.keys[teacher_layer], heads)
+            errors = (student_scores - teacher_scores).square().mean(dim=1)  # (batch, from token, to token)
+            errors = errors.masked_fill(~mask.unsqueeze(1), 0.0).sum(dim=-1) / mask.sum(dim=-1, keepdim=True)
+            losses.append(mean_over_tokens(errors, mask))
         return torch.stack(losses).mean()
 
 
-def dot_products(one: torch.Tensor, other: torch.Tensor, heads: int) -> torch.Tensor:
-    """Scaled dot products of every token with every other: (batch, length, width) -> (batch, heads, length, length)."""
-    one, other = (states.float().unflatten(-1, (heads, -1)).transpose(1, 2) for states in (one, other))
-    return one @ other.transpose(-1, -2) * one.shape[-1] ** -0.5
+def dot_products(left: torch.Tensor, right: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return the scaled dot products of every token with every token, per head.
+
+    Args:
+        left, right: (batch, length, width), with all heads side by side.
+        heads: number of heads that the width is split into.
+
+    Returns:
+        (batch, heads, length of left, length of right), in float32.
+    """
+    left, right = (states.float().unflatten(-1, (heads, -1)).transpose(1, 2) for states in (left, right))
+    return left @ right.transpose(-1, -2) * left.shape[-1] ** -0.5
 
 
 def heads_of(config) -> list[int]:
-    """Attention heads of each layer."""
+    """Return the number of attention heads of each layer."""
     per_layer = getattr(config, "heads_per_layer", None)
     return list(per_layer or [config.num_attention_heads] * config.num_hidden_layers)

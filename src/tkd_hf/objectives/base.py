@@ -1,29 +1,33 @@
-"""What an objective is, and how values are averaged so that padding and the composition of a batch do not count."""
+"""The base class of objectives, and how they average: padding and the make-up of a batch must not change a value."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
-from ..signals import Signals
+from ..labels import classifier_problem_type
+from ..signals import Signals, without_adapters
 from ..training_args import DistillationTrainingArguments
 
 
-# Problem types beside those of transformers' sequence classification.
+# the problem types that transformers' `config.problem_type` has no name for
 TOKEN_CLASSIFICATION, MASKED_LM, ENCODER = "token_classification", "masked_lm", "encoder"
 PER_TOKEN = (TOKEN_CLASSIFICATION, MASKED_LM)
 
 
 @dataclass(frozen=True)
 class ObjectiveSetup:
-    """What an objective is built from.
+    """Everything an objective may read to build itself.
 
     Args:
         args: the training arguments.
-        problem_type: one of transformers' three, or `"token_classification"`, `"masked_lm"`, `"encoder"`.
-        student, teacher: their configurations; no teacher where its answers are read from soft labels.
-        layer_map: the teacher's layer (from 0) of each student layer; empty without a teacher.
+        problem_type: `"single_label_classification"`, `"multi_label_classification"`, `"regression"`,
+            `"token_classification"`, `"masked_lm"` or `"encoder"` (a model without a head).
+        student: the student's configuration.
+        teacher: the teacher's configuration; `None` if its logits are read from soft labels.
+        layer_map: for each student layer, the index (from 0) of the teacher layer it learns from; empty without a
+            teacher.
     """
 
     args: DistillationTrainingArguments
@@ -34,39 +38,96 @@ class ObjectiveSetup:
 
 
 class Objective(nn.Module):
-    """One component of the loss: a scalar, unweighted, the mean over the batch of each example's own value.
+    """Base class of the training objectives: one unweighted term of the loss.
 
-    A subclass names what it needs in class attributes, builds itself from an `ObjectiveSetup`, and computes `forward`.
-    What it learns itself (projections) are its parameters; the trainer optimises, synchronises and checkpoints them.
+    The value is a scalar: the mean over the batch of one value per example, so that long examples count as much as
+    short ones and padding counts nothing. `CombinedObjective` applies the weights.
+
+    A subclass sets the class attributes, builds itself from an `ObjectiveSetup`, and computes `forward`. Its parameters
+    (for example a learned projection) are optimised, synchronised between processes and saved in checkpoints; they are
+    not part of the exported student.
+
+    Attributes:
+        needs_teacher: whether `forward` reads the teacher's signals.
+        needs_labels: whether `forward` reads `batch["labels"]`.
+        features: signals it reads besides logits, from `tkd_hf.signals.FEATURES`. An objective that reads any needs a
+            live teacher with the student's tokenizer.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from tkd_hf.objectives import Objective
+    >>> from tkd_hf.signals import Signals
+    >>> class LogitDifference(Objective):
+    ...     @classmethod
+    ...     def build(cls, setup):
+    ...         return cls()
+    ...
+    ...     def forward(self, student, teacher, batch):
+    ...         return (student.logits - teacher.logits).abs().mean()
+    >>> LogitDifference()(Signals(torch.zeros(1, 2)), Signals(torch.ones(1, 2)), {}).item()
+    1.0
+
+    ```
     """
 
     needs_teacher = True
     needs_labels = False
-    features: tuple[str, ...] = ()  # of `tkd_hf.signals.FEATURES`; they need a live teacher
+    features: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "Objective":
+        """Build the objective for a run; called once, before training."""
         raise NotImplementedError
 
     def set_progress(self, progress: float) -> None:
-        """Called before each step with the share of training that is done, for what is scheduled."""
+        """Adjust scheduled options; called before each step with the share of training done, from 0 to 1."""
 
     def forward(self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the term of the loss.
+
+        Args:
+            student: what the student computed for the batch.
+            teacher: what the teacher computed for it; `None` if no objective of the run needs a teacher.
+            batch: the batch, with `attention_mask` and, if the data has them, `labels`.
+
+        Returns:
+            a scalar tensor.
+        """
         raise NotImplementedError
 
 
+def problem_type_of(model: nn.Module) -> str:
+    """Return the problem type of a student.
+
+    The class of the model decides for token classifiers, masked language models and bare encoders. The configuration
+    decides for classifiers of whole texts; if it names no problem type, one output means regression, and several mean
+    classes.
+    """
+    base = without_adapters(model)
+    class_name = type(base).__name__
+    if class_name.endswith("ForTokenClassification"):
+        return TOKEN_CLASSIFICATION
+    if class_name.endswith("ForMaskedLM"):
+        return MASKED_LM
+    if isinstance(base, PreTrainedModel) and class_name.endswith("Model"):
+        return ENCODER
+    return classifier_problem_type(base.config)
+
+
 def real_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(batch, length) bool: where there is a token and not padding."""
+    """Return a (batch, length) bool mask of the real tokens, those with attention mask 1."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def mean_over_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over an example's own tokens, then over the examples: long ones weigh as much as short ones.
+    """Average over the tokens of each example, then over the examples: long ones weigh as much as short ones.
 
     Args:
         values: (batch, length).
-        mask: (batch, length) bool, the tokens that count. An example without any counts 0.
+        mask: (batch, length) bool, the tokens that count. An example in which no token counts has the value 0.
     """
     values = values.masked_fill(~mask, 0.0)
     return (values.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
@@ -75,20 +136,24 @@ def mean_over_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def rows_and_weights(
     logits: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The rows of logits that count, their weights in the mean over the batch, and the mask that chose them.
+    """Select the rows of logits that count, and weigh them so that every example counts the same.
 
     Args:
-        logits: (batch, labels); or (batch, length, labels), or those of the labelled tokens alone, (tokens, labels).
-        batch: a token counts where `labels` is not -100, or without labels wherever it is real.
-        problem_type: tells a row an example from a row a token.
+        logits: (batch, labels); per token (batch, length, labels), or only those of the labelled tokens,
+            (tokens, labels).
+        batch: a token counts if its label is not -100; without `labels`, if it is a real token.
+        problem_type: decides whether a row is an example or a token.
 
     Returns:
-        rows (n, labels); weights (n,), so that `(weights * values).sum()` is the mean over each example's tokens, then
-        over examples; and (batch, length) bool, or `None` for a row an example.
+        rows: (n, labels), the logits that count.
+        weights: (n,), so that `(weights * values).sum()` is the mean over the tokens of each example, then over the
+            examples.
+        mask: (batch, length) bool, the tokens that were selected; `None` if a row is an example.
     """
     if problem_type not in PER_TOKEN:
         return logits, logits.new_full((len(logits),), 1 / len(logits)), None
     labels = batch.get("labels")
     mask = real_tokens(batch) if labels is None else labels != -100
-    weights = 1 / (mask.sum(dim=1)[mask.nonzero()[:, 0]] * len(mask))
+    example_index = mask.nonzero()[:, 0]
+    weights = 1 / (mask.sum(dim=1)[example_index] * len(mask))
     return (logits[mask] if logits.dim() == 3 else logits), weights, mask

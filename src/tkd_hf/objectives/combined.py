@@ -1,5 +1,6 @@
-"""The objectives of a run together: their weighted sum, and the care for what they learn themselves."""
+"""All objectives of a run together: their weighted sum, their learned parameters, and the means to log."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -19,13 +20,13 @@ PROJECTIONS_FILE = "projections.safetensors"
 
 
 class CombinedObjective(CheckpointedCallback):
-    """The sum of weight x objective, where weights may move linearly over training.
+    """The sum of weight x objective; the weights may move linearly over training.
 
-    Some objectives learn projections. The Trainer knows the parameters of the student alone, so what it does for them
-    (optimise, zero, synchronise, checkpoint) is asked for here, at the Trainer's hooks.
+    Some objectives learn projections. The Trainer optimises, zeroes, synchronises and saves the parameters of the
+    student alone, so this class does the same for the projections, from the Trainer's hooks.
 
     Args:
-        args: `objectives` and `final_objectives` say which and with what weights.
+        args: its `objectives` and `final_objectives` give the weight of each objective at the start and at the end.
     """
 
     def __init__(self, args: DistillationTrainingArguments):
@@ -33,44 +34,46 @@ class CombinedObjective(CheckpointedCallback):
         first, last = args.objectives, args.final_objectives or args.objectives
         names = [name for name in OBJECTIVES if first.get(name) or last.get(name)]
         self._weights = {name: (first.get(name, 0.0), last.get(name, 0.0)) for name in names}
-        self._kinds = {name: OBJECTIVES[name] for name in names}
+        self._classes = {name: OBJECTIVES[name] for name in names}
         self.names = tuple(names)
         self.modules = nn.ModuleDict()
-        self.features = {feature for kind in self._kinds.values() for feature in kind.features}
+        self.features = {feature for objective in self._classes.values() for feature in objective.features}
 
-    def needs(self, what: str) -> bool:
-        """Whether any of the objectives needs `"teacher"` or `"labels"`."""
-        return any(getattr(kind, f"needs_{what}") for kind in self._kinds.values())
+    def needs(self, requirement: str) -> bool:
+        """Return whether any of the objectives needs `"teacher"` or `"labels"`."""
+        return any(getattr(objective, f"needs_{requirement}") for objective in self._classes.values())
 
     def names_reading_logits(self) -> str:
-        """Names of the objectives that read the student's answers, for messages."""
-        return ", ".join(name for name, kind in self._kinds.items() if not kind.features)
+        """Return the names of the objectives that read the student's logits, for messages."""
+        return ", ".join(name for name, objective in self._classes.items() if not objective.features)
 
     def names_reading(self, features: set[str]) -> str:
-        """Names of the objectives that read any of these features, for messages."""
-        return ", ".join(name for name, kind in self._kinds.items() if features & set(kind.features))
+        """Return the names of the objectives that read any of these features, for messages."""
+        return ", ".join(name for name, objective in self._classes.items() if features & set(objective.features))
 
     def build(self, setup: ObjectiveSetup, accelerator: Accelerator) -> None:
-        """Makes the objectives, on the device, their projections synchronised where there are several processes."""
-        self.modules = nn.ModuleDict({name: kind.build(setup) for name, kind in self._kinds.items()})
+        """Build the objectives on the device; with several processes, synchronise the gradients of projections."""
+        self.modules = nn.ModuleDict({name: objective.build(setup) for name, objective in self._classes.items()})
         self.modules.to(accelerator.device)
-        self._called = dict(self.modules)
+        self._prepared = dict(self.modules)
         if accelerator.num_processes > 1:
-            learning = [name for name, module in self.modules.items() if any(True for _ in module.parameters())]
-            self._called |= {name: accelerator.prepare_model(self.modules[name]) for name in learning}
+            for name, module in self.modules.items():
+                if list(module.parameters()):
+                    self._prepared[name] = accelerator.prepare_model(module)
 
     def __call__(
         self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor], progress: float
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The weighted sum and each component by name.
+        """Compute the weighted sum, and the unweighted value of each objective by name.
 
         Args:
-            student, teacher: their signals.
-            batch: the batch they come from.
-            progress: the share of training that is done, for what is scheduled.
+            student: the student's signals.
+            teacher: the teacher's signals; `None` if no objective needs them.
+            batch: the batch that both have read.
+            progress: the share of training done, from 0 to 1; it moves the weights and whatever objectives schedule.
         """
         loss, components = 0.0, {}
-        for name, objective in self._called.items():
+        for name, objective in self._prepared.items():
             self.modules[name].set_progress(progress)
             components[name] = objective(student, teacher, batch)
             first, last = self._weights[name]
@@ -78,33 +81,64 @@ class CombinedObjective(CheckpointedCallback):
         return loss, components
 
     def add_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gives the projections to an optimizer that does not have them."""
-        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        missing = [parameter for parameter in self.modules.parameters() if id(parameter) not in known]
+        """Add the parameters of the objectives to an optimizer that does not have them yet."""
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [parameter for parameter in self.modules.parameters() if id(parameter) not in optimized]
         if missing:
             optimizer.add_param_group({"params": missing, "weight_decay": self.args.weight_decay})
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        self.modules.zero_grad()  # the Trainer zeroes the student's gradients alone
+        self.modules.zero_grad()  # the Trainer zeroes only the gradients of the student
 
     def save(self, checkpoint: str) -> None:
-        """Writes the projections into a checkpoint, if there are any."""
+        """Write the projections into a checkpoint folder, if there are any."""
         if state := self.modules.state_dict():
             save_file(state, Path(checkpoint) / PROJECTIONS_FILE)
 
     def load(self, checkpoint: str) -> None:
-        """Reads them back.
+        """Read the projections from a checkpoint folder.
 
         Raises:
-            InputError: if the checkpoint has none, or others: it is that of a run with other objectives.
+            InputError: if their names or shapes differ, because the checkpoint belongs to a run with other objectives.
         """
         path = Path(checkpoint) / PROJECTIONS_FILE
-        wanted = self.modules.state_dict()
-        found = load_file(path) if path.exists() else {}
-        shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (found, wanted)]
-        if shapes[0] != shapes[1]:
+        saved = load_file(path) if path.exists() else {}
+        saved_shapes = _shapes(saved)
+        expected_shapes = _shapes(self.modules.state_dict())
+        if saved_shapes != expected_shapes:
             raise InputError(
-                f"{checkpoint} holds the projections {shapes[0]}, but objectives={self.args.objectives} learn "
-                f"{shapes[1]}; resume with the objectives that it was made with"
+                f"{checkpoint} holds the projections {saved_shapes}, but objectives={self.args.objectives} need "
+                f"{expected_shapes}; resume with the objectives that the checkpoint was trained with"
             )
-        self.modules.load_state_dict(found)
+        self.modules.load_state_dict(saved)
+
+
+class RunningMeans:
+    """Means of logged values over all examples since the last `pop`, and over all processes."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
+        self._sums = defaultdict(float)
+        self._counts = defaultdict(int)
+
+    def add(self, name: str, value: torch.Tensor, count: int) -> None:
+        """Add a mean over `count` examples; it stays on its device, so that no step waits for the accelerator."""
+        self._sums[name] = self._sums[name] + value.detach() * count
+        self._counts[name] += count
+
+    def pop(self, accelerator: Accelerator, prefix: str = "") -> dict[str, float]:
+        """Return the mean of each value under its prefixed name, and reset."""
+        means = {}
+        for name, total in self._sums.items():
+            pair = torch.stack([total.float(), torch.tensor(float(self._counts[name]), device=total.device)])
+            total, count = accelerator.reduce(pair, reduction="sum").tolist()
+            means[f"{prefix}{name}"] = total / count
+        self.reset()
+        return means
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""Cosine: the student's last hidden states are turned into the direction of the teacher's."""
+"""Objective `cosine`: turn the student's last hidden states in the direction of the teacher's."""
 
 import torch
 from torch.nn import functional as F
@@ -9,17 +9,21 @@ from .projection import ProjectedObjective
 
 
 class CosineDistance(ProjectedObjective):
-    """1 − cosine between the last hidden states of student and teacher, token by token.
+    """1 - cosine between the last hidden states of student and teacher, token by token.
+
+    Use it as a light feature objective next to `logits`, as DistilBERT does. It looks at the last layers only and
+    ignores the length of the vectors, so it needs no layer map; to copy inner layers use `hidden`.
 
     Inputs:
-        `hidden_states` of both, of which the last, (batch, length, width), are compared.
+        `hidden_states` of both models; the last of them, (batch, length, width), are compared.
 
     Requirements:
-        a live teacher that reads the same tokens as the student. Where the widths differ, a projection from the
-        student's to the teacher's is learned.
+        A live teacher with the student's tokenizer. If the widths differ, a projection from the student's to the
+        teacher's is learned.
 
     Args:
-        student_width, teacher_width: their hidden sizes.
+        student_width: hidden size of the student.
+        teacher_width: hidden size of the teacher.
 
     Reference:
         DistilBERT, Sanh et al. 2019, arXiv 1910.01108, section 3.
@@ -30,7 +34,8 @@ class CosineDistance(ProjectedObjective):
     >>> import torch
     >>> from tkd_hf.objectives import CosineDistance
     >>> from tkd_hf.signals import Signals
-    >>> student, teacher = (Signals(hidden_states=(torch.tensor([[v]]),)) for v in ([1.0, 0.0], [0.0, 2.0]))
+    >>> student = Signals(hidden_states=(torch.tensor([[[1.0, 0.0]]]),))
+    >>> teacher = Signals(hidden_states=(torch.tensor([[[0.0, 2.0]]]),))
     >>> CosineDistance(2, 2)(student, teacher, {"input_ids": torch.ones(1, 1)}).item()
     1.0
 

@@ -1,4 +1,4 @@
-"""Divergences between two distributions, one value a row, as pure functions of logits."""
+"""Divergences between two distributions as pure functions of logits, one value per row."""
 
 import math
 
@@ -7,20 +7,26 @@ from torch.nn import functional as F
 
 
 def forward_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL(teacher ‖ student) of log-probabilities (…, classes): the student covers all that the teacher thinks likely.
+    """Return KL(teacher ‖ student) of log-probabilities (…, classes).
 
-    Hinton et al. 2015, arXiv 1503.02531.
+    It makes the student cover every class that the teacher considers likely (Hinton et al. 2015, arXiv 1503.02531).
     """
     return (teacher.exp() * (teacher - student)).sum(dim=-1)
 
 
 def reverse_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL(student ‖ teacher): the student keeps to what the teacher thinks most likely (MiniLLM, arXiv 2306.08543)."""
+    """Return KL(student ‖ teacher) of log-probabilities (…, classes).
+
+    It makes the student concentrate on the teacher's likeliest classes (MiniLLM, Gu et al. 2023, arXiv 2306.08543).
+    """
     return forward_kl(teacher, student)
 
 
 def jensen_shannon(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Half of KL(student ‖ m) + KL(teacher ‖ m) with their mean m: symmetric, and at most log 2 (Lin 1991)."""
+    """Return (KL(student ‖ m) + KL(teacher ‖ m)) / 2 of log-probabilities, with m the mean of the two distributions.
+
+    It is symmetric and at most log 2 (Lin 1991).
+    """
     mean = torch.logaddexp(student, teacher) - math.log(2)
     return (forward_kl(mean, student) + forward_kl(mean, teacher)) / 2
 
@@ -35,47 +41,48 @@ def categorical_divergence(
     divergence: str = "forward_kl",
     top_k: int | None = None,
 ) -> torch.Tensor:
-    """The divergence of the softened distributions over classes, times T².
+    """Return T² times the divergence between the two softened distributions over classes.
 
-    T² keeps the gradient's size independent of the temperature (arXiv 1503.02531, section 2).
+    Dividing the logits by T shrinks the gradient by about T²; the factor T² makes up for it, so that a change of
+    temperature does not change the weight of the objective (arXiv 1503.02531, section 2).
 
     Args:
         student, teacher: logits, (…, classes).
-        temperature: T, positive.
-        divergence: a name among `DIVERGENCES`.
-        top_k: tell apart only the teacher's k likeliest classes, and take all the others for one: a lower bound of
-            the whole divergence that needs little memory where the classes are a vocabulary.
+        temperature: T, positive. 1 compares the distributions as they are; larger values smooth them.
+        divergence: a name from `DIVERGENCES`.
+        top_k: keep the teacher's k likeliest classes apart and merge all others into one class. The result is a lower
+            bound of the full divergence, and needs little memory if the classes are the words of a vocabulary.
 
     Returns:
-        (…), one value a row.
+        one value per row, (…).
     """
     student, teacher = F.log_softmax(student / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
     if top_k is not None and top_k < teacher.shape[-1] - 1:
-        best = teacher.topk(top_k, dim=-1).indices
-        student, teacher = _with_rest(student, best), _with_rest(teacher, best)
+        top_classes = teacher.topk(top_k, dim=-1).indices
+        student, teacher = _merge_other_classes(student, top_classes), _merge_other_classes(teacher, top_classes)
     return DIVERGENCES[divergence](student, teacher) * temperature**2
 
 
 def bernoulli_divergence(
     student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, divergence: str = "forward_kl"
 ) -> torch.Tensor:
-    """The divergence of each label's own yes-or-no, times T², mean over labels.
+    """Return T² times the divergence between each label's yes and no, averaged over the labels.
 
-    A softmax over labels that do not exclude each other would compare the wrong distributions.
+    Labels that can be true together have no common distribution, so a softmax over them would be wrong.
 
     Args:
         student, teacher: logits, (…, labels).
         temperature, divergence: as in `categorical_divergence`.
 
     Returns:
-        (…), one value a row.
+        one value per row, (…).
     """
-    # a yes-or-no of logit z is a choice between two classes of logits z and 0
+    # sigmoid(z) is the softmax over the two classes with logits z and 0
     pair = [torch.stack((logits, torch.zeros_like(logits)), dim=-1) for logits in (student, teacher)]
     return categorical_divergence(*pair, temperature, divergence).mean(dim=-1)
 
 
-def _with_rest(log_probs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the chosen classes, and of all the others together."""
-    rest = log_probs.scatter(-1, chosen, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    return torch.cat((log_probs.gather(-1, chosen), rest), dim=-1)
+def _merge_other_classes(log_probs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of the given classes, followed by that of all others together."""
+    others = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat((log_probs.gather(-1, classes), others), dim=-1)

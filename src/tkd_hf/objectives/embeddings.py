@@ -1,4 +1,4 @@
-"""Embeddings: what goes into the first layer is drawn to what goes into the teacher's."""
+"""Objective `embeddings`: bring the student's embedding outputs to the teacher's."""
 
 import torch
 
@@ -9,17 +9,21 @@ from .projection import ProjectedObjective
 
 
 class Embeddings(ProjectedObjective):
-    """Mean squared error between the outputs of the two embedding layers.
+    """Mean squared error between the outputs of the two embedding layers, which are the inputs of the first layers.
+
+    Use it together with `hidden`, which leaves the embeddings out. It matters most if the student's embeddings start at
+    random or are narrower than the teacher's.
 
     Inputs:
-        `hidden_states` of both; the first is the embeddings', (batch, length, width).
+        `hidden_states` of both models; the first of them, (batch, length, width), are compared.
 
     Requirements:
-        a live teacher that reads the same tokens as the student. Where the widths differ, a projection from the
-        student's to the teacher's is learned.
+        A live teacher with the student's tokenizer. If the widths differ, a projection from the student's to the
+        teacher's is learned.
 
     Args:
-        student_width, teacher_width: their hidden sizes.
+        student_width: hidden size of the student.
+        teacher_width: hidden size of the teacher.
 
     Reference:
         TinyBERT, Jiao et al. 2020, arXiv 1909.10351, equation 9.
@@ -30,7 +34,8 @@ class Embeddings(ProjectedObjective):
     >>> import torch
     >>> from tkd_hf.objectives import Embeddings
     >>> from tkd_hf.signals import Signals
-    >>> student, teacher = (Signals(hidden_states=(torch.full((1, 4, 8), value),)) for value in (1.0, 3.0))
+    >>> student = Signals(hidden_states=(torch.full((1, 4, 8), 1.0),))
+    >>> teacher = Signals(hidden_states=(torch.full((1, 4, 8), 3.0),))
     >>> Embeddings(8, 8)(student, teacher, {"input_ids": torch.ones(1, 4)}).item()
     4.0
 

@@ -1,4 +1,4 @@
-"""The hard loss: the task's own, against the labels."""
+"""Objective `hard`: the ordinary loss of the task, against the labels."""
 
 import torch
 from torch.nn import functional as F
@@ -8,17 +8,29 @@ from .base import Objective, ObjectiveSetup, rows_and_weights
 
 
 class HardLoss(Objective):
-    """What an ordinary fine-tuning minimises: cross-entropy, binary cross-entropy or squared error, by problem type.
+    """The loss of ordinary fine-tuning: cross-entropy, binary cross-entropy or squared error, by problem type.
 
-    Examples without a label (-100 for a class, NaN for a score or for labels) and tokens labelled -100 add nothing to
-    it. Tokens are averaged example by example, so that the value does not depend on which examples form a batch.
+    Use it with a small weight next to `logits`: the labels correct the teacher where it is wrong. With a large weight,
+    the student learns to trust noisy labels more than its teacher. Alone, it is plain fine-tuning. It needs no teacher.
+
+    Examples without a label (-100 for a class; NaN for a score or for several labels) and tokens labelled -100
+    contribute 0. The loss is averaged over the tokens of each example first, so that it does not depend on which
+    examples form a batch.
 
     Inputs:
-        `student.logits` (batch, labels) with `batch["labels"]`: (batch,) codes, (batch,) scores, or (batch, labels)
-        multi-hot floats; or (batch, length, labels) with (batch, length) codes.
+        `student.logits`, (batch, labels), with `batch["labels"]`: (batch,) class indices, (batch,) scores, or
+        (batch, labels) floats of 0 and 1. For tokens, (batch, length, labels) with (batch, length) class indices.
 
     Requirements:
-        labels. `label_smoothing_factor` of the training arguments applies to single-label classification.
+        Labels.
+
+    Args:
+        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
+        label_smoothing: share of the probability that is spread over all classes, for single-label classification
+            (`label_smoothing_factor` of the training arguments).
+
+    Raises:
+        ValueError: if the labels of a single-label classifier are floats.
 
     Example:
 
@@ -51,19 +63,20 @@ class HardLoss(Objective):
         return (weights * self._losses(logits, labels)).sum()
 
     def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(n,), 0 where there is no label."""
+        """Return one loss per row, (n,), 0 for rows without a label."""
         if self.problem_type == "regression":
-            return _where_known(F.mse_loss, logits.squeeze(-1), labels.float())
+            return _masked_loss(F.mse_loss, logits.squeeze(-1), labels.float())
         if self.problem_type == "multi_label_classification":
-            return _where_known(F.binary_cross_entropy_with_logits, logits, labels.float()).mean(dim=-1)
+            return _masked_loss(F.binary_cross_entropy_with_logits, logits, labels.float()).mean(dim=-1)
         if labels.is_floating_point():
             raise ValueError(
-                f"labels of type {labels.dtype} with shape {tuple(labels.shape)} are no class codes; for several "
-                "labels an example set config.problem_type='multi_label_classification' on the student"
+                f"labels of type {labels.dtype} with shape {tuple(labels.shape)} are not class indices; for several "
+                "labels per example set config.problem_type='multi_label_classification' on the student"
             )
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
 
 
-def _where_known(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    known = ~labels.isnan()
-    return loss(logits, labels.where(known, 0.0), reduction="none").where(known, 0.0)
+def _masked_loss(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each element, 0 where the label is NaN."""
+    labelled = ~labels.isnan()
+    return loss(logits, labels.where(labelled, 0.0), reduction="none").where(labelled, 0.0)

@@ -1,4 +1,4 @@
-"""Hidden states: the student's layers are drawn to the teacher's."""
+"""Objective `hidden`: bring the outputs of the student's layers to those of the teacher's."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,27 @@ from .projection import ProjectedObjective
 
 
 class HiddenStates(ProjectedObjective):
-    """Mean squared error between the outputs of student layers and those of the teacher's layers they are mapped to.
+    """Mean squared error between the outputs of student layers and of the teacher layers that they are mapped to.
+
+    Use it in a stage before `logits`: the student learns the teacher's features first and its predictions afterwards.
+    The choice of layers matters: the default maps each student layer to the teacher layer that it was copied from.
 
     Inputs:
-        `hidden_states` of both, (batch, length, width) for the embeddings and each layer; the embeddings are left to
-        the objective `embeddings`.
+        `hidden_states` of both models, (batch, length, width) for the embeddings and for each layer. The embeddings are
+        not compared; the objective `embeddings` does that.
 
     Requirements:
-        a live teacher that reads the same tokens as the student. Where the widths differ, one projection from the
-        student's to the teacher's is learned for all layers.
+        A live teacher with the student's tokenizer. If the widths differ, one projection from the student's to the
+        teacher's is learned for all layers.
 
     Args:
-        layer_map: the teacher's layer, from 0, of each student layer.
-        student_width, teacher_width: their hidden sizes.
+        layer_map: for each student layer, the index (from 0) of the teacher layer that it learns from.
+        student_width: hidden size of the student.
+        teacher_width: hidden size of the teacher.
 
     Reference:
-        TinyBERT, Jiao et al. 2020, arXiv 1909.10351, equation 8; here the mean over layers, not their sum.
+        TinyBERT, Jiao et al. 2020, arXiv 1909.10351, equation 8. Unlike there, the value is the mean over layers and
+        not their sum, so that the weight does not depend on the student's depth.
 
     Example:
 
@@ -51,15 +56,19 @@ class HiddenStates(ProjectedObjective):
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)
-        losses = [
-            mean_squared_error(
-                self.projection(student.hidden_states[layer + 1]), teacher.hidden_states[taught + 1], mask
-            )
-            for layer, taught in enumerate(self.layer_map)
-        ]
+        losses = []
+        for layer, teacher_layer in enumerate(self.layer_map):
+            # hidden_states[0] is the output of the embeddings
+            projected = self.projection(student.hidden_states[layer + 1])
+            losses.append(mean_squared_error(projected, teacher.hidden_states[teacher_layer + 1], mask))
         return torch.stack(losses).mean()
 
 
 def mean_squared_error(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Of vectors (batch, length, width), over width, real tokens and examples, in float32."""
+    """Average the squared error over the width, the real tokens and the examples, in float32.
+
+    Args:
+        student, teacher: (batch, length, width).
+        mask: (batch, length) bool, the real tokens.
+    """
     return mean_over_tokens((student.float() - teacher.float()).square().mean(dim=-1), mask)

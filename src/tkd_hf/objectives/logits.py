@@ -1,4 +1,4 @@
-"""Logit distillation: the student's distribution is drawn to the teacher's softened one."""
+"""Objective `logits`: bring the student's predicted distribution to the teacher's softened one."""
 
 import torch
 from torch.nn import functional as F
@@ -10,28 +10,34 @@ from .divergences import bernoulli_divergence, categorical_divergence
 
 
 class LogitDistillation(Objective):
-    """The teacher's answers as soft labels: a divergence over classes or label by label, or squared error of scores.
+    """Learn the teacher's soft labels: a divergence between distributions, or the squared error between scores.
+
+    This is the main objective of distillation. It needs no labels, so it works with unlabelled texts, and it can read
+    soft labels that were computed once. If the loss falls but the agreement stays low, train on more texts, or on
+    feature objectives in an earlier stage.
 
     Inputs:
-        `student.logits` and `teacher.logits`, both (batch, labels), labels in the same order; a label a token:
-        (batch, length, labels), of which the tokens labelled -100 do not count.
+        `student.logits` and `teacher.logits`, both (batch, labels), with the labels in the same order. Per token:
+        (batch, length, labels); tokens labelled -100 do not count.
 
     Requirements:
-        a teacher, live or cached; of a masked language model a live one. Computed in float32 under autocast, too.
+        A live teacher or soft labels; for a masked language model a live teacher. Everything is computed in float32,
+        also under autocast.
 
     Args:
-        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`. Regression always takes the squared error.
+        problem_type: decides the divergence: over classes, label by label (several labels per example), or squared
+            error (regression, whatever `divergence` is). See `tkd_hf.objectives.base.ObjectiveSetup`.
         temperature: T at the start of training.
-        final_temperature: T at its end, reached linearly; by default it stays.
-        divergence: `"forward_kl"`, `"reverse_kl"`, `"jensen_shannon"`, or `"mse"`, the mean over labels of the squared
-            difference of logits, to which the divergences tend as T grows.
-        confidence_weighting: weigh each example by the probability of the teacher's likeliest class (its own yes or no
-            with several labels): what the teacher is unsure of counts less.
-        top_k: as in `categorical_divergence`.
+        final_temperature: T at the end of training, reached linearly (no change).
+        divergence: `"forward_kl"`, `"reverse_kl"`, `"jensen_shannon"`, or `"mse"`, the squared difference of the logits
+            averaged over the labels, which is the limit of the divergences for large T.
+        confidence_weighting: weigh each example by the probability of the teacher's likeliest class; with several
+            labels, by the mean over labels of the likelier of yes and no. Use it if the teacher is often unsure.
+        top_k: as in `tkd_hf.objectives.divergences.categorical_divergence`; for vocabularies.
 
     Raises:
-        InputError: if examples are to be weighted by the confidence of a teacher that gives scores.
-        ValueError: if the two shapes differ, which would otherwise broadcast.
+        InputError: if `confidence_weighting` is set for regression, where a teacher has no confidence.
+        ValueError: in `forward`, if the two logits differ in shape; torch would broadcast them silently.
 
     Reference:
         Hinton et al. 2015, arXiv 1503.02531; stage 3, injection, of TKD-NLP, arXiv 2405.11704.
@@ -61,7 +67,7 @@ class LogitDistillation(Objective):
         super().__init__()
         if confidence_weighting and problem_type == "regression":
             raise InputError(
-                "confidence_weighting=True, but a teacher that gives scores has no confidence; leave it out"
+                "confidence_weighting=True does not work for regression: scores have no confidence; leave it out"
             )
         self.problem_type = problem_type
         self.first_temperature = self.temperature = temperature
@@ -85,7 +91,7 @@ class LogitDistillation(Objective):
         student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(
-                f"the student's logits are of shape {tuple(student_logits.shape)}, the teacher's of "
+                f"the student's logits have shape {tuple(student_logits.shape)}, the teacher's "
                 f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's)"
             )
         if self.confidence_weighting:

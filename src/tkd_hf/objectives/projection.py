@@ -1,4 +1,4 @@
-"""What objectives share that compare vectors of student and teacher: a learned projection where widths differ."""
+"""The base of objectives that compare hidden vectors: a learned projection if the widths differ."""
 
 from torch import nn
 
@@ -6,13 +6,15 @@ from .base import Objective, ObjectiveSetup
 
 
 class ProjectedObjective(Objective):
-    """Reads hidden states and brings the student's to the teacher's width.
+    """Base class of objectives that compare hidden states of student and teacher.
 
-    Where the widths differ, `projection` is a linear map (TinyBERT, arXiv 1909.10351, equation 8), and nothing where
-    they do not. It belongs to the objective, not to the student: it is trained and resumed with it, and never exported.
+    If the two widths differ, `projection` is a learned linear map from the student's width to the teacher's (TinyBERT,
+    arXiv 1909.10351, equation 8). If they are equal, it does nothing. The projection belongs to the objective, not to
+    the student: it is trained and saved in checkpoints, but never exported.
 
     Args:
-        student_width, teacher_width: their hidden sizes.
+        student_width: hidden size of the student.
+        teacher_width: hidden size of the teacher.
     """
 
     features = ("hidden_states",)

@@ -1,4 +1,4 @@
-"""Self-attention relations: how tokens relate to each other in the last layer, whatever its width and heads."""
+"""Objective `relations`: give the student's last layer the teacher's relations between tokens."""
 
 import math
 
@@ -12,31 +12,35 @@ from .divergences import forward_kl
 
 
 class SelfAttentionRelations(Objective):
-    """KL between relations of queries with queries, keys with keys, and values with values, mean of the three.
+    """KL between the token relations of student and teacher: query-query, key-key and value-value, averaged.
 
-    A relation is the softmax over tokens of the scaled dot products of one token's vector with those of all others,
-    after all heads' vectors were joined and cut into `relation_heads` parts. So teacher and student may differ in
-    width and in heads, and nothing has to be projected.
+    Use it if the student differs from its teacher in width or in number of heads, or to pre-train a bare encoder for
+    many tasks. It needs no projection, and it compares a single pair of layers.
+
+    A relation is a softmax over tokens of the scaled dot products of one token's vector with those of all tokens. To
+    compare models with different heads, the vectors of all heads are joined and split into `relation_heads` parts.
 
     Inputs:
-        `queries`, `keys` and `values` of both, (batch, length, width), of the student's last layer and the teacher's
-        layer that it is mapped to.
+        `queries`, `keys` and `values` of both models, (batch, length, width), from the student's last layer and the
+        teacher layer that it is mapped to.
 
     Requirements:
-        a live teacher that reads the same tokens as the student.
+        A live teacher with the student's tokenizer.
 
     Args:
-        teacher_layer: from 0.
-        student_width, teacher_width: of a query in those layers, all heads together.
-        relation_heads: must divide both widths; more of them make finer relations. By default the largest number up to
-            the teacher's heads (`teacher_heads`) that does.
+        teacher_layer: index (from 0) of the teacher layer to learn from.
+        student_width: width of a query in the student's last layer, all heads together.
+        teacher_width: width of a query in the teacher layer, all heads together.
+        relation_heads: number of parts; must divide both widths. More parts make finer relations. The default is the
+            largest divisor of both widths that is at most `teacher_heads`.
+        teacher_heads: number of heads of the teacher layer.
 
     Raises:
         InputError: if `relation_heads` does not divide both widths.
 
     Reference:
-        MiniLMv2, Wang et al. 2021, arXiv 2012.15828: the last student layer alone, with the last layer of a teacher of
-        base size or an upper middle one of a large teacher (`layer_map` chooses it).
+        MiniLMv2, Wang et al. 2021, arXiv 2012.15828. The paper uses the last layer of a base-size teacher, but an upper
+        middle layer of a large one; choose that with `layer_map`.
 
     Example:
 
@@ -49,7 +53,7 @@ class SelfAttentionRelations(Objective):
     >>> relations = SelfAttentionRelations(teacher_layer=0, student_width=6, teacher_width=8, teacher_heads=4)
     >>> relations.relation_heads
     2
-    >>> relations(signals(6), signals(8), {"input_ids": torch.ones(1, 5)}).item()  # all tokens alike in both
+    >>> relations(signals(6), signals(8), {"input_ids": torch.ones(1, 5)}).item()  # in both, all tokens are the same
     0.0
 
     ```
@@ -72,45 +76,41 @@ class SelfAttentionRelations(Objective):
             relation_heads = max(heads for heads in range(1, teacher_heads + 1) if common % heads == 0)
         if relation_heads < 1 or common % relation_heads:
             raise InputError(
-                f"relation_heads={relation_heads} divides not both {student_width}, the width of a query in the "
-                f"student's last layer, and {teacher_width} in the teacher's; choose a divisor of {common}"
+                f"relation_heads={relation_heads} must divide both query widths, {student_width} (student) and "
+                f"{teacher_width} (teacher); choose a divisor of {common}"
             )
         self.relation_heads = relation_heads
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "SelfAttentionRelations":
-        taught = setup.layer_map[-1]
-        teacher_heads = heads_of(setup.teacher)[taught]
+        teacher_layer = setup.layer_map[-1]
+        teacher_heads = heads_of(setup.teacher)[teacher_layer]
         return cls(
-            taught,
+            teacher_layer,
             query_width(setup.student, setup.student.num_hidden_layers - 1),
-            query_width(setup.teacher, taught),
+            query_width(setup.teacher, teacher_layer),
             setup.args.relation_heads,
             teacher_heads,
         )
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)
-        losses = [
-            mean_over_tokens(
-                forward_kl(
-                    self._log_relations(getattr(student, name)[-1], mask),
-                    self._log_relations(getattr(teacher, name)[self.teacher_layer], mask),
-                ).mean(dim=1),
-                mask,
-            )
-            for name in self.features
-        ]
+        losses = []
+        for name in self.features:
+            student_relations = self._log_relations(getattr(student, name)[-1], mask)
+            teacher_relations = self._log_relations(getattr(teacher, name)[self.teacher_layer], mask)
+            divergence = forward_kl(student_relations, teacher_relations).mean(dim=1)  # (batch, from token)
+            losses.append(mean_over_tokens(divergence, mask))
         return torch.stack(losses).mean()
 
     def _log_relations(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, relation heads, from, to) log-probabilities; those of padding are as good as 0 in both models."""
+        """Return log-probabilities, (batch, relation heads, from token, to token); padding gets a probability of 0."""
         scores = dot_products(states, states, self.relation_heads)
-        # finite, so that 0 · log 0 in the divergence stays 0
+        # a finite minimum instead of -inf keeps 0 · log 0 in the divergence from being NaN
         return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min / 2).log_softmax(dim=-1)
 
 
 def query_width(config, layer: int) -> int:
-    """Width of a layer's queries, all heads together."""
+    """Return the width of a layer's queries, all heads together."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return heads_of(config)[layer] * head_dim

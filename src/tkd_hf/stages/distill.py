@@ -21,7 +21,7 @@ from ..model_loading import load_classifier, load_config, load_tokenizer
 from ..objectives.combined import CombinedObjective
 from ..quantization.aware import QuantizationAwareCallback
 from ..soft_labels import attach_mean, default_path, teacher_revision
-from ..teacher import mean_weights
+from ..teacher import normalize_weights
 from ..trainer import DistillationTrainer
 from ..training_args import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from .label import complete_soft_labels
@@ -96,7 +96,7 @@ def distill(
     extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
-    several = {"teacher_weights": mean_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
+    several = {"teacher_weights": normalize_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
     record = StageRecord(
         "distill",
         inputs={
@@ -208,7 +208,7 @@ def _check(
         )
     if quantization_aware and lora:
         raise InputError("adapters are trained on weights that stay as they are; quantization_aware is without lora")
-    mean_weights(teacher_weights, len(teachers))
+    normalize_weights(teacher_weights, len(teachers))
     if soft_labels and len(teachers) > 1:
         raise InputError(
             f"{soft_labels} is one file of soft labels, and there are {len(teachers)} teachers; leave it out: each has "
