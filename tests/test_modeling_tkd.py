@@ -118,7 +118,7 @@ def test_leaving_padding_out_changes_neither_answers_nor_gradients(shape, attent
             tiny(model_class, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SHAPES[shape]).train()
             for _ in range(2)
         )
-        packed.base_model.packing = lambda mask: Packing(mask, multiple)
+        packed.base_model.create_packing = lambda mask: Packing(mask, multiple)
         seen.base_model.layers[1].register_forward_hook(lambda *_: None)  # who looks inside sees the batch's shape
         answers = []
         for model in (packed, seen):

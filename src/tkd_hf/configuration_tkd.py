@@ -1,8 +1,8 @@
 # Copyright 2026 The tkd-hf authors. Licensed under the Apache License, Version 2.0.
 """Configuration of TKD, a small BERT-like encoder (TKD-NLP, arXiv 2405.11704).
 
-This file travels with every saved student as remote code: it imports transformers, huggingface_hub (which transformers
-needs itself) and nothing else.
+`save_pretrained` copies this file next to the weights, so that a model loads with `trust_remote_code=True` where tkd-hf
+is not installed. It therefore imports only transformers and huggingface_hub, a dependency of transformers.
 """
 
 from typing import Literal
@@ -11,8 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
-# Auto class -> the class that answers for it in a saved folder loaded with `trust_remote_code=True`. `save_pretrained`
-# only adds the entry of the class being saved, and a student should also open as a bare encoder.
+# Auto class -> the class that it loads from a saved folder with `trust_remote_code=True`. `save_pretrained` would only
+# write the entry of the class that is saved, but `AutoModel` should also load the encoder of a classifier.
 AUTO_MAP = {
     "AutoConfig": "configuration_tkd.TKDConfig",
     "AutoModel": "modeling_tkd.TKDModel",
@@ -25,40 +25,44 @@ AUTO_MAP = {
 @strict
 class TKDConfig(PreTrainedConfig):
     r"""
-    Shape of a TKD encoder. The defaults are those of TKD-NLP (arXiv 2405.11704): 12 layers, 8 heads, hidden size 512.
+    Configuration of a TKD encoder and its heads. The defaults are the shape of TKD-NLP (arXiv 2405.11704): 12 layers,
+    8 attention heads, hidden size 512.
 
-    Everything that BERT's configuration also has means the same here. What is new lets a student be thinner in some
-    layers than in others and still round-trip through `from_pretrained`:
+    Fields that `BertConfig` also has mean the same here. The fields `heads_per_layer` and `intermediate_sizes` let each
+    layer have its own width, so that an unevenly pruned student can be saved and loaded with `from_pretrained`.
 
     Args:
-        vocab_size (`int`, defaults to 30522): number of tokens, BERT's uncased vocabulary by default.
-        hidden_size (`int`, defaults to 512): width of the residual stream.
+        vocab_size (`int`, defaults to 30522): number of tokens in the vocabulary; the default is BERT's uncased one.
+        hidden_size (`int`, defaults to 512): width of the hidden states between layers.
         num_hidden_layers (`int`, defaults to 12): number of encoder layers.
-        num_attention_heads (`int`, defaults to 8): heads of a layer, unless `heads_per_layer` says otherwise.
-        intermediate_size (`int`, defaults to 2048): neurons of a feed-forward block, unless `intermediate_sizes` says
-            otherwise.
+        num_attention_heads (`int`, defaults to 8): attention heads per layer. `heads_per_layer` overrides it.
+        intermediate_size (`int`, defaults to 2048): neurons per feed-forward block. `intermediate_sizes` overrides it.
         hidden_act (`str`, defaults to `"gelu"`): activation of the feed-forward blocks and of the masked-LM head.
-        hidden_dropout_prob, attention_probs_dropout_prob (`float`, default to 0.1): dropout after every block and on
-            the attention probabilities.
-        max_position_embeddings (`int`, defaults to 512): longest sequence a learned position table can place.
-        position_embedding_type (`"learned"` or `"sinusoidal"`): a trained table, or the fixed waves of Vaswani et al.
-            (arXiv 1706.03762), which have no table and so no longest sequence.
-        type_vocab_size (`int`, defaults to 2): number of token types; 0 for none (distilbert), `token_type_ids` are
-            then ignored.
-        embedding_size (`int`, *optional*): width of the embeddings; smaller than `hidden_size` it factorises them, with
-            one projection after their LayerNorm (electra, albert). `None` becomes `hidden_size`.
-        head_dim (`int`, *optional*): width of one head. `None` becomes `hidden_size // num_attention_heads`.
-        heads_per_layer (`list[int]`, *optional*): heads of each layer, for an unevenly pruned student.
-        intermediate_sizes (`list[int]`, *optional*): feed-forward neurons of each layer, likewise.
-        pooler_act (`str`, defaults to `"tanh"`): activation of the sequence head's dense layer: tanh in bert and
-            roberta, relu in distilbert, gelu in electra.
-        classifier_dropout (`float`, *optional*): dropout before the classifier. `None` means `hidden_dropout_prob`.
+        hidden_dropout_prob (`float`, defaults to 0.1): dropout after the embeddings, and after every attention and
+            feed-forward block.
+        attention_probs_dropout_prob (`float`, defaults to 0.1): dropout on the attention probabilities.
+        max_position_embeddings (`int`, defaults to 512): number of learned positions, and so the longest sequence in
+            tokens. Ignored with sinusoidal positions.
+        position_embedding_type (`"learned"` or `"sinusoidal"`, defaults to `"learned"`): a trained embedding per
+            position, or the fixed sines and cosines of Vaswani et al. (arXiv 1706.03762), which work at any length.
+        type_vocab_size (`int`, defaults to 2): number of token types. With 0, as in distilbert, the model has no token
+            type embeddings and ignores `token_type_ids`.
+        embedding_size (`int`, *optional*): width of the embeddings; `hidden_size` by default. A smaller value saves
+            parameters: one linear layer after the embeddings' LayerNorm projects to `hidden_size` (as in electra and
+            albert).
+        head_dim (`int`, *optional*): width of one attention head; `hidden_size // num_attention_heads` by default.
+        heads_per_layer (`list[int]`, *optional*): number of attention heads for each layer in turn.
+        intermediate_sizes (`list[int]`, *optional*): number of feed-forward neurons for each layer in turn.
+        pooler_act (`str`, defaults to `"tanh"`): activation after the dense layer of the sequence classification head.
+            bert and roberta use tanh, distilbert relu, electra gelu.
+        classifier_dropout (`float`, *optional*): dropout before the classifier; `hidden_dropout_prob` by default.
         initializer_range (`float`, defaults to 0.02): standard deviation of newly initialised weights.
         layer_norm_eps (`float`, defaults to 1e-12): epsilon of every LayerNorm.
-        tie_word_embeddings (`bool`, defaults to `True`): the masked-LM decoder shares the word embeddings.
+        tie_word_embeddings (`bool`, defaults to `True`): share the word embeddings with the masked-LM decoder.
 
     Raises:
-        ValueError: two values contradict each other; the message names both and the way out.
+        ValueError: if a value is out of range or two values contradict each other. The message names the values and a
+            way to correct them.
 
     Example:
 
@@ -73,7 +77,7 @@ class TKDConfig(PreTrainedConfig):
     """
 
     model_type = "tkd"
-    # the Trainer then predicts plain logits even when a student outputs its hidden states for an objective
+    # Predictions of the Trainer then hold only the logits, even when a training objective requests these outputs.
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
     vocab_size: int = 30522
@@ -105,31 +109,36 @@ class TKDConfig(PreTrainedConfig):
             self.embedding_size = self.hidden_size
         if self.head_dim is None:
             self.head_dim = self._default_head_dim()
-        # always our own file names: those of a repository once loaded from would point back to it when saved elsewhere
+        # Loading from a repository prefixes these file names with the repository's name. Reset them, or a model saved
+        # elsewhere would still fetch its code from there.
         kwargs["auto_map"] = dict(AUTO_MAP)
         super().__post_init__(**kwargs)
-        # `@strict` runs this too, but wraps what it raises in an error that is not a ValueError
+        # `@strict` also calls this, but wraps errors in a class that is not a ValueError. Call it here first.
         self.validate_architecture()
 
     def heads_of(self, layer_idx: int) -> int:
-        """Number of attention heads of layer `layer_idx`."""
+        """Return the number of attention heads of layer `layer_idx` (from 0)."""
         return self.num_attention_heads if self.heads_per_layer is None else self.heads_per_layer[layer_idx]
 
     def intermediate_size_of(self, layer_idx: int) -> int:
-        """Number of feed-forward neurons of layer `layer_idx`."""
+        """Return the number of feed-forward neurons of layer `layer_idx` (from 0)."""
         return self.intermediate_size if self.intermediate_sizes is None else self.intermediate_sizes[layer_idx]
 
     def validate_architecture(self):
-        """Part of `@strict` validation, also run when saving: do the values fit together?"""
+        """Check that the values fit together. `@strict` and `save_pretrained` call this.
+
+        Raises:
+            ValueError: if they do not.
+        """
         super().validate_architecture()
         self._check_positive()
         self._check_ranges()
-        self._check_one_entry_a_layer("heads_per_layer", "num_attention_heads")
-        self._check_one_entry_a_layer("intermediate_sizes", "intermediate_size")
+        self._check_entry_per_layer("heads_per_layer", "num_attention_heads")
+        self._check_entry_per_layer("intermediate_sizes", "intermediate_size")
         if self.position_embedding_type == "sinusoidal" and self.embedding_size % 2:
             raise ValueError(
-                f"embedding_size={self.embedding_size} is odd, but position_embedding_type='sinusoidal' pairs a sine "
-                "with a cosine; use an even embedding_size or position_embedding_type='learned'"
+                f"embedding_size={self.embedding_size} is odd, but position_embedding_type='sinusoidal' pairs every "
+                "sine with a cosine; use an even embedding_size or position_embedding_type='learned'"
             )
 
     def _default_head_dim(self) -> int:
@@ -144,40 +153,43 @@ class TKDConfig(PreTrainedConfig):
         names = ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers", "num_attention_heads", "head_dim")
         for name in (*names, "intermediate_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}, but at least 1 is needed")
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
     def _check_ranges(self):
         if self.type_vocab_size < 0:
-            raise ValueError(f"type_vocab_size={self.type_vocab_size}, but 0 is the least: no token types")
+            raise ValueError(
+                f"type_vocab_size={self.type_vocab_size} is negative; use 0 for a model without token types"
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is no share to drop; it is 0 or more, and below 1")
+            probability = getattr(self, name)
+            if probability is not None and not 0 <= probability < 1:
+                raise ValueError(f"{name}={probability} must be a probability of at least 0 and below 1")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
-                f"pad_token_id={self.pad_token_id} is none of the vocab_size={self.vocab_size} tokens; give it one of "
-                "them, or None"
+                f"pad_token_id={self.pad_token_id} is outside the vocabulary (vocab_size={self.vocab_size}); choose an "
+                f"id from 0 to {self.vocab_size - 1}, or None"
             )
-        from transformers.activations import ACT2FN  # here, as it loads torch
+        from transformers.activations import ACT2FN  # imported late because it loads torch
 
         for name in ("hidden_act", "pooler_act"):
             if getattr(self, name) not in ACT2FN:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} is no activation that transformers knows, such as 'gelu' or 'relu'"
+                    f"{name}={getattr(self, name)!r} is not an activation of transformers; use one such as 'gelu' or "
+                    "'relu'"
                 )
 
-    def _check_one_entry_a_layer(self, field: str, default_field: str):
+    def _check_entry_per_layer(self, field: str, default_field: str):
         entries = getattr(self, field)
         if entries is None:
             return
         if len(entries) != self.num_hidden_layers:
             raise ValueError(
-                f"{field} has {len(entries)} entries but num_hidden_layers={self.num_hidden_layers}; give one entry a "
-                f"layer, or drop {field} to use {default_field}={getattr(self, default_field)} in every layer"
+                f"{field} has {len(entries)} entries but num_hidden_layers={self.num_hidden_layers}; give one entry "
+                f"per layer, or omit {field} to use {default_field}={getattr(self, default_field)} in every layer"
             )
         if min(entries) < 1:
             raise ValueError(
-                f"{field}={entries} has an entry below 1, but every layer keeps at least one; "
-                "drop the layer instead (num_hidden_layers)"
+                f"{field}={entries} has an entry below 1; to remove a layer altogether, reduce num_hidden_layers"
             )
 
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The tkd-hf authors. Licensed under the Apache License, Version 2.0.
-"""What TKD is made of: embeddings, attention and feed-forward, and batches without their padding.
+"""Building blocks of TKD: embeddings, attention, feed-forward, and packing, which removes the padding of a batch.
 
-Like modeling_tkd.py, which puts it together, it travels with every saved student as remote code.
+modeling_tkd.py builds the models from these. `save_pretrained` copies both files next to the weights, so that a model
+loads with `trust_remote_code=True` where tkd-hf is not installed.
 """
 
 import torch
@@ -15,21 +16,21 @@ from transformers.utils import TransformersKwargs
 from .configuration_tkd import TKDConfig
 
 
-# What multiplies in half precision on CPUs (oneDNN) gets ready for each new size, which takes longer than multiplying:
-# texts of a batch without their padding have ever another one, so that they are given one of few.
-PACKED_LENGTH_MULTIPLE = 64  # tokens
+# oneDNN prepares a bf16 kernel for every new matrix size, and that takes longer than the product itself. Packed batches
+# differ in length, so round them up to a multiple of this many tokens.
+PACKED_LENGTH_MULTIPLE = 64
 
 
 def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Positions counted over real tokens, so that padding on either side does not shift them.
+    """Return the position of every token, counted over real tokens so that padding on either side does not matter.
 
     Args:
-        embeddings (`(batch, length, width)`): says the length and the device.
-        attention_mask (`(batch, length)`, *optional*): nonzero at real tokens. Masks of other ranks say nothing about
-            where a sentence starts, and are ignored as no mask is.
+        embeddings (`(batch, length, ...)`): token ids or embeddings; only their length and device are read.
+        attention_mask (`(batch, length)`, *optional*): nonzero at real tokens. A mask of another rank does not show
+            where a text starts and is ignored: positions then count from the left edge.
 
     Returns:
-        `(batch, length)`, or `(1, length)` without a mask.
+        `(batch, length)`, or `(1, length)` if there is no mask of two dimensions.
     """
     if attention_mask is None or attention_mask.dim() != 2:
         return torch.arange(embeddings.shape[1], device=embeddings.device).unsqueeze(0)
@@ -37,14 +38,17 @@ def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor 
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, width: int) -> torch.Tensor:
-    """Interleaved sines and cosines (arXiv 1706.03762): `(batch, length)` -> `(batch, length, width)`."""
+    """Return interleaved sines and cosines (arXiv 1706.03762): `(batch, length)` -> `(batch, length, width)`."""
     frequencies = 10000 ** (-torch.arange(0, width, 2, device=position_ids.device) / width)
     angles = position_ids.unsqueeze(-1) * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
 def first_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """First real token of each row, which left padding moves: `(batch, length, width)` -> `(batch, width)`."""
+    """Return the first real token per row: `(batch, length, width)` -> `(batch, width)`.
+
+    Padding on the left moves that token away from index 0.
+    """
     if attention_mask is None or attention_mask.dim() != 2:
         return hidden_states[:, 0]
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
@@ -52,37 +56,45 @@ def first_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
 
 
 def is_tracing() -> bool:
-    """Whether a graph is being made, in which nothing may depend on what is in a tensor."""
+    """Return whether torch traces or compiles a graph, in which no decision may depend on the values of a tensor."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class Packing:
-    """Rows of a padded batch without their padding: one sequence of all real tokens, and the way back.
+    """Remove the padding of a batch by joining its real tokens into one long sequence, and put it back.
+
+    Linear layers and LayerNorms treat every token alone, so they give the same result on the joined sequence and cost
+    less. Only attention needs the batch, with `pad`, to know which tokens belong to the same row.
 
     Args:
         attention_mask (`(batch, length)`): nonzero at real tokens.
-        multiple: up to which the last token is repeated; the way back leaves these out.
+        multiple: round the number of packed tokens up to a multiple of this by repeating the last token. `pad` drops
+            the repetitions.
     """
 
     def __init__(self, attention_mask: torch.Tensor, multiple: int = 1):
         self.shape = attention_mask.shape
-        places = attention_mask.flatten().nonzero().flatten()
-        self.tokens = len(places)
-        self.places = torch.cat([places, places[-1:].expand(-self.tokens % multiple)])
+        real_indices = attention_mask.flatten().nonzero().flatten()
+        self.num_tokens = len(real_indices)
+        repetitions = real_indices[-1:].expand(-self.num_tokens % multiple)
+        self.indices = torch.cat([real_indices, repetitions])
         self.lengths = (attention_mask != 0).sum(dim=1)
 
     def pack(self, states: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, ...)` -> `(1, tokens, ...)`, a multiple of tokens."""
-        return states.flatten(0, 1).index_select(0, self.places.to(states.device)).unsqueeze(0)
+        """Keep the real tokens: `(batch, length, ...)` -> `(1, packed_length, ...)`."""
+        return states.flatten(0, 1).index_select(0, self.indices.to(states.device)).unsqueeze(0)
 
     def pad(self, states: torch.Tensor) -> torch.Tensor:
-        """`(1, tokens, ...)` -> `(batch, length, ...)`, 0 at padding."""
+        """Restore the batch: `(1, packed_length, ...)` -> `(batch, length, ...)`, with zeros at padding."""
         padded = states.new_zeros(self.shape.numel(), *states.shape[2:])
-        places = self.places[: self.tokens].to(states.device)
-        return padded.index_copy(0, places, states.squeeze(0)[: self.tokens]).unflatten(0, self.shape)
+        indices = self.indices[: self.num_tokens].to(states.device)
+        return padded.index_copy(0, indices, states.squeeze(0)[: self.num_tokens]).unflatten(0, self.shape)
 
-    def first(self, states: torch.Tensor) -> torch.Tensor:
-        """The first real token of each row: `(1, tokens, width)` -> `(batch, width)`."""
+    def first_tokens(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the first real token per row: `(1, packed_length, width)` -> `(batch, width)`.
+
+        Every row must have a real token.
+        """
         starts = self.lengths.cumsum(dim=0) - self.lengths
         return states.squeeze(0).index_select(0, starts.to(states.device))
 
@@ -97,10 +109,16 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(q kᵀ · scaling + mask) v over `(batch, heads, length, head_dim)`, written out so that it can be seen.
+    """Compute softmax(q kᵀ · scaling + mask) v step by step, so that the attention probabilities can be returned.
+
+    Args:
+        query (`(batch, heads, queries, head_dim)`): one query per token whose output is needed.
+        key, value (`(batch, heads, length, head_dim)`): of all tokens.
+        attention_mask: added to the scores, and broadcast to their shape.
 
     Returns:
-        the mixed values `(batch, length, heads, head_dim)` and the probabilities `(batch, heads, length, length)`.
+        The attention output, `(batch, queries, heads, head_dim)`, and the probabilities, `(batch, heads, queries,
+        length)`.
     """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
@@ -110,7 +128,7 @@ def eager_attention_forward(
 
 
 class TKDEmbeddings(nn.Module):
-    """Words + positions + token types, normalised, then brought to `hidden_size` where they are factorised."""
+    """Sum of word, position and token type embeddings, then LayerNorm; projected to `hidden_size` if it differs."""
 
     def __init__(self, config: TKDConfig):
         super().__init__()
@@ -144,8 +162,11 @@ class TKDEmbeddings(nn.Module):
         return self.position_embeddings(position_ids)
 
     def check_length(self, length: int):
-        """Say what is wrong with a text that is too long, before the embedding table fails with an index error."""
-        if self.position_embeddings is None or is_tracing():  # where a comparison would fix the length
+        """Raise a ValueError if a sequence is too long; the position embeddings would fail with an index error.
+
+        Does nothing in a traced graph, as the comparison would fix the length for which the graph is valid.
+        """
+        if self.position_embeddings is None or is_tracing():
             return
         longest = self.position_embeddings.num_embeddings
         if length > longest:
@@ -156,7 +177,7 @@ class TKDEmbeddings(nn.Module):
 
 
 class TKDAttention(nn.Module):
-    """Multi-head self-attention; `query`, `key` and `value` are modules of their own so that hooks can read them."""
+    """Multi-head self-attention. Separate `query`, `key` and `value` modules let hooks record each of them."""
 
     is_causal = False  # read by the sdpa and flash implementations
 
@@ -178,17 +199,29 @@ class TKDAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         packing: Packing | None = None,
-        asking: torch.Tensor | None = None,
+        query_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`asking`, `(batch, 1, width)`, are the states that attend to all others; by default all do."""
+        """Let tokens attend to each other.
+
+        Args:
+            hidden_states: `(batch, length, hidden_size)`, or `(1, packed_length, hidden_size)` with `packing`.
+            attention_mask: as the attention implementation takes it.
+            packing: how `hidden_states` were packed.
+            query_states (`(batch, 1, hidden_size)`, *optional*): the only token per row whose output is computed. By
+                default the output is computed for every token of `hidden_states`.
+
+        Returns:
+            The output, in the shape of `hidden_states` or of `query_states`, and the attention probabilities if the
+            implementation gives them.
+        """
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        query = self.query(hidden_states if asking is None else asking)
+        query = self.query(hidden_states if query_states is None else query_states)
         key, value = self.key(hidden_states), self.value(hidden_states)
-        if packing is not None:  # only attention needs to know which token is of which row
-            query = packing.pad(query) if asking is None else query
+        if packing is not None:
+            query = packing.pad(query) if query_states is None else query
             key, value = packing.pad(key), packing.pad(value)
-        mixed, probabilities = attend(
+        output, probabilities = attend(
             self,
             *map(self.split_heads, (query, key, value)),
             attention_mask,
@@ -196,8 +229,10 @@ class TKDAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        mixed = mixed.flatten(-2)
-        return self.output(mixed if packing is None or asking is not None else packing.pack(mixed)), probabilities
+        output = output.flatten(-2)
+        if packing is not None and query_states is None:
+            output = packing.pack(output)
+        return self.output(output), probabilities
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, heads * head_dim)` -> `(batch, heads, length, head_dim)`."""
@@ -232,9 +267,10 @@ class TKDLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        asking: torch.Tensor | None = None,
+        query_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.attention(hidden_states, attention_mask, asking=asking, **kwargs)
-        hidden_states = self.attention_norm((hidden_states if asking is None else asking) + self.dropout(attended))
+        attention_output, _ = self.attention(hidden_states, attention_mask, query_states=query_states, **kwargs)
+        residual = hidden_states if query_states is None else query_states
+        hidden_states = self.attention_norm(residual + self.dropout(attention_output))
         return self.feed_forward_norm(hidden_states + self.dropout(self.feed_forward(hidden_states)))

@@ -1,12 +1,12 @@
 # Copyright 2026 The tkd-hf authors. Licensed under the Apache License, Version 2.0.
-"""TKD, a small BERT-like encoder (TKD-NLP, arXiv 2405.11704), and its heads.
+"""TKD, a small BERT-like encoder (TKD-NLP, arXiv 2405.11704), with heads for texts, tokens and masked words.
 
-The maths is BERT's (post-LayerNorm residual blocks), so that weights of BERT-like teachers fit; what differs is that
-layers may have different numbers of heads and neurons, that padding is exact on either side and costs nothing, and that
-a label of a whole text asks its last layer for one token alone.
+The maths is BERT's (residual blocks with a LayerNorm after each), so that the weights of BERT-like teachers fit. Three
+things differ. Layers may have different numbers of heads and neurons. Padding, on either side, changes no result and
+costs nothing outside attention. A sequence classifier computes its last layer for the first token only.
 
-This file travels with every saved student as remote code: it imports torch, transformers and the two files beside it,
-configuration and layers, and nothing else.
+`save_pretrained` copies this file next to the weights, so that a model loads with `trust_remote_code=True` where tkd-hf
+is not installed. It therefore imports only torch, transformers, configuration_tkd.py and layers_tkd.py.
 """
 
 import importlib
@@ -41,16 +41,16 @@ from .layers_tkd import (
 
 
 class TKDPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation, shared by the encoder and its heads.
+    """Base class of the encoder and of the models with a head: loading, saving and initialisation.
 
-    Weights are initialised by transformers itself: N(0, `initializer_range`) for linear layers and embeddings, zero
-    biases, identity LayerNorms. The model has no buffer and no bare parameter that would need more.
+    transformers initialises the weights: N(0, `initializer_range`) for linear layers and embeddings, zero biases,
+    identity LayerNorms. All parameters belong to such modules, so no `_init_weights` is needed here.
     """
 
     config_class = TKDConfig
     base_model_prefix = "tkd"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # our losses are batch means: the Trainer has to divide by the accumulation steps
+    accepts_loss_kwargs = False  # losses are batch means, so the Trainer must divide by the accumulation steps
     _no_split_modules = ["TKDEmbeddings", "TKDLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -60,13 +60,14 @@ class TKDPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers, for quantized weights, too: of any shape, and equal when they are saved once more.
+        """Load a model as in transformers; bitsandbytes weights of any shape can be run and saved again unchanged.
 
         Raises:
-            ValueError: for weights saved by optimum-quanto, of which transformers would make up what it cannot read.
+            ValueError: if optimum-quanto saved the weights. transformers cannot read them, and would initialise them at
+                random.
         """
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is not None and quantizer.pre_quantized and model.quantization_method == "quanto":
             raise ValueError(
@@ -74,36 +75,40 @@ class TKDPreTrainedModel(PreTrainedModel):
                 "tkd_hf.quantization.quanto.load (pip install 'tkd-hf[quanto]')"
             )
         for module in model.modules():
-            # Where the processor has AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights when they are first run:
-            # that fails unless their shape is of multiples of 32 and 64, and the scales are then saved wrong.
+            # On processors with AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights in their first forward pass.
+            # That fails if their shape is not a multiple of 32 and 64, and makes save_pretrained write wrong scales.
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
         return loaded
 
     def save_pretrained(self, *args, **kwargs):
-        """As in transformers; a model that FSDP shares out is saved as what it is otherwise."""
-        shared = type(self)
-        # FSDP2 gives it a class of its own making, and transformers would have FSDP's source files travel with it
-        self.__class__ = next(one for one in shared.__mro__ if not one.__module__.startswith("torch."))
+        """Save a model as in transformers; a model that FSDP2 has sharded is saved under its original class."""
+        # FSDP2 swaps the class for one of its own, and transformers would copy the source file of that class into the
+        # folder. Swap it back while saving.
+        fsdp_class = type(self)
+        self.__class__ = next(base for base in fsdp_class.__mro__ if not base.__module__.startswith("torch."))
         try:
             return super().save_pretrained(*args, **kwargs)
         finally:
-            self.__class__ = shared
+            self.__class__ = fsdp_class
 
     @classmethod
     def from_teacher(cls, teacher, **kwargs) -> "TKDPreTrainedModel":
-        """A student of this class that starts from the teacher's weights where they fit.
+        """Build a student of this class that starts from the teacher's weights wherever they fit.
 
-        Arguments and examples are those of `tkd_hf.student.student_from_teacher`. Unlike everything else in this file
-        it needs the package (`pip install tkd-hf`).
+        Only this method needs the package (`pip install tkd-hf`). See `tkd_hf.student_from_teacher` for the arguments
+        and an example.
         """
-        # by name: transformers reads this file for imports, and would ask users of the remote code for tkd_hf
+        # transformers scans this file for import statements, and would refuse to load it where tkd_hf is missing.
         student = importlib.import_module("tkd_hf.student")
         return student.student_from_teacher(teacher, model_class=cls, **kwargs)
 
 
 class TKDModel(TKDPreTrainedModel):
-    """The encoder: token ids to one vector a token.
+    """The encoder: turns token ids into one vector of `hidden_size` per token.
+
+    Args:
+        config: shape of the model.
 
     Example:
 
@@ -144,82 +149,109 @@ class TKDModel(TKDPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
+        Encode a batch of texts. Padding is removed before the first layer and put back after the last, with zeros.
+
+        It is not removed, and then holds meaningless states, if there is none, in a traced graph, or while a module
+        inside has a forward hook (`output_hidden_states=True` adds some): hooks see the shape of the batch.
+
         Args:
-            input_ids (`(batch, length)`): token ids; or give `inputs_embeds`.
-            attention_mask (`(batch, length)`, *optional*): 1 at real tokens, 0 at padding, which may be on either side,
-                and for which nothing is computed: there the answer is 0 while no hooks look inside.
-            token_type_ids (`(batch, length)`, *optional*): 0 by default; ignored when `type_vocab_size` is 0.
+            input_ids (`(batch, length)`): token ids, unless `inputs_embeds` is given.
+            attention_mask (`(batch, length)`, *optional*): 1 at real tokens, 0 at padding on either side. By default
+                all tokens are real.
+            token_type_ids (`(batch, length)`, *optional*): 0 by default; ignored if `type_vocab_size` is 0.
             position_ids (`(batch, length)`, *optional*): counted over the real tokens by default.
-            inputs_embeds (`(batch, length, embedding_size)`, *optional*): in place of `input_ids`.
+            inputs_embeds (`(batch, length, embedding_size)`, *optional*): word embeddings instead of `input_ids`.
             first_token_only (`bool`, defaults to `False`): compute the last layer only for the first real token of each
-                row, and return it as `pooler_output` of `(batch, hidden_size)`. A sequence classifier needs no other
-                token. Ignored with flex attention, and while modules inside have hooks.
+                row, and return it as `pooler_output` of `(batch, hidden_size)` without `last_hidden_state`. Sequence
+                classifiers need no other token. With flex attention, for a row without real tokens, and while hooks are
+                set, every token is computed and both are returned.
+
+        Returns:
+            `last_hidden_state` of `(batch, length, hidden_size)`, unless only first tokens were computed, and
+            `pooler_output` with `first_token_only`.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds` are given.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or if the texts are longer than
+                the position embeddings.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if position_ids is None:
             position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
-        watched = self.has_hooks()  # whoever looks inside sees the shape of the batch, and all tokens
-        packing = None if watched else self.packing(attention_mask)
+        has_hooks = self.has_hooks()
+        packing = None if has_hooks else self.create_packing(attention_mask)
         if packing is not None:
             inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
-            packed = [
-                None if one is None else packing.pack(one.expand(*packing.shape, *one.shape[2:])) for one in inputs
-            ]
-            input_ids, inputs_embeds, token_type_ids, position_ids = packed
+            input_ids, inputs_embeds, token_type_ids, position_ids = (
+                # a single row of positions or types is valid for every row of the batch
+                None if tensor is None else packing.pack(tensor.expand(*packing.shape, *tensor.shape[2:]))
+                for tensor in inputs
+            )
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
-        padded = hidden_states if packing is None else hidden_states.new_empty(*packing.shape, 1)  # says only its shape
-        mask = create_bidirectional_mask(self.config, inputs_embeds=padded, attention_mask=attention_mask)
-        *layers, last = self.layers
-        for layer in layers:
+        # only the shape, dtype and device of these embeddings are read
+        batch_embeds = hidden_states if packing is None else hidden_states.new_empty(*packing.shape, 1)
+        mask = create_bidirectional_mask(self.config, inputs_embeds=batch_embeds, attention_mask=attention_mask)
+        *lower_layers, last_layer = self.layers
+        for layer in lower_layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        if first_token_only and not watched and self.can_attend_alone(mask, packing):
-            first = first_token(hidden_states, attention_mask) if packing is None else packing.first(hidden_states)
-            mask = mask if mask is None else mask[:, :, :1]  # the same for all that ask
-            states = last(hidden_states, mask, asking=first.unsqueeze(1), packing=packing, **kwargs)
-            return BaseModelOutputWithPooling(pooler_output=states.squeeze(1))
-        hidden_states = last(hidden_states, mask, packing=packing, **kwargs)
-        hidden_states = hidden_states if packing is None else packing.pad(hidden_states)
+        if first_token_only and not has_hooks and self.can_attend_alone(mask, packing):
+            if packing is None:
+                first_states = first_token(hidden_states, attention_mask)
+            else:
+                first_states = packing.first_tokens(hidden_states)
+            if mask is not None:
+                mask = mask[:, :, :1]  # a bidirectional mask is the same for every query
+            query_states = first_states.unsqueeze(1)
+            last_states = last_layer(hidden_states, mask, query_states=query_states, packing=packing, **kwargs)
+            return BaseModelOutputWithPooling(pooler_output=last_states.squeeze(1))
+        hidden_states = last_layer(hidden_states, mask, packing=packing, **kwargs)
+        if packing is not None:
+            hidden_states = packing.pad(hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=first_token(hidden_states, attention_mask) if first_token_only else None,
         )
 
-    def packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
-        """How to leave out the padding of a batch, in training as in inference; the answers are the same.
+    def create_packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
+        """Return how to remove the padding of a batch, in training and inference alike.
 
-        `None`, so that everything has the shape of the batch, where there is no padding, and where a graph is made.
+        Returns:
+            The packing, or `None` in a traced graph, without a mask of two dimensions, or if packing saves no tokens.
         """
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
-        half = self.dtype.itemsize == 2 or torch.is_autocast_enabled("cpu")
-        packing = Packing(attention_mask, PACKED_LENGTH_MULTIPLE if half and attention_mask.device.type == "cpu" else 1)
-        return None if len(packing.places) >= attention_mask.numel() else packing
+        half_precision = self.dtype.itemsize == 2 or torch.is_autocast_enabled("cpu")
+        on_cpu = attention_mask.device.type == "cpu"
+        packing = Packing(attention_mask, PACKED_LENGTH_MULTIPLE if half_precision and on_cpu else 1)
+        return None if len(packing.indices) >= attention_mask.numel() else packing
 
     def can_attend_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
-        """Whether first tokens may attend without the others: each row has one, and their mask can be cut out."""
-        cut = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)  # not those of flex attention
-        return cut and (packing is None or bool(packing.lengths.all()))
+        """Return whether the first tokens can attend without the others.
+
+        Every row must have a real token, and the mask must be sliceable, which that of flex attention is not.
+        """
+        sliceable = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)
+        return sliceable and (packing is None or bool(packing.lengths.all()))
 
     def has_hooks(self) -> bool:
-        """Whether hooks on modules inside see what passes through, those of `output_hidden_states` included."""
-        inside = (module for part in (self.embeddings, self.layers) for module in part.modules())
-        return any(one._forward_hooks or one._forward_pre_hooks for one in inside)
+        """Return whether a module inside has a forward hook, such as those that `output_hidden_states` adds."""
+        modules = (module for part in (self.embeddings, self.layers) for module in part.modules())
+        return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 class TKDForSequenceClassification(TKDPreTrainedModel):
-    """A label, several labels or a number for each text, read from its first token.
+    """Classifier of texts: one label, several labels or a score per text, read from the text's first token.
 
-    `dense` and its activation (`config.pooler_act`) are what bert calls the pooler, distilbert the pre-classifier, and
-    roberta and electra the head's dense layer. The loss follows `config.problem_type` as everywhere in transformers;
-    when that is `None` it is inferred from the first labels seen (one output: regression; integer labels: one label a
-    text; otherwise several).
+    `dense` and its activation (`config.pooler_act`) correspond to bert's pooler, distilbert's pre-classifier, and the
+    dense layer in the heads of roberta and electra. As everywhere in transformers, the loss follows
+    `config.problem_type`. If that is `None`, the first labels decide it: with one output it is regression, with integer
+    labels one label per text, otherwise several labels per text.
+
+    Args:
+        config: shape of the model; `num_labels` is the number of outputs.
 
     Example:
 
@@ -234,7 +266,7 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     ```
     """
 
-    _keep_in_fp32_modules = ["dense", "classifier"]  # which no quantizer of transformers converts
+    _keep_in_fp32_modules = ["dense", "classifier"]  # also keeps the quantizers of transformers away from the head
 
     def __init__(self, config: TKDConfig):
         super().__init__(config)
@@ -257,7 +289,15 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Inputs as in `TKDModel.forward`; `labels` of `(batch,)`, or `(batch, num_labels)` for several a text."""
+        """Classify a batch of texts, and compute the loss if there are labels.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `TKDModel.forward`.
+            labels: `(batch,)`, or `(batch, num_labels)` if a text has several labels.
+
+        Returns:
+            `logits` of `(batch, num_labels)`, and `loss` with `labels`.
+        """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.tkd(*inputs, first_token_only=True, **kwargs)
         pooled = self.activation(self.dense(outputs.pooler_output.to(self.dense.bias.dtype)))
@@ -271,7 +311,23 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
 
 
 class TKDForTokenClassification(TKDPreTrainedModel):
-    """A label for each token; tokens labelled -100 do not count in the loss."""
+    """Classifier of tokens: one label per token, as in named entity recognition.
+
+    Args:
+        config: shape of the model; `num_labels` is the number of outputs per token.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from tkd_hf import TKDConfig, TKDForTokenClassification
+
+    >>> model = TKDForTokenClassification(TKDConfig(num_hidden_layers=2, num_labels=3))
+    >>> model(input_ids=torch.tensor([[101, 7592, 102]])).logits.shape
+    torch.Size([1, 3, 3])
+
+    ```
+    """
 
     _keep_in_fp32_modules = ["classifier"]
 
@@ -294,7 +350,15 @@ class TKDForTokenClassification(TKDPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
-        """Inputs as in `TKDModel.forward`; `labels` of `(batch, length)`."""
+        """Classify the tokens of a batch of texts, and compute the loss if there are labels.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `TKDModel.forward`.
+            labels: `(batch, length)`, -100 at tokens that do not count in the loss.
+
+        Returns:
+            `logits` of `(batch, length, num_labels)`, meaningless at padding, and `loss` with `labels`.
+        """
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state.to(self.classifier.bias.dtype)))
         return TokenClassifierOutput(
@@ -306,9 +370,29 @@ class TKDForTokenClassification(TKDPreTrainedModel):
 
 
 class TKDForMaskedLM(TKDPreTrainedModel):
-    """A token for each mask; tokens labelled -100 do not count in the loss. The decoder shares the word embeddings.
+    """Masked language model: predicts the original token at masked positions, for pre-training.
 
-    Its dense layer is called `transform`, so that no sequence head takes it for its own `dense`.
+    The decoder shares the word embeddings unless `config.tie_word_embeddings` is `False`. The dense layer of this head
+    is called `transform`, because a sequence classifier loaded from a pre-trained model must not take it for its own
+    `dense`.
+
+    Args:
+        config: shape of the model.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from tkd_hf import TKDConfig, TKDForMaskedLM
+
+    >>> model = TKDForMaskedLM(TKDConfig(num_hidden_layers=2, vocab_size=2000, pad_token_id=0))
+    >>> input_ids = torch.tensor([[101, 103, 102]])
+    >>> model(input_ids=input_ids).logits.shape
+    torch.Size([1, 3, 2000])
+    >>> model(input_ids=input_ids, prediction_mask=input_ids == 103).logits.shape
+    torch.Size([1, 2000])
+
+    ```
     """
 
     _tied_weights_keys = {"decoder.weight": "tkd.embeddings.word_embeddings.weight"}
@@ -340,10 +424,17 @@ class TKDForMaskedLM(TKDPreTrainedModel):
         prediction_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Inputs as in `TKDModel.forward`; `labels` of `(batch, length)`.
+        """Predict the tokens of a batch of texts, and compute the loss if there are labels.
 
-        With a boolean `prediction_mask` of `(batch, length)` only the tokens it selects are predicted, row by row, and
-        the logits are `(selected, vocab_size)`: most of the cost of pre-training is in the logits nobody asks for.
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `TKDModel.forward`.
+            labels: `(batch, length)`, -100 at tokens that do not count in the loss.
+            prediction_mask (`(batch, length)`, *optional*): boolean; predict only the tokens at which it is true. This
+                saves most of the cost of pre-training, where only few tokens are masked.
+
+        Returns:
+            `logits` of `(batch, length, vocab_size)`, or with `prediction_mask` of `(selected, vocab_size)`, row by
+            row; and `loss` with `labels`.
         """
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = outputs.last_hidden_state
@@ -359,7 +450,7 @@ class TKDForMaskedLM(TKDPreTrainedModel):
 
 
 def classifier_dropout(config: TKDConfig) -> float:
-    """Dropout before a classifier: its own, or that of the encoder."""
+    """Return the dropout before a classifier: `classifier_dropout`, or else that of the encoder."""
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
