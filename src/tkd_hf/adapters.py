@@ -104,9 +104,9 @@ def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
     """
     from peft import LoraConfig, get_peft_model
 
-    from .quantization.bitsandbytes import quantized
+    from .quantization.bitsandbytes import quantized_copy
 
-    base = quantized(model, lora.base_weights, dtype=torch.float32) if lora.base_weights else model
+    base = quantized_copy(model, lora.base_weights, dtype=torch.float32) if lora.base_weights else model
     config = LoraConfig(
         task_type=_task_type(model),
         r=lora.rank,

@@ -194,9 +194,9 @@ def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[s
     name, revision = split_revision(model)
     library = quantized_by(load_config(model))
     if library == "bitsandbytes":
-        from .quantization.bitsandbytes import silence
+        from .quantization.bitsandbytes import silence_cast_warning
 
-        silence()
+        silence_cast_warning()
     with _named(model, "model"):
         if library == "quanto":
             from .quantization import quanto

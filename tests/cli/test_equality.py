@@ -83,13 +83,13 @@ def test_two_ranks_are_one(run, words, calm, tmp_path):
 
 def test_what_is_masked_is_what_is_saved(run, calm, sst2_dir, tmp_path, monkeypatch):
     """The student in its last step, with masks, answers as the smaller one that is loaded from its folder."""
-    compacted, masked = StructuredPruner.compacted, []
+    compacted, masked = StructuredPruner.compact, []
 
     def noted(pruner):
         masked.append(logits_of_texts(pruner.model, build_tokenizer()))
         return compacted(pruner)
 
-    monkeypatch.setattr(StructuredPruner, "compacted", noted)
+    monkeypatch.setattr(StructuredPruner, "compact", noted)
     data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "pruned", *FAST.split()]
     code, _, err = run("prune", calm, *data, "--target-params", 0.8)
     assert code == 0, err

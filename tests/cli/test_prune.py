@@ -96,7 +96,7 @@ def test_a_speedup(prune, tmp_path, monkeypatch):
         return [time(shape) for shape in shapes]
 
     for module in ("pruning.targets", "stages.prune"):
-        monkeypatch.setattr(f"tkd_hf.{module}.milliseconds_of", milliseconds)
+        monkeypatch.setattr(f"tkd_hf.{module}.shape_latencies", milliseconds)
     code, _, err = prune("--target-speedup", 1.5)
     assert code == 0, err
     record = read_json(tmp_path / "pruned" / "tkd_run.json")

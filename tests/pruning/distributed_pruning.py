@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from tkd_hf import DistillationTrainer
 from tkd_hf.data.features import tokenize
-from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration
+from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration_data
 
 from ..conftest import LABELS, TEXTS, build_teacher, build_tokenizer
 from ..training import arguments, student_of
@@ -23,8 +23,8 @@ def main(folder: Path):
         train_dataset=tokenize(Dataset.from_dict({"text": TEXTS, "label": LABELS}), tokenizer),
         processing_class=tokenizer,
     )
-    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.6), *calibration(trainer, 4))
-    trainer.add_callback(PruningCallback(trainer, pruner, Schedule("cubic", times=3)))
+    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.6), *calibration_data(trainer, 4))
+    trainer.add_callback(PruningCallback(trainer, pruner, Schedule("cubic", num_prunings=3)))
     trainer.train()
     seen = [batch["input_ids"].tolist() for batch in pruner._batches]
     state = {"masks": pruner.state_dict(), "seen": seen, "left": trainer.model.num_parameters()}

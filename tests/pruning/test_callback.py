@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import InputError, student_from_teacher
-from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration
+from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration_data
 
 from ..conftest import read_json
 from ..training import logits_of_texts, losses, student_of, weights
@@ -23,11 +23,11 @@ EVERYTHING = ("heads", "neurons", "layers", "hidden")
 def pruned(build, teacher):
     """A trainer of a student that is pruned to a share of its parameters."""
 
-    def make(schedule="cubic", share=0.5, kinds=EVERYTHING, times=3, importance="taylor", **fields):
+    def make(schedule="cubic", share=0.5, kinds=EVERYTHING, num_prunings=3, importance="taylor", **fields):
         trainer = build(model=student_of(teacher, dropout=0.1), **fields)
-        data, loss = calibration(trainer, examples=6)
+        data, loss = calibration_data(trainer, examples=6)
         pruner = StructuredPruner(ParameterTarget(trainer.model, share, kinds=kinds), data, loss, importance)
-        callback = PruningCallback(trainer, pruner, Schedule(schedule, times=times, end=0.75))
+        callback = PruningCallback(trainer, pruner, Schedule(schedule, num_prunings=num_prunings, end=0.75))
         trainer.add_callback(callback)
         return trainer, callback
 
@@ -42,7 +42,7 @@ class Log(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         pruner = self.callback.pruner
-        self.left.append(pruner.target.price(pruner.masks.shape(pruner.model.config)))
+        self.left.append(pruner.target.price(pruner.masks.pruned_config(pruner.model.config)))
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "linear", "cubic"])
@@ -118,14 +118,14 @@ def test_masked_weights_may_decay_but_say_nothing(pruned, tokenizer):
 
 def test_calibration_goes_by_the_seed_and_pruning_by_nothing_random(build, teacher):
     one, other, else_ = (build(model=student_of(teacher), seed=seed) for seed in (1, 1, 2))
-    drawn = [calibration(trainer, 4)[0] for trainer in (one, other, else_)]
+    drawn = [calibration_data(trainer, 4)[0] for trainer in (one, other, else_)]
     ids = [torch.cat([batch["input_ids"].flatten() for batch in batches]) for batches in drawn]
     assert torch.equal(ids[0], ids[1])
     assert not torch.equal(ids[0], ids[2])
-    pruner = StructuredPruner(ParameterTarget(one.model, 0.5, kinds=EVERYTHING), *calibration(one, 4))
+    pruner = StructuredPruner(ParameterTarget(one.model, 0.5, kinds=EVERYTHING), *calibration_data(one, 4))
     before, state = weights(one), torch.get_rng_state()
     pruner.prune()
-    pruner.compacted()
+    pruner.compact()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weights(one), before)
 
@@ -133,9 +133,9 @@ def test_calibration_goes_by_the_seed_and_pruning_by_nothing_random(build, teach
 def test_a_student_that_is_its_own_teacher(build, teacher):
     """The distillation loss has no gradient there; that of the labels has."""
     trainer = build(model=student_from_teacher(teacher))
-    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5, kinds=EVERYTHING), *calibration(trainer))
+    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5, kinds=EVERYTHING), *calibration_data(trainer))
     pruner.prune()
-    assert pruner.compacted().num_parameters() <= 0.5 * trainer.model.num_parameters()
+    assert pruner.compact().num_parameters() <= 0.5 * trainer.model.num_parameters()
 
 
 def test_a_checkpoint_of_a_run_without_pruning(build, pruned, teacher, tmp_path):
@@ -171,7 +171,7 @@ def test_going_back_to_the_best_checkpoint_is_refused(pruned):
         ({"kinds": ("heads", "words")}, "units=heads, words; choose among heads, neurons, layers, hidden"),
         ({"share": 0.01}, "the target 0.01 of the parameters cannot be met"),
         ({"schedule": "exponential"}, "unknown schedule 'exponential'; there are one-shot, linear, cubic"),
-        ({"times": 0}, "times=0, start=0.0, end=0.75 make no schedule"),
+        ({"num_prunings": 0}, "num_prunings=0, start=0.0, end=0.75 make no schedule"),
     ],
 )
 def test_mistakes(pruned, fields, message):

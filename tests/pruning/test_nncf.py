@@ -51,7 +51,7 @@ def test_on_a_schedule_the_student_stays_an_ordinary_model(build, teacher, token
     names = set(student.state_dict())
     trainer = build(model=student)
     pruner = ElementPruner(student, Sparsity(0.75), masks_for(student, tokenizer))
-    trainer.add_callback(ElementPruningCallback(trainer, pruner, Schedule("cubic", times=2, end=0.5)))
+    trainer.add_callback(ElementPruningCallback(trainer, pruner, Schedule("cubic", num_prunings=2, end=0.5)))
     trainer.train()
     assert sparsity_report(student).share == pytest.approx(0.75, abs=2e-3)
     assert set(student.state_dict()) == names

@@ -53,7 +53,7 @@ def test_masked_is_compacted(teacher, tokenizer, kinds, attention):
     assert (masked - whole).abs().max() > 0.01
     torch.testing.assert_close(masked, logits_of_texts(small, tokenizer), atol=1e-5, rtol=1e-5)
     assert small.num_parameters() < student.num_parameters()
-    assert small.config.to_dict() == masks.shape(student.config).to_dict()
+    assert small.config.to_dict() == masks.pruned_config(student.config).to_dict()
     gates.remove()
     torch.testing.assert_close(logits_of_texts(student, tokenizer), whole, atol=0, rtol=0)
 

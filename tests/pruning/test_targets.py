@@ -5,8 +5,8 @@ import torch
 
 from tkd_hf import InputError, TKDConfig, TKDForSequenceClassification, student_from_teacher
 from tkd_hf.pruning import ParameterTarget, SpeedTarget, Units
-from tkd_hf.pruning.ranking import Costs, cut_to, removal_order
-from tkd_hf.pruning.units import reshaped
+from tkd_hf.pruning.ranking import Costs, prune_to_budget, removal_order
+from tkd_hf.pruning.units import resized_config
 
 
 CONFIG = TKDConfig(
@@ -33,7 +33,7 @@ def clock(monkeypatch):
 
         return [time(shape) for shape in shapes]
 
-    monkeypatch.setattr("tkd_hf.pruning.targets.milliseconds_of", milliseconds)
+    monkeypatch.setattr("tkd_hf.pruning.targets.shape_latencies", milliseconds)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_targets_that_cannot_be_met(model, target, message):
 def test_a_share_of_more_than_is_there(model):
     """As where the vocabulary went before."""
     there = model.num_parameters()
-    target = ParameterTarget(model, 0.4, of=2 * there)
+    target = ParameterTarget(model, 0.4, reference_parameters=2 * there)
     assert target.budget(None, None) == pytest.approx(0.8 * there)
     with pytest.raises(InputError, match=r"\(0.500, .* already; the target 0.6 of the parameters is not below"):
-        ParameterTarget(model, 0.6, of=2 * there)
+        ParameterTarget(model, 0.6, reference_parameters=2 * there)
 
 
 def test_the_nearest_possible_target_is_possible(model):
@@ -91,7 +91,7 @@ def test_models_that_cannot_be_pruned(teacher):
 
 def test_prices_are_the_measured_times(model, clock):
     target = SpeedTarget(model, 2.0, None, [])
-    costs = Costs.of(CONFIG, target.price)
+    costs = Costs.from_price(CONFIG, target.price)
     assert target.price(CONFIG) == pytest.approx(1 + 4 + 3.5 * (2 + 3.2))
     assert costs.heads == pytest.approx([0.5, 0.5, 0.5, 0.25])
     assert costs.neurons == pytest.approx([0.1, 0.1, 0.1, 0.05])
@@ -99,9 +99,9 @@ def test_prices_are_the_measured_times(model, clock):
 
 
 def test_one_layer_is_the_last(clock):
-    shape = reshaped(CONFIG, [4], [32], 16)
+    shape = resized_config(CONFIG, [4], [32], 16)
     target = SpeedTarget(TKDForSequenceClassification(shape), 1.5, None, [])
-    costs = Costs.of(shape, target.price)
+    costs = Costs.from_price(shape, target.price)
     assert target.price(shape) == pytest.approx(1 + 1 + 0.5 * (2 + 3.2))
     assert (costs.heads, costs.neurons) == (pytest.approx([0.25]), pytest.approx([0.05]))
 
@@ -112,8 +112,8 @@ def test_the_speedup_is_reached_and_not_overdone(model, clock, kinds):
     torch.manual_seed(0)
     order = removal_order(_random(masks), masks, EQUAL, kinds)
     budget = target.budget(masks, order)
-    left = cut_to(lambda masks: target.price(masks.shape(CONFIG)) <= budget, masks, order)
-    whole, pruned = target.milliseconds(CONFIG, left.shape(CONFIG))
+    left = prune_to_budget(lambda masks: target.price(masks.pruned_config(CONFIG)) <= budget, masks, order)
+    whole, pruned = target.milliseconds(CONFIG, left.pruned_config(CONFIG))
     assert 2.0 <= whole / pruned < 2.3
 
 
@@ -128,8 +128,8 @@ def test_one_lucky_measurement_is_not_believed(model, clock, monkeypatch):
     honest, lies = target.milliseconds, iter([lambda times: [times[0] * 9, times[1]]])
     monkeypatch.setattr(target, "milliseconds", lambda *shapes: next(lies, list)(honest(*shapes)))
     budget = target.budget(masks, order)
-    left = cut_to(lambda masks: target.price(masks.shape(CONFIG)) <= budget, masks, order)
-    whole, pruned = honest(CONFIG, left.shape(CONFIG))
+    left = prune_to_budget(lambda masks: target.price(masks.pruned_config(CONFIG)) <= budget, masks, order)
+    whole, pruned = honest(CONFIG, left.pruned_config(CONFIG))
     assert 2.0 <= whole / pruned < 2.3
 
 
@@ -144,7 +144,7 @@ def test_a_real_clock(model, tokenizer):
     """Prices are positive whatever the noise, and survive a checkpoint."""
     texts = [("good film",), ("a very fine story",)]
     target, again = (SpeedTarget(model, 1.01, tokenizer, texts) for _ in range(2))
-    costs = Costs.of(CONFIG, target.price)
+    costs = Costs.from_price(CONFIG, target.price)
     assert min(*costs.heads, *costs.neurons, costs.layers) > 0
     again.load_state_dict(target.state_dict())
     assert again.price(CONFIG) == target.price(CONFIG)

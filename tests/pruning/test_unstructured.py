@@ -98,7 +98,7 @@ def test_resumed_is_uninterrupted(build, tmp_path, teacher, sparsity):
     def trainer():
         made = build(model=student_of(teacher, dropout=0.1), save_strategy="steps", save_steps=1, num_train_epochs=4)
         pruner = ElementPruner(made.model, sparsity)
-        made.add_callback(ElementPruningCallback(made, pruner, Schedule("linear", times=4, end=0.75)))
+        made.add_callback(ElementPruningCallback(made, pruner, Schedule("linear", num_prunings=4, end=0.75)))
         return made, pruner
 
     whole, masked = trainer()
@@ -115,7 +115,7 @@ def test_resumed_is_uninterrupted(build, tmp_path, teacher, sparsity):
 def test_zeros_are_in_every_checkpoint_and_in_the_saved_model(build, tmp_path, teacher):
     trainer = build(model=student_of(teacher), save_strategy="steps", save_steps=1)
     pruner = ElementPruner(trainer.model, Sparsity(0.5, "layer"))
-    trainer.add_callback(ElementPruningCallback(trainer, pruner, Schedule("linear", times=2, end=0.5)))
+    trainer.add_callback(ElementPruningCallback(trainer, pruner, Schedule("linear", num_prunings=2, end=0.5)))
     trainer.train()
     trainer.save_model()
 
@@ -166,7 +166,7 @@ def test_a_run_cut_short_says_so(build, teacher, caplog):
 
     trainer = build(model=student_of(teacher))
     callback = ElementPruningCallback(
-        trainer, ElementPruner(trainer.model, Sparsity(0.5)), Schedule("linear", times=4, end=1.0)
+        trainer, ElementPruner(trainer.model, Sparsity(0.5)), Schedule("linear", num_prunings=4, end=1.0)
     )
     trainer.add_callback(callback)
     trainer.add_callback(Stop)

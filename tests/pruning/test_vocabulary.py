@@ -21,8 +21,8 @@ from transformers import (
 
 from tkd_hf import TKDForMaskedLM, student_from_teacher
 from tkd_hf.errors import InputError
-from tkd_hf.pruning.fast_tokenizer import cut_tokenizer, encode, needed_ids
-from tkd_hf.pruning.vocabulary import prune_vocabulary, texts_of
+from tkd_hf.pruning.fast_tokenizer import encode_texts, prune_tokenizer, required_token_ids
+from tkd_hf.pruning.vocabulary import corpus_texts, prune_vocabulary
 
 from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer
 
@@ -97,7 +97,7 @@ def logits(model, tokenizer, texts=CORPUS):
 
 
 def read(tokenizer, texts=CORPUS):
-    return [tokenizer.convert_ids_to_tokens(ids) for ids in encode(tokenizer, texts)]
+    return [tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(tokenizer, texts)]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -150,7 +150,7 @@ def test_a_word_that_was_given_up_on_stays_unknown():
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     texts = ["abcd", "ab", "acd"]
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
     assert read(cut, texts) == read(tokenizer, texts) == [["[UNK]"], ["ab"], ["a", "##cd"]]
     assert "abc" in cut.get_vocab()
 
@@ -168,7 +168,7 @@ def test_wordpiece_of_any_pieces_reads_the_corpus_as_before(pieces, texts, other
     vocabulary = ["[UNK]", *sorted(alphabet | first | {f"##{piece}" for piece in inner})]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
     assert read(cut, texts) == read(tokenizer, texts)
     if singles:
         assert all("[UNK]" not in tokens for tokens in read(cut, others))
@@ -188,7 +188,7 @@ def test_bpe_of_any_merges_reads_the_corpus_as_before(pairs, texts, others):
         tokens.append("".join(merge))
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges)))))
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
     assert read(cut, texts) == read(tokenizer, texts)
     assert ["".join(tokens) for tokens in read(cut, others)] == others
 
@@ -202,7 +202,7 @@ def test_unigram_of_any_scores_reads_the_corpus_as_before(scores, texts):
     scores = {"<unk>": 0.0, "a": -25.0, "b": -5.0} | {piece: score / 2 for piece, score in scores.items()}
     tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
     assert read(cut, texts) == read(tokenizer, texts)
 
 
@@ -211,7 +211,7 @@ def test_an_unknown_character_of_unigram_keeps_its_price():
     scores = {"<unk>": 0.0, "a": -25.0, "ab": -1.0, "bc": -30.0, "never": -60.0, "other": -2.0}
     tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, ["abc"]))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, ["abc"]))
     assert read(cut, ["abc"]) == read(tokenizer, ["abc"]) == [["a", "bc"]]
     assert set(cut.get_vocab()) == {"<unk>", "a", "bc", "never"}
 
@@ -277,13 +277,13 @@ def test_added_tokens_stay():
 
 def test_pairs_and_lists_of_words_are_read_as_in_training(tokenizer, teacher):
     pairs = Dataset.from_dict({"text": ["good film", "bad"], "text_pair": ["a story", "film"], "label": [0, 1]})
-    assert list(texts_of(pairs)) == [("good film", "a story"), ("bad", "film")]
+    assert list(corpus_texts(pairs)) == [("good film", "a story"), ("bad", "film")]
     words = Dataset.from_dict({"text": [["good", "film"], ["bad"]]})
-    assert list(texts_of(words)) == [["good", " film"], ["bad"]]
-    assert list(texts_of(Dataset.from_dict({"text": TEXTS}))) == TEXTS
+    assert list(corpus_texts(words)) == [["good", " film"], ["bad"]]
+    assert list(corpus_texts(Dataset.from_dict({"text": TEXTS}))) == TEXTS
 
     for examples, used in ((pairs, {"good", "film", "bad", "story"}), (words, {"good", "film", "bad"})):
-        _, cut, _ = prune_vocabulary(teacher, tokenizer, texts_of(examples))
+        _, cut, _ = prune_vocabulary(teacher, tokenizer, corpus_texts(examples))
         assert set(cut.get_vocab()) == {*WORDS[:5], "a", "b", *used}
 
 
@@ -326,7 +326,7 @@ def test_normalised_text_is_what_was_given_up_on():
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     texts = ["AB ABCD", "acd"]
-    cut = cut_tokenizer(tokenizer, needed_ids(tokenizer, texts))
+    cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
     assert read(cut, texts) == [["ab", "[UNK]"], ["a", "##cd"]]
 
 

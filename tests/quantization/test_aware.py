@@ -11,17 +11,17 @@ from tkd_hf import InputError
 from tkd_hf.evaluation.runners import ONNXRunner
 from tkd_hf.quantization import onnx
 from tkd_hf.quantization.aware import (
+    FakeQuantizedEmbeddingMixin,
     FakeQuantizedLinear,
-    FakeQuantizedLookup,
     QuantizationAwareCallback,
     fake_quantize_embeddings,
     fake_quantize_input,
+    fake_quantize_model,
     fake_quantize_weight,
-    in_floats,
-    rounded,
-    train_aware,
+    remove_fake_quantization,
+    train_with_fake_quantization,
 )
-from tkd_hf.quantization.bitsandbytes import quantized
+from tkd_hf.quantization.bitsandbytes import quantized_copy
 from tkd_hf.stages.distill import QUANTIZATION_AWARE
 
 from ..conftest import build_teacher
@@ -79,11 +79,11 @@ def test_the_gradient_passes_the_rounding(rounding):
 def test_rounding_a_model_and_back(teacher, tokenizer, activations, int4_embeddings):
     model = student_of(teacher)
     before, state = logits_of_texts(model, tokenizer), copy.deepcopy(model.state_dict())
-    layers = rounded(model, 7, activations, int4_embeddings)
+    layers = fake_quantize_model(model, 7, activations, int4_embeddings)
     assert len(layers) == 2 * 6 + 2
     assert model.state_dict().keys() == state.keys()  # checkpoints are those of an ordinary model
     assert not torch.allclose(logits_of_texts(model, tokenizer), before, atol=1e-2)
-    in_floats(model)
+    remove_fake_quantization(model)
     for kind in (nn.Linear, nn.Embedding):
         assert {type(module) for module in model.modules() if isinstance(module, kind)} == {kind}
     assert torch.equal(logits_of_texts(model, tokenizer), before)
@@ -97,7 +97,7 @@ def test_8_bits_are_those_of_true_integers(teacher, tokenizer):
         if isinstance(module, nn.Linear):
             scales = module.weight.detach().abs().amax(dim=1, keepdim=True) / 127
             module.weight.data = (module.weight.data / scales).round().to(torch.int8) * scales
-    rounded(model)
+    fake_quantize_model(model)
     torch.testing.assert_close(logits_of_texts(model, tokenizer), logits_of_texts(true, tokenizer), atol=1e-5, rtol=0)
 
 
@@ -108,7 +108,7 @@ def test_it_is_the_rounding_of_onnx(teacher, tokenizer, tmp_path):
     onnx.quantize(model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=list)
     exported = ONNXRunner(str(tmp_path), model.config, tokenizer, tmp_path / onnx.QUANTIZED_FILE)
     batch = tokenizer(["a gripping film, and a long one"], return_tensors="pt")
-    rounded(model, **QUANTIZATION_AWARE["dynamic-int4-embeddings"])
+    fake_quantize_model(model, **QUANTIZATION_AWARE["dynamic-int4-embeddings"])
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, exported(dict(batch)), atol=1e-5, rtol=0)
 
@@ -137,7 +137,7 @@ def test_resumed_training_ends_as_if_never_interrupted(aware, tmp_path, tokenize
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(resumed), weights(whole))
     assert not torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(whole.model, tokenizer))
-    rounding = (FakeQuantizedLinear, FakeQuantizedLookup)
+    rounding = (FakeQuantizedLinear, FakeQuantizedEmbeddingMixin)
     assert not [module for module in resumed.model.modules() if isinstance(module, rounding)]
 
 
@@ -165,7 +165,7 @@ def test_what_is_left_is_saved_as_any_student(aware, tmp_path, tokenizer):
     trainer.save_model()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(trainer.model, tokenizer))
-    assert logits_of_texts(quantized(loaded), tokenizer).shape == (8, 2)
+    assert logits_of_texts(quantized_copy(loaded), tokenizer).shape == (8, 2)
 
 
 def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
@@ -177,11 +177,11 @@ def test_it_makes_a_rounded_student_better(build, teacher, tokenizer):
 
     unaware, aware = trained(), trained()
     losses(unaware)
-    assert train_aware(aware, top=3) is aware
+    assert train_with_fake_quantization(aware, top=3) is aware
     wanted = logits_of_texts(teacher, tokenizer).log_softmax(-1)
     distances = []
     for trainer in (unaware, aware):
-        rounded(trainer.model, top=3)
+        fake_quantize_model(trainer.model, top=3)
         found = logits_of_texts(trainer.model, tokenizer).log_softmax(-1)
         distances.append(nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True).item())
     assert distances[1] < 0.3 * distances[0]
@@ -201,7 +201,7 @@ def test_mistakes(aware, arguments, message):
 
 def test_a_quantized_student_is_refused(build, teacher):
     trainer = build()
-    trainer.model = quantized(build_teacher())
+    trainer.model = quantized_copy(build_teacher())
     with pytest.raises(InputError, match="is quantized already, by bitsandbytes"):
         QuantizationAwareCallback(trainer)
 

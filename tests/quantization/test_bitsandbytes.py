@@ -29,8 +29,8 @@ from tkd_hf.adapters import LoraArguments, add_adapters
 from tkd_hf.conversion import to_bert
 from tkd_hf.data.tasks import get_task
 from tkd_hf.model_loading import load_classifier, load_for_training, quantized_by
-from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration, compact
-from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize, quantized
+from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration_data, compact
+from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize, quantized_copy
 
 from ..conftest import WORDS, build_teacher, read_json
 from ..training import arguments, logits_of_texts, losses, student_of, weights
@@ -81,9 +81,9 @@ def test_loaded_run_saved_and_loaded_again(tmp_path, tokenizer, scheme, fields):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_pruned(tmp_path, build, tokenizer, scheme):
     trainer = build()
-    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.6), *calibration(trainer))
+    pruner = StructuredPruner(ParameterTarget(trainer.model, 0.6), *calibration_data(trainer))
     pruner.prune()
-    model = pruner.compacted()
+    model = pruner.compact()
     assert model.config.heads_per_layer or model.config.intermediate_sizes
     quantize(model, tokenizer, tmp_path, weights=scheme)
     first = logits_of_texts(load(tmp_path), tokenizer)
@@ -153,7 +153,9 @@ def test_quantize_writes_a_folder(tmp_path, teacher, tokenizer, scheme):
         loaded = load(tmp_path)
         assert converted(loaded)
         assert not [name for name in converted(loaded) if "layer" not in name]
-        assert torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(quantized(model, scheme), tokenizer))
+        assert torch.equal(
+            logits_of_texts(loaded, tokenizer), logits_of_texts(quantized_copy(model, scheme), tokenizer)
+        )
         with pytest.raises(InputError, match="is quantized already, by bitsandbytes; quantize the float model"):
             quantize(loaded, tokenizer, tmp_path)
 
@@ -195,7 +197,7 @@ def test_mistakes(tmp_path, teacher, tokenizer):
     loaded = load(tmp_path / "small")
     with pytest.raises(InputError, match="convert the float model"):
         student_of(loaded)  # integers are no weights
-    student = quantized(student_of(teacher))
+    student = quantized_copy(student_of(teacher))
     with pytest.raises(InputError, match="convert the float model"):
         to_bert(student)
     with pytest.raises(InputError, match="prune the float model"):

@@ -29,7 +29,7 @@ def uneven():
 
 def quantized(model, tokenizer, folder, weights):
     def calibration():
-        assert weights in backend.CALIBRATED
+        assert weights in backend.CALIBRATED_SCHEMES
         return [dict(tokenizer(text, return_tensors="pt")) for text in TEXTS]
 
     return backend.quantize(model, tokenizer, folder, weights=weights, calibration=calibration)

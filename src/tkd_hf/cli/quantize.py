@@ -35,7 +35,7 @@ def quantize(
     calibrate on. The gate (--max-drop) is how far below the model in floats the quantized one may be.
     """
     from ..quantization import load_backend
-    from ..stages.quantize import check_quantized
+    from ..stages.quantize import check_quantization_gate
     from ..stages.quantize import quantize as run
 
     if max_drop is not None and data is None:
@@ -49,5 +49,5 @@ def quantize(
     suggest(f"tkd-hf benchmark {model} {output_dir}{f' {o.data_flags(data)}' if data else ''}")
     content = write_json(json_file, vars(record))
     if max_drop is not None:
-        check_quantized(record, max_drop)
+        check_quantization_gate(record, max_drop)
     return content

@@ -8,7 +8,7 @@ by magnitude or as `NNCFMasks` has it, and `ElementPruningCallback` has it do so
 make nothing faster.
 """
 
-from .callback import PruningCallback, calibration
+from .callback import PruningCallback, calibration_data
 from .importance import IMPORTANCE
 from .nncf import NNCFMasks
 from .pruner import StructuredPruner
@@ -17,12 +17,12 @@ from .structured import Gates, compact
 from .targets import ParameterTarget, SpeedTarget
 from .units import Units
 from .unstructured import ElementPruner, ElementPruningCallback, Sparsity, SparsityReport, sparsity_report
-from .vocabulary import VocabularyReport, prune_vocabulary, texts_of
+from .vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
 
 
 __all__ = [
     "PruningCallback",
-    "calibration",
+    "calibration_data",
     "StructuredPruner",
     "ParameterTarget",
     "SpeedTarget",
@@ -32,7 +32,7 @@ __all__ = [
     "compact",
     "Units",
     "prune_vocabulary",
-    "texts_of",
+    "corpus_texts",
     "VocabularyReport",
     "Sparsity",
     "ElementPruner",

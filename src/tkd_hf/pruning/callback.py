@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 from ..callbacks import CheckpointedCallback
 from ..errors import InputError
 from ..trainer import DistillationTrainer
-from .importance import Batch, Loss
-from .pruner import StructuredPruner, describe
+from .importance import Batch, LossFunction
+from .pruner import StructuredPruner, describe_masks
 from .schedule import Schedule
 
 
@@ -38,7 +38,7 @@ class PruningCallback(CheckpointedCallback):
 
     Example (`trainer`: a `DistillationTrainer`):
 
-        pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5), *calibration(trainer))
+        pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5), *calibration_data(trainer))
         trainer.add_callback(PruningCallback(trainer, pruner, Schedule("cubic")))
         trainer.train()
         trainer.save_model()
@@ -64,13 +64,13 @@ class PruningCallback(CheckpointedCallback):
         self._catch_up(state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._warn_if_short(f": {describe(self.pruner.masks)}")
-        self.trainer.replace_model(self.pruner.compacted())
+        self._warn_if_short(f": {describe_masks(self.pruner.masks)}")
+        self.trainer.replace_model(self.pruner.compact())
 
-    def prune_at_once(self) -> None:
+    def prune_without_training(self) -> None:
         """Prunes all the way without training, and leaves the trainer what a training would."""
         self.pruner.prune()
-        self.position = self.schedule.total
+        self.position = self.schedule.total_prunings
         self.on_train_end(self.trainer.args, self.trainer.state, self.trainer.control)
 
     def save(self, checkpoint: str) -> None:
@@ -92,7 +92,7 @@ class PruningCallback(CheckpointedCallback):
         self.pruner.load_state_dict(state)
 
     def _warn_if_short(self, of_what: str) -> None:
-        done, total = self.position, self.schedule.total
+        done, total = self.position, self.schedule.total_prunings
         if done < total:
             logger.warning("training ended after %d of %d prunings, short of the target%s", done, total, of_what)
 
@@ -106,7 +106,7 @@ class PruningCallback(CheckpointedCallback):
                 self.pruner.load_state_dict(broadcast_object_list(state)[0])
 
 
-def calibration(trainer: DistillationTrainer, examples: int = 256) -> tuple[list[Batch], Loss]:
+def calibration_data(trainer: DistillationTrainer, examples: int = 256) -> tuple[list[Batch], LossFunction]:
     """What a pruner is to measure importance with: some of the training data, and the loss that training minimises.
 
     Args:

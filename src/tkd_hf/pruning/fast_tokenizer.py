@@ -16,7 +16,7 @@ from ..errors import InputError
 Text = str | tuple[str, str] | list[str]
 
 
-def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTrainedTokenizerBase:
+def prune_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTrainedTokenizerBase:
     """A tokenizer of the same kind with these tokens alone; token `ids[i]` gets the id i.
 
     Args:
@@ -26,7 +26,7 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTrai
     Raises:
         InputError: for a kind of tokenizer that cannot be cut.
     """
-    pipeline, new_ids = pipeline_of(tokenizer), {old: new for new, old in enumerate(ids)}
+    pipeline, new_ids = read_pipeline(tokenizer), {old: new for new, old in enumerate(ids)}
     vocabulary = {token: new_ids[old] for token, old in tokenizer.get_vocab().items() if old in new_ids}
     cut, _ = _KINDS[pipeline["model"]["type"]]
     cut(pipeline["model"], vocabulary)
@@ -42,7 +42,9 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTrai
     return smaller
 
 
-def needed_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], also: Iterable[int] = ()) -> list[int]:
+def required_token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], also: Iterable[int] = ()
+) -> list[int]:
     """The tokens that a tokenizer cut for these texts has to keep, ascending.
 
     These are the tokens of the texts, special and added tokens, single characters and bytes, and what the kind of
@@ -60,11 +62,11 @@ def needed_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], also: 
     Raises:
         InputError: for a kind of tokenizer that cannot be cut.
     """
-    pipeline, vocabulary = pipeline_of(tokenizer), tokenizer.get_vocab()
+    pipeline, vocabulary = read_pipeline(tokenizer), tokenizer.get_vocab()
     model = pipeline["model"]
     unknown = vocabulary.get(unknown_token(tokenizer))
     used, unknown_words = set(also) | _special_ids(tokenizer, pipeline), set()
-    for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
+    for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
         used.update(ids)
         if model["type"] == "WordPiece" and unknown in ids:
             unknown_words.update(_words(tokenizer, text))
@@ -78,7 +80,7 @@ def needed_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], also: 
     return sorted(vocabulary[token] for token in tokens)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterator[list[int]]:
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterator[list[int]]:
     """The ids of each text, with special tokens, whatever its length."""
     texts = iter(texts)
     while batch := list(islice(texts, 1000)):
@@ -86,7 +88,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterato
         yield from tokenizer(batch, is_split_into_words=words, padding=False, truncation=False, verbose=False).input_ids
 
 
-def pipeline_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def read_pipeline(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What `tokenizer.json` says of a tokenizer.
 
     Raises:

@@ -20,10 +20,10 @@ from .units import Units
 
 
 Batch = dict[str, torch.Tensor]
-Loss = Callable[[Batch], torch.Tensor]
+LossFunction = Callable[[Batch], torch.Tensor]
 
 
-def taylor(gates: Gates, batches: Sequence[Batch], loss: Loss, hidden: bool = False) -> Units:
+def taylor(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
     """The squared change of the loss, to first order: the mean over examples of (∂ loss / ∂ gate)², with gates as set.
 
     Molchanov et al. 2019 (arXiv 1906.10771) rank neurons so, Michel et al. 2019 (arXiv 1905.10650) heads by |∂ loss|;
@@ -56,7 +56,7 @@ def taylor(gates: Gates, batches: Sequence[Batch], loss: Loss, hidden: bool = Fa
     return _scores(gates, [scores / examples for scores in total])
 
 
-def magnitude(gates: Gates, batches: Sequence[Batch], loss: Loss, hidden: bool = False) -> Units:
+def magnitude(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
     """The sum of the squares of all weights that read or write a unit (arXiv 1506.02626; whole units: 1608.08710).
 
     Args:
@@ -78,7 +78,7 @@ def magnitude(gates: Gates, batches: Sequence[Batch], loss: Loss, hidden: bool =
     return _scores(gates, [*heads, *neurons, torch.stack(layers), *([width] * hidden)])
 
 
-def activation(gates: Gates, batches: Sequence[Batch], loss: Loss, hidden: bool = False) -> Units:
+def activation(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
     """The mean square of what a unit writes into the residual stream, over the real tokens of the calibration data.
 
     Of a layer, it is what it changes there as a whole; of a dimension of the residual stream, what all layers write

@@ -8,8 +8,8 @@ import torch
 
 from ..errors import InputError
 from ..modeling_tkd import TKDPreTrainedModel
-from .importance import IMPORTANCE, Batch, Loss
-from .ranking import Costs, cut_to, removal_order
+from .importance import IMPORTANCE, Batch, LossFunction
+from .ranking import Costs, prune_to_budget, removal_order
 from .structured import Gates, compact
 from .targets import Target
 from .units import Units
@@ -22,7 +22,7 @@ class StructuredPruner:
     """Prunes a model towards a target: by masks while it trains, and out of its weights in the end.
 
     Args:
-        target: what is wanted of which model. The model gets hooks, and `compacted` gives one without.
+        target: what is wanted of which model. The model gets hooks, and `compact` returns one without.
         batches: calibration data, on the model's device.
         loss: of a batch, a mean over its examples; it runs the model.
         importance: `"taylor"`, `"magnitude"` or `"activation"`; see `tkd_hf.pruning.importance`.
@@ -41,13 +41,13 @@ class StructuredPruner:
     >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([1])}
     >>> pruner = StructuredPruner(ParameterTarget(model, 0.3), [batch], lambda batch: model(**batch).loss)
     >>> pruner.prune()
-    >>> pruner.compacted().num_parameters() <= 0.3 * model.num_parameters()
+    >>> pruner.compact().num_parameters() <= 0.3 * model.num_parameters()
     True
 
     ```
     """
 
-    def __init__(self, target: Target, batches: Sequence[Batch], loss: Loss, importance: str = "taylor"):
+    def __init__(self, target: Target, batches: Sequence[Batch], loss: LossFunction, importance: str = "taylor"):
         if importance not in IMPORTANCE:
             raise InputError(f"unknown importance {importance!r}; there are {', '.join(IMPORTANCE)}")
         self.model, self.target = target.model, target
@@ -65,14 +65,14 @@ class StructuredPruner:
         masks, config = self.masks, self.model.config
         price, kinds = self.target.price, self.target.kinds
         scores = self._importance(self.gates, self._batches, self._loss, "hidden" in kinds)
-        order = removal_order(scores, masks, Costs.of(masks.shape(config), price), kinds)
+        order = removal_order(scores, masks, Costs.from_price(masks.pruned_config(config), price), kinds)
         if self._budget is None:
             self._budget = self.target.budget(masks, order)
         allowed = self._budget if share >= 1 else price(config) + share * (self._budget - price(config))
-        self.gates.set(cut_to(lambda left: price(left.shape(config)) <= allowed, masks, order))
-        logger.info("pruned to %s", describe(self.masks))
+        self.gates.set(prune_to_budget(lambda left: price(left.pruned_config(config)) <= allowed, masks, order))
+        logger.info("pruned to %s", describe_masks(self.masks))
 
-    def compacted(self) -> TKDPreTrainedModel:
+    def compact(self) -> TKDPreTrainedModel:
         """The model without what is masked: smaller, with the same logits, and no hooks."""
         return compact(self.model, self.masks)
 
@@ -92,7 +92,7 @@ class StructuredPruner:
         self.target.load_state_dict(state["target"])
 
 
-def describe(masks: Units) -> str:
+def describe_masks(masks: Units) -> str:
     """What masks leave, in one line: heads and neurons of each layer."""
     layers = [
         f"{int(heads.sum())}/{int(neurons.sum())}" if stays else "–"

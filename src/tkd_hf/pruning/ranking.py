@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..configuration_tkd import TKDConfig
-from .units import SPARED, Units, reshaped
+from .units import MINIMUM_UNITS, Units, resized_config
 
 
 Price = Callable[[TKDConfig], float]
@@ -35,7 +35,7 @@ class Costs:
     hidden: float
 
     @classmethod
-    def of(cls, config: TKDConfig, price: Price) -> "Costs":
+    def from_price(cls, config: TKDConfig, price: Price) -> "Costs":
         """By the difference that one more makes to a shape."""
         depth = range(config.num_hidden_layers)
         heads, neurons = (
@@ -47,11 +47,11 @@ class Costs:
         def one_more(counts: list[int]) -> list[list[int]]:
             return [[count + (place == layer) for place, count in enumerate(counts)] for layer in depth]
 
-        a_head = [price(reshaped(config, more, neurons, width)) - here for more in one_more(heads)]
-        a_neuron = [price(reshaped(config, heads, more, width)) - here for more in one_more(neurons)]
+        a_head = [price(resized_config(config, more, neurons, width)) - here for more in one_more(heads)]
+        a_neuron = [price(resized_config(config, heads, more, width)) - here for more in one_more(neurons)]
         # put before the others, so that the last one stays the last
-        layer = price(reshaped(config, [1, *heads], [1, *neurons], width)) - here - a_head[0] - a_neuron[0]
-        return cls(a_head, a_neuron, layer, price(reshaped(config, heads, neurons, width + 1)) - here)
+        layer = price(resized_config(config, [1, *heads], [1, *neurons], width)) - here - a_head[0] - a_neuron[0]
+        return cls(a_head, a_neuron, layer, price(resized_config(config, heads, neurons, width + 1)) - here)
 
 
 def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str]) -> list[Unit]:
@@ -77,17 +77,17 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
     for kind in ("heads", "neurons"):
         if kind in kinds:
             for layer, each in zip(alive, getattr(costs, kind), strict=True):
-                pairs = _expendable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], SPARED[kind])
+                pairs = _expendable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], MINIMUM_UNITS[kind])
                 ranked += [(score / each, score, (kind, layer, index)) for score, index in pairs]
     if "hidden" in kinds:
-        pairs = _expendable(scores.hidden, masks.hidden, SPARED["hidden"])
+        pairs = _expendable(scores.hidden, masks.hidden, MINIMUM_UNITS["hidden"])
         ranked += [(score / costs.hidden, score, ("hidden", 0, index)) for score, index in pairs]
 
     order = []
 
     def drop_layers(below: float) -> None:
         """Layers whose rest is worth less for its cost, the worst first."""
-        while "layers" in kinds and len(worth) > SPARED["layers"]:
+        while "layers" in kinds and len(worth) > MINIMUM_UNITS["layers"]:
             layer = min(worth, key=lambda layer: worth[layer] / cost[layer])
             if worth[layer] / cost[layer] >= below:
                 return
@@ -107,7 +107,7 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
     return order
 
 
-def without(masks: Units, gone: Sequence[Unit]) -> Units:
+def remove_units(masks: Units, gone: Sequence[Unit]) -> Units:
     """The masks with these units gone, too."""
     masks = masks.map(torch.clone)
     for kind, layer, index in gone:
@@ -120,7 +120,7 @@ def without(masks: Units, gone: Sequence[Unit]) -> Units:
     return masks
 
 
-def cut_to(keeps: Callable[[Units], bool], masks: Units, order: Sequence[Unit]) -> Units:
+def prune_to_budget(keeps: Callable[[Units], bool], masks: Units, order: Sequence[Unit]) -> Units:
     """The masks with as few units gone, in this order, as a budget allows.
 
     Args:
@@ -128,8 +128,8 @@ def cut_to(keeps: Callable[[Units], bool], masks: Units, order: Sequence[Unit]) 
         masks: what is still there.
         order: of `removal_order`.
     """
-    count = bisect_left(range(len(order)), True, key=lambda count: keeps(without(masks, order[:count])))
-    return without(masks, order[:count])
+    count = bisect_left(range(len(order)), True, key=lambda count: keeps(remove_units(masks, order[:count])))
+    return remove_units(masks, order[:count])
 
 
 def _expendable(scores: torch.Tensor, mask: torch.Tensor, spared: int) -> list[tuple[float, int]]:

@@ -153,7 +153,7 @@ def _norms_over_hidden(model: TKDPreTrainedModel) -> list[nn.LayerNorm]:
 
 # Which units the rows (or the only dimension) and the columns of a module's weights belong to; `embeddings` are those
 # of hidden, unless they are factorised.
-AXES = {
+WEIGHT_AXES = {
     "embeddings.word_embeddings": (None, "embeddings"),
     "embeddings.position_embeddings": (None, "embeddings"),
     "embeddings.token_type_embeddings": (None, "embeddings"),
@@ -188,14 +188,14 @@ def compact(model: TKDPreTrainedModel, masks: Units) -> TKDPreTrainedModel:
         InputError: if the weights are quantized.
     """
     refuse_quantized(model, "prune")
-    config = masks.shape(model.config)
+    config = masks.pruned_config(model.config)
     weights = {}
     for name, weight in model.state_dict().items():
         found = re.fullmatch(r"((?:tkd\.)?)(?:layers\.(\d+)\.)?(.*)\.(weight|bias)", name)
         prefix, layer, module, parameter = found.groups()
         if layer is not None and not masks.layers[int(layer)]:
             continue
-        rows, columns = AXES[module if layer is None else f"layers.#.{module}"]
+        rows, columns = WEIGHT_AXES[module if layer is None else f"layers.#.{module}"]
         weight = _select(weight, rows, 0, layer, masks, model.config)
         if parameter == "weight":
             weight = _select(weight, columns, 1, layer, masks, model.config)

@@ -19,11 +19,11 @@ from ..errors import InputError
 from ..evaluation.benchmark import median_latencies
 from ..evaluation.runners import PyTorchRunner
 from ..modeling_tkd import TKDPreTrainedModel
-from .ranking import Costs, Unit, removal_order, without
-from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, reshaped
+from .ranking import Costs, Unit, removal_order, remove_units
+from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, resized_config
 
 
-FEWEST_TIMES = 50  # of which a median is taken; texts are repeated where there are fewer
+MIN_TIMED_TEXTS = 50  # of which a median is taken; texts are repeated where there are fewer
 
 
 class ParameterTarget:
@@ -34,7 +34,8 @@ class ParameterTarget:
         share: of its parameters, between 0 and 1.
         megabytes: or the size of its weights as they are saved, in 10⁶ bytes.
         kinds: what may go: `"heads"`, `"neurons"`, `"layers"`, `"hidden"`.
-        of: what `share` is of, where parameters are gone already, such as those of tokens; by default the model's.
+        reference_parameters: the count that `share` refers to (by default that of the model), for a model that has
+            lost parameters already, such as tokens.
 
     Raises:
         InputError: if the target cannot be met by removing these kinds of units; it says what can.
@@ -46,12 +47,12 @@ class ParameterTarget:
         share: float | None = None,
         megabytes: float | None = None,
         kinds: Sequence[str] = DEFAULT_KINDS,
-        of: int | None = None,
+        reference_parameters: int | None = None,
     ):
         if (share is None) == (megabytes is None):
             raise InputError(f"share={share} and megabytes={megabytes}: give one of the two")
         self.model, self.kinds = model, check_kinds(kinds, model)
-        self._whole, self._bytes = of or model.num_parameters(), model.dtype.itemsize
+        self._whole, self._bytes = reference_parameters or model.num_parameters(), model.dtype.itemsize
         self._limit = share * self._whole if megabytes is None else megabytes * 1e6 / self._bytes
         self._name = f"{share:g} of the parameters" if megabytes is None else f"{megabytes:g} MB"
         self._check()
@@ -75,7 +76,7 @@ class ParameterTarget:
         there = self.model.num_parameters()
         if self._limit >= there:
             raise InputError(f"the model has {self._say(there)} already; the target {self} is not below that")
-        least = self.price(smallest(self.model.config, self.kinds))
+        least = self.price(smallest_config(self.model.config, self.kinds))
         if self._limit < least:
             raise InputError(
                 f"the target {self} cannot be met by removing {', '.join(self.kinds)}: at least {self._say(least)} are "
@@ -90,7 +91,7 @@ class ParameterTarget:
 
 
 @dataclass
-class Times:
+class LatencyModel:
     """Milliseconds a sentence as a function of the shape, linear in what a layer holds.
 
     Args:
@@ -146,7 +147,7 @@ class SpeedTarget:
             raise InputError(f"a speedup of {speedup:g} is none; it must be more than 1")
         self.model, self.kinds = model, check_kinds(kinds, model)
         self._speedup, self._tokenizer, self._texts, self._max_length = speedup, tokenizer, texts, max_length
-        whole, least = self.milliseconds(model.config, smallest(model.config, self.kinds))
+        whole, least = self.milliseconds(model.config, smallest_config(model.config, self.kinds))
         if whole / least < speedup:
             raise InputError(
                 f"the target {self} cannot be met by removing {', '.join(self.kinds)}: what is left at least is "
@@ -159,7 +160,7 @@ class SpeedTarget:
         config = self.model.config
 
         def fast_enough(count: int) -> bool:
-            whole, pruned = self.milliseconds(config, without(masks, order[:count]).shape(config))
+            whole, pruned = self.milliseconds(config, remove_units(masks, order[:count]).pruned_config(config))
             return whole / pruned >= self._speedup
 
         counts = range(0, len(order), max(1, len(order) // 256))  # finer than a clock can tell
@@ -167,32 +168,32 @@ class SpeedTarget:
         while found < len(counts) and not fast_enough(counts[found]):  # once may have been luck
             found = bisect_left(counts, True, lo=found + 1, key=fast_enough)
         gone = order[: counts[found]] if found < len(counts) else order
-        return self.price(without(masks, gone).shape(config))
+        return self.price(remove_units(masks, gone).pruned_config(config))
 
     def milliseconds(self, *shapes: TKDConfig) -> list[float]:
         """Median time of a sentence for models of these shapes, which take turns."""
-        return milliseconds_of(self.model, shapes, self._tokenizer, self._texts, self._max_length)
+        return shape_latencies(self.model, shapes, self._tokenizer, self._texts, self._max_length)
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured: a resumed run is to go on with the same prices."""
         return vars(self.price)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.price = Times(**state)
+        self.price = LatencyModel(**state)
 
-    def _fit(self) -> Times:
+    def _fit(self) -> LatencyModel:
         """What heads, neurons and layers cost, by the time of models with half of them."""
         config = self.model.config
         width, depth = config.hidden_size, config.num_hidden_layers
         heads, neurons = [*map(config.heads_of, range(depth))], [*map(config.intermediate_size_of, range(depth))]
         few = (depth + 1) // 2
-        whole, *without, without_layers = self.milliseconds(
+        whole, *halved_unit_times, without_layers = self.milliseconds(
             config,
-            reshaped(config, [*halved(heads[:-1]), heads[-1]], neurons, width),
-            reshaped(config, heads, [*halved(neurons[:-1]), neurons[-1]], width),
-            reshaped(config, [*heads[:-1], *halved(heads[-1:])], neurons, width),
-            reshaped(config, heads, [*neurons[:-1], *halved(neurons[-1:])], width),
-            reshaped(config, heads[-few:], neurons[-few:], width),
+            resized_config(config, [*halve_counts(heads[:-1]), heads[-1]], neurons, width),
+            resized_config(config, heads, [*halve_counts(neurons[:-1]), neurons[-1]], width),
+            resized_config(config, [*heads[:-1], *halve_counts(heads[-1:])], neurons, width),
+            resized_config(config, heads, [*neurons[:-1], *halve_counts(neurons[-1:])], width),
+            resized_config(config, heads[-few:], neurons[-few:], width),
         )
 
         def each(saved: float, removed: int, of: int) -> float:
@@ -201,23 +202,23 @@ class SpeedTarget:
 
         counts = (heads[:-1], neurons[:-1], heads[-1:], neurons[-1:])
         head, neuron, last_head, last_neuron = (
-            each(whole - time, sum(count) - sum(halved(count)), sum(count))
-            for time, count in zip(without, counts, strict=True)
+            each(whole - time, sum(count) - sum(halve_counts(count)), sum(count))
+            for time, count in zip(halved_unit_times, counts, strict=True)
         )
         units = head * sum(heads[:-few]) + neuron * sum(neurons[:-few])
         layer = each(whole - without_layers - units, depth - few, depth)
-        inside = Times(0.0, layer, head, neuron, last_head, last_neuron, width)
+        inside = LatencyModel(0.0, layer, head, neuron, last_head, last_neuron, width)
         return replace(inside, rest=whole - inside(config))
 
     def __str__(self) -> str:
         return f"{self._speedup:g} times as fast"
 
 
-def halved(counts: Sequence[int]) -> list[int]:
+def halve_counts(counts: Sequence[int]) -> list[int]:
     return [(count + 1) // 2 for count in counts]
 
 
-def milliseconds_of(
+def shape_latencies(
     model: TKDPreTrainedModel,
     shapes: Sequence[TKDConfig],
     tokenizer: PreTrainedTokenizerBase,
@@ -232,18 +233,18 @@ def milliseconds_of(
     with torch.random.fork_rng(devices=[]):
         models = [type(model)(shape).to(model.device) for shape in shapes]
     runners = [PyTorchRunner(one.eval(), tokenizer, bf16=False) for one in models]
-    enough = [*islice(cycle(texts), max(len(texts), FEWEST_TIMES))]
+    enough = [*islice(cycle(texts), max(len(texts), MIN_TIMED_TEXTS))]
     return median_latencies(runners, enough, max_length)
 
 
 Target = ParameterTarget | SpeedTarget
 
 
-def smallest(config: TKDConfig, kinds: Sequence[str]) -> TKDConfig:
+def smallest_config(config: TKDConfig, kinds: Sequence[str]) -> TKDConfig:
     """What is left of a shape when everything of these kinds goes that may."""
     scores, masks = Units.full(config, 0.0), Units.full(config, True)
     equal = Costs([1] * config.num_hidden_layers, [1] * config.num_hidden_layers, 1, 1)
-    return without(masks, removal_order(scores, masks, equal, kinds)).shape(config)
+    return remove_units(masks, removal_order(scores, masks, equal, kinds)).pruned_config(config)
 
 
 def _more(kinds: Sequence[str], further: str = "") -> str:

@@ -20,7 +20,7 @@ from ..modeling_tkd import TKDPreTrainedModel
 KINDS = ("heads", "neurons", "layers", "hidden")
 DEFAULT_KINDS = ("heads", "neurons", "layers")
 # what is left of each at least: of heads and neurons in every layer that stays
-SPARED = {"heads": 1, "neurons": 4, "layers": 1, "hidden": 8}
+MINIMUM_UNITS = {"heads": 1, "neurons": 4, "layers": 1, "hidden": 8}
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Units:
     >>> config = TKDConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=10)
     >>> masks = Units.full(config, True)
     >>> masks.layers[1] = masks.heads[0][2] = masks.neurons[2][:7] = False
-    >>> shape = masks.shape(config)
+    >>> shape = masks.pruned_config(config)
     >>> shape.num_hidden_layers, shape.heads_per_layer, shape.intermediate_sizes
     (2, [3, 4], [10, 3])
     >>> masks.removed()
@@ -76,12 +76,12 @@ class Units:
             function(self.hidden, *(other.hidden for other in others)),
         )
 
-    def shape(self, config: TKDConfig) -> TKDConfig:
+    def pruned_config(self, config: TKDConfig) -> TKDConfig:
         """Of masks: the configuration of what stays of a model with this one."""
         kept = self.layers.nonzero().flatten().tolist()
         heads = [int(self.heads[layer].sum()) for layer in kept]
         neurons = [int(self.neurons[layer].sum()) for layer in kept]
-        return reshaped(config, heads, neurons, int(self.hidden.sum()))
+        return resized_config(config, heads, neurons, int(self.hidden.sum()))
 
     def removed(self) -> dict[str, Any]:
         """Of masks: what goes, counted from 0 in the model as it was; of a layer that goes, nothing else is listed."""
@@ -89,18 +89,20 @@ class Units:
 
         def by_layer(masks: list[torch.Tensor]) -> dict[str, str]:
             return {
-                layer: gone for layer in stays if (gone := ranges((~masks[int(layer)]).nonzero().flatten().tolist()))
+                layer: gone
+                for layer in stays
+                if (gone := format_ranges((~masks[int(layer)]).nonzero().flatten().tolist()))
             }
 
         return {
             "heads": by_layer(self.heads),
             "neurons": by_layer(self.neurons),
-            "layers": ranges((~self.layers).nonzero().flatten().tolist()),
-            "hidden": ranges((~self.hidden).nonzero().flatten().tolist()),
+            "layers": format_ranges((~self.layers).nonzero().flatten().tolist()),
+            "hidden": format_ranges((~self.hidden).nonzero().flatten().tolist()),
         }
 
 
-def reshaped(config: TKDConfig, heads: list[int], neurons: list[int], hidden: int) -> TKDConfig:
+def resized_config(config: TKDConfig, heads: list[int], neurons: list[int], hidden: int) -> TKDConfig:
     """A configuration with as many layers as there are entries, each with so many heads and neurons.
 
     The width of a head stays, and so does that of factorised embeddings.
@@ -138,14 +140,14 @@ def check_kinds(kinds: Iterable[str], model: PreTrainedModel) -> tuple[str, ...]
     return tuple(kind for kind in KINDS if kind in kinds)
 
 
-def ranges(numbers: list[int]) -> str:
+def format_ranges(numbers: list[int]) -> str:
     """Ascending numbers as text, runs of them by their ends.
 
     Example:
 
     ```python
-    >>> from tkd_hf.pruning.units import ranges
-    >>> ranges([0, 1, 2, 5, 7, 8])
+    >>> from tkd_hf.pruning.units import format_ranges
+    >>> format_ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'
 
     ```

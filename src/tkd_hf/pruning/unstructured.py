@@ -66,11 +66,11 @@ class Sparsity:
         if self.share is not None and not 0 < self.share < 1:
             raise InputError(f"share={self.share} of the weights cannot be zero; choose between 0 and 1, such as 0.5")
         if self.pattern is not None:
-            kept, group = self.kept_of_group()
+            kept, group = self.pattern_counts()
             if not 0 < kept < group:
                 raise InputError(f"pattern={self.pattern!r} keeps {kept} of {group} weights; give one such as 2:4")
 
-    def kept_of_group(self) -> tuple[int, int]:
+    def pattern_counts(self) -> tuple[int, int]:
         """N and M of the pattern."""
         kept, _, group = self.pattern.partition(":")
         if not (kept.isdecimal() and group.isdecimal()):
@@ -82,7 +82,7 @@ class Sparsity:
         """The share of elements that are zero in the end."""
         if self.pattern is None:
             return self.share
-        kept, group = self.kept_of_group()
+        kept, group = self.pattern_counts()
         return 1 - kept / group
 
 
@@ -138,7 +138,7 @@ def _strongest(sizes: torch.Tensor, pruned: float) -> torch.Tensor:
 
 
 def _strongest_of_groups(name: str, sizes: torch.Tensor, sparsity: Sparsity, share: float) -> torch.Tensor:
-    kept, group = sparsity.kept_of_group()
+    kept, group = sparsity.pattern_counts()
     if sizes.shape[1] % group:
         raise InputError(
             f"{name} has {sizes.shape[1]} inputs, which are no multiple of {group}, as pattern={sparsity.pattern!r} "
@@ -190,13 +190,13 @@ class ElementPruner:
 
     def prune(self, share: float = 1.0) -> None:
         """Prunes until this share of the way to the target is done."""
-        self.hold()
+        self.apply_masks()
         chosen = self._choose(self.weights, self.sparsity, share)
         self.masks = {name: mask & chosen[name] for name, mask in self.masks.items()}
-        self.hold()
+        self.apply_masks()
 
     @torch.no_grad()
-    def hold(self) -> None:
+    def apply_masks(self) -> None:
         """Sets what is pruned to zero again, after a step of training."""
         for name, weight in self.weights.items():
             weight.masked_fill_(~self.masks[name], 0)
@@ -243,7 +243,7 @@ class ElementPruningCallback(PruningCallback):
     """
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.pruner.hold()
+        self.pruner.apply_masks()
         super().on_step_end(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -13,14 +13,14 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.features import with_leading_spaces
 from ..data.word_labels import holds_word_lists
 from ..errors import InputError
-from .fast_tokenizer import Text, cut_tokenizer, encode, needed_ids, unknown_token
+from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_ids, unknown_token
 
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutReport:
     """How a smaller vocabulary reads texts that it was not cut for.
 
     Attributes:
@@ -61,13 +61,13 @@ class VocabularyReport:
     megabytes_before: float
     megabytes_after: float
     kept: tuple[int, ...]
-    held_out: HeldOut | None = None
+    held_out: HeldOutReport | None = None
 
     @property
     def megabytes_saved(self) -> float:
         return self.megabytes_before - self.megabytes_after
 
-    def removed_from(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    def removed_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The tokens of the former tokenizer that went, in the order of their ids."""
         return tokenizer.convert_ids_to_tokens(sorted(set(tokenizer.get_vocab().values()) - set(self.kept)))
 
@@ -95,7 +95,7 @@ def prune_vocabulary(
     Args:
         model: any encoder, with a head or without; a masked-LM head is cut with it. It stays as it is.
         tokenizer: its fast tokenizer (WordPiece, BPE, Unigram or WordLevel), which stays as it is, too.
-        texts: the corpus: texts, pairs as tuples, or lists of words (`texts_of` gives those of a data set).
+        texts: the corpus: texts, pairs as tuples, or lists of words (`corpus_texts` gives those of a data set).
         held_out: other texts, to see how they are affected.
 
     Returns:
@@ -129,8 +129,8 @@ def prune_vocabulary(
     if not texts:
         raise InputError("the corpus is empty, so there is no telling which tokens it uses; give at least one text")
     _check_belongs(model, tokenizer)
-    kept = needed_ids(tokenizer, texts, _ids_of_the_model(model))
-    smaller = cut_tokenizer(tokenizer, kept)
+    kept = required_token_ids(tokenizer, texts, _ids_of_the_model(model))
+    smaller = prune_tokenizer(tokenizer, kept)
     _check_same(tokenizer, smaller, texts, kept)
     pruned = _cut_model(model, kept)
     report = VocabularyReport(
@@ -145,7 +145,7 @@ def prune_vocabulary(
     return pruned, smaller, report
 
 
-def texts_of(examples: Dataset) -> Iterator[Text]:
+def corpus_texts(examples: Dataset) -> Iterator[Text]:
     """The texts of rows with `text`, and perhaps `text_pair`, as `load_split` gives them."""
     columns = [column for column in ("text", "text_pair") if column in examples.column_names]
     of_words = holds_word_lists(examples, columns)
@@ -173,7 +173,7 @@ def _check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
 def _check_same(
     tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text], kept: list[int]
 ):
-    for text, before, after in zip(texts, encode(tokenizer, texts), encode(smaller, texts), strict=True):
+    for text, before, after in zip(texts, encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
         if before != [kept[id_] for id_ in after]:
             was, is_ = tokenizer.convert_ids_to_tokens(before), smaller.convert_ids_to_tokens(after)
             raise InputError(
@@ -222,13 +222,13 @@ def _cut_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     return smaller.to(device=model.device, dtype=model.dtype).train(model.training)
 
 
-def _compare(tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text]) -> HeldOut:
+def _compare(tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text]) -> HeldOutReport:
     changed, unknown, tokens = 0, [0, 0], [0, 0]
-    for pair in zip(encode(tokenizer, texts), encode(smaller, texts), strict=True):
+    for pair in zip(encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
         read = [part.convert_ids_to_tokens(ids) for part, ids in zip((tokenizer, smaller), pair, strict=True)]
         changed += read[0] != read[1]
         for place, words in enumerate(read):
             unknown[place] += words.count(unknown_token(tokenizer))
             tokens[place] += len(words)
     shares = [count / total for count, total in zip(unknown, tokens, strict=True)]
-    return HeldOut(len(texts), changed / len(texts), *shares, *(total / len(texts) for total in tokens))
+    return HeldOutReport(len(texts), changed / len(texts), *shares, *(total / len(texts) for total in tokens))

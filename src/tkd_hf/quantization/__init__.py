@@ -1,7 +1,7 @@
 """Quantization: one file a backend, each with one function that writes a folder which the backend's own classes load.
 
-A backend's file has `SCHEMES`, the names of what it can make of a model, the default first; `CALIBRATED`, those of them
-that need examples to calibrate on; and
+A backend's file has `SCHEMES`, the names of what it can make of a model, the default first; `CALIBRATED_SCHEMES`, those
+of them that need examples to calibrate on; and
 
     def quantize(model, tokenizer, folder, *, weights, calibration) -> dict[str, Any]
 
@@ -51,7 +51,7 @@ def load_backend(name: str, weights: str | None = None) -> tuple[ModuleType, str
 
 
 @contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
+def suppress_exporter_output(*loggers: str) -> Iterator[None]:
     """Keeps to themselves what exporters say of their insides: warnings of Python's, and of these loggers.
 
     What they print, such as progress, goes to standard error.

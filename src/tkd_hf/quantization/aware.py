@@ -16,8 +16,8 @@ from ..callbacks import CheckpointedCallback
 from ..errors import InputError
 from ..model_loading import refuse_quantized
 from ..trainer import DistillationTrainer
-from .int4 import rounded_rows
-from .onnx import TYPES
+from .int4 import dequantized_rows
+from .onnx import MAX_FLOAT_TABLE_ROWS
 
 
 STATE_FILE = "quantization_aware.json"
@@ -58,7 +58,7 @@ def fake_quantize_input(states: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def fake_quantize_embeddings(rows: Tensor) -> Tensor:
     """Rounds what was looked up to 4 bits, as `int4.round_rows` does: rows (…, width) of a table, each by itself."""
-    return rows + (rounded_rows(rows).to(rows.dtype) - rows).detach()
+    return rows + (dequantized_rows(rows).to(rows.dtype) - rows).detach()
 
 
 class FakeQuantizedLinear(nn.Linear):
@@ -95,7 +95,7 @@ class FakeQuantizedLinear(nn.Linear):
             self.range = torch.lerp(self.range, torch.stack(states.float().aminmax()), MOMENTUM)
 
 
-class FakeQuantizedLookup:
+class FakeQuantizedEmbeddingMixin:
     """Goes before the class of an embedding, whichever it is in training, and rounds what is looked up in it.
 
     No hook: while hooks look inside, a TKD computes padding, too.
@@ -148,12 +148,12 @@ class QuantizationAwareCallback(CheckpointedCallback):
         self._ranges: dict[str, list[float]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        layers = rounded(self.trainer.model, **self.rounding)
+        layers = fake_quantize_model(self.trainer.model, **self.rounding)
         for name, limits in self._ranges.items():
             layers[name].range = torch.tensor(limits, device=args.device)
 
     def on_train_end(self, args, state, control, **kwargs):
-        in_floats(self.trainer.model)
+        remove_fake_quantization(self.trainer.model)
 
     def save(self, checkpoint: str) -> None:
         """Writes the ranges of inputs into a checkpoint."""
@@ -184,7 +184,7 @@ class QuantizationAwareCallback(CheckpointedCallback):
             )
 
 
-def rounded(
+def fake_quantize_model(
     model: PreTrainedModel, top: int = 127, activations: str | None = None, int4_embeddings: bool = False
 ) -> dict[str, FakeQuantizedLinear]:
     """Replaces the linear layers of a model, in place, by such that compute with rounded weights.
@@ -199,22 +199,22 @@ def rounded(
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     for module in model.modules() if int4_embeddings else ():
-        if isinstance(module, nn.Embedding) and module.num_embeddings > TYPES:
+        if isinstance(module, nn.Embedding) and module.num_embeddings > MAX_FLOAT_TABLE_ROWS:
             kind = type(module)
-            module.__class__ = type(f"FakeQuantized{kind.__name__}", (FakeQuantizedLookup, kind), {})
+            module.__class__ = type(f"FakeQuantized{kind.__name__}", (FakeQuantizedEmbeddingMixin, kind), {})
     return layers
 
 
-def in_floats(model: PreTrainedModel) -> None:
+def remove_fake_quantization(model: PreTrainedModel) -> None:
     """Undoes `rounded`, in place; the parameters are what they were, or what they have become in training."""
     for name, module in list(model.named_modules()):
         if isinstance(module, FakeQuantizedLinear):
             model.set_submodule(name, module.as_float())
-        elif isinstance(module, FakeQuantizedLookup):
+        elif isinstance(module, FakeQuantizedEmbeddingMixin):
             module.__class__ = type(module).__bases__[1]
 
 
-def train_aware(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
+def train_with_fake_quantization(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
     """Trains a student so that it loses little when it is quantized.
 
     Args:

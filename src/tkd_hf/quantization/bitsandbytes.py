@@ -45,12 +45,12 @@ def quantize(
     """
     # Saved before it first runs: bitsandbytes repacks 4-bit weights then, and saves the scales wrong (see TKD's
     # from_pretrained, which prevents it; other models are at risk).
-    quantized(model, weights).save_pretrained(folder)
+    quantized_copy(model, weights).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"weights": weights}
 
 
-def quantized(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype | None = None) -> PreTrainedModel:
+def quantized_copy(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A copy of a model with the linear layers of its encoder in 8 or 4 bits, as transformers makes it when it loads.
 
     Args:
@@ -65,7 +65,7 @@ def quantized(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype 
     refuse_adapters(model)
     if weights not in SCHEMES:
         raise InputError(f"bitsandbytes has no weights={weights!r}; choose among {', '.join(SCHEMES)}")
-    silence()
+    silence_cast_warning()
     bits = {"load_in_8bit": True} if weights == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": weights}
     config = BitsAndBytesConfig(**bits, llm_int8_skip_modules=head_modules(model))
     with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +75,6 @@ def quantized(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype 
     return copy
 
 
-def silence() -> None:
+def silence_cast_warning() -> None:
     """In 8 bits, bitsandbytes warns at every layer of every batch that activations are rounded through float16."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

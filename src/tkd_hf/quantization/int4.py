@@ -15,7 +15,7 @@ LEVELS = 15
 _LEAST = torch.finfo(torch.float16).tiny
 
 
-def round_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rounds each `BLOCK` neighbours to the 16 steps between the lowest and the highest of them, 0 being one.
 
     Args:
@@ -29,8 +29,8 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     ```python
     >>> import torch
-    >>> from tkd_hf.quantization.int4 import round_rows
-    >>> round_rows(torch.tensor([[-0.5, 0.0, 0.25, 7.0]]))
+    >>> from tkd_hf.quantization.int4 import quantize_rows
+    >>> quantize_rows(torch.tensor([[-0.5, 0.0, 0.25, 7.0]]))
     (tensor([[ 0.,  1.,  2., 15.]]), tensor([[1.]]), tensor([[0.5000]]))
 
     ```
@@ -44,25 +44,25 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return steps.flatten(-2)[..., :width], zeros.squeeze(-1), scales.squeeze(-1)
 
 
-def rounded_rows(rows: Tensor) -> Tensor:
+def dequantized_rows(rows: Tensor) -> Tensor:
     """What the 4 bits of rows of floats, (…, width), stand for: in float32, the same as an ONNX graph looks up."""
-    steps, zeros, scales = round_rows(rows)
+    steps, zeros, scales = quantize_rows(rows)
     zeros, scales = (part.repeat_interleave(BLOCK, -1)[..., : rows.shape[-1]] for part in (zeros, scales))
     return (steps - zeros) * scales
 
 
-def packed(table: Tensor) -> tuple[Tensor, Tensor]:
+def pack_table(table: Tensor) -> tuple[Tensor, Tensor]:
     """A table (rows, width) as bytes (rows, half of width and blocks) and float16 scales (rows, blocks).
 
     A row's steps are followed by its zeros; its first half is in the lower bits, its second in the higher ones.
     """
-    steps, zeros, scales = round_rows(table)
+    steps, zeros, scales = quantize_rows(table)
     numbers = torch.cat([steps, zeros], -1).to(torch.uint8)
     low, high = nn.functional.pad(numbers, (0, numbers.shape[-1] % 2)).chunk(2, -1)
     return low | high << 4, scales.half()
 
 
-def look_up_in_int4(graph, lookups: Collection[str]) -> list[str]:
+def pack_lookup_tables(graph, lookups: Collection[str]) -> list[str]:
     """Packs tables that an ONNX graph looks up in, and unpacks what it finds.
 
     Args:
@@ -96,7 +96,7 @@ def _unpacking(lookup, table: Tensor) -> tuple[list, list]:
     """What takes the place of a lookup: nodes, and the packed table and its scales among their constants."""
     from onnx import TensorProto, helper, numpy_helper
 
-    (rows, scales), (width, blocks) = packed(table), (table.shape[1], -(-table.shape[1] // BLOCK))
+    (rows, scales), (width, blocks) = pack_table(table), (table.shape[1], -(-table.shape[1] // BLOCK))
     constants = {
         "rows": rows,
         "scales": scales,

@@ -15,17 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import InputError, first_line
 from ..evaluation.runners import ONNXRunner
 from ..signals import accepted_inputs
-from . import quiet
-from .int4 import look_up_in_int4
+from . import suppress_exporter_output
+from .int4 import pack_lookup_tables
 
 
 SCHEMES = ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")
-CALIBRATED = ()
+CALIBRATED_SCHEMES = ()
 
 FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4
 OPSET = 23  # the first with attention as one operator; others take it apart into some twenty
-TYPES = 8  # rows of a table that is left in floats: of token types, a few bytes, and a part of every token
+MAX_FLOAT_TABLE_ROWS = (
+    8  # rows of a table that is left in floats: of token types, a few bytes, and a part of every token
+)
 _LOGGERS = ("torch.onnx", "onnxscript", "root")
 # two texts and their padding: a dimension of 1 would be taken for a constant
 _TRACED = ["a text", "another one, of a few more words"]
@@ -95,7 +97,7 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
     batch = tokenizer(_TRACED, padding=True, return_tensors="pt")
     training = model.training
     try:
-        with quiet(*_LOGGERS), torch.no_grad():
+        with suppress_exporter_output(*_LOGGERS), torch.no_grad():
             torch.onnx.export(
                 _Logits(model, inputs).eval(),  # a wrapper is born in training mode, and dropout would come back on
                 tuple(batch[name].to(model.device) for name in inputs),
@@ -158,10 +160,10 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
 
     graph = onnx.load(source)
     lookups = _lookups(graph)
-    as_they_are = [name for name, rows in lookups.items() if rows <= TYPES]
+    as_they_are = [name for name, rows in lookups.items() if rows <= MAX_FLOAT_TABLE_ROWS]
     if int4_embeddings:
-        as_they_are += look_up_in_int4(graph.graph, lookups.keys() - {*as_they_are})
-    with quiet(*_LOGGERS):
+        as_they_are += pack_lookup_tables(graph.graph, lookups.keys() - {*as_they_are})
+    with suppress_exporter_output(*_LOGGERS):
         quantize_dynamic(
             graph,
             target,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..configuration_tkd import TKDConfig
 from ..errors import InputError, first_line
 from ..model_loading import classifier_class, load_config
-from . import quiet
+from . import suppress_exporter_output
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 SCHEMES = ("int8", "int8-static", "float32")
-CALIBRATED = ("int8-static",)
+CALIBRATED_SCHEMES = ("int8-static",)
 
 
 def quantize(
@@ -44,16 +44,16 @@ def quantize(
     Raises:
         InputError: if optimum-intel does not know how to export such a model.
     """
-    with quiet("optimum", "nncf", "root"), _without_telemetry():
+    with suppress_exporter_output("optimum", "nncf", "root"), _without_telemetry():
         exported = _exported(model, tokenizer)
         if weights == "float32":
             exported.save_pretrained(str(folder))
         else:
-            _quantize_graph(exported, folder, calibration if weights in CALIBRATED else None)
+            _quantize_graph(exported, folder, calibration if weights in CALIBRATED_SCHEMES else None)
     tokenizer.save_pretrained(folder)
     return {
         "weights": weights.removesuffix("-static"),
-        "activations": "int8 static" if weights in CALIBRATED else "float32",
+        "activations": "int8 static" if weights in CALIBRATED_SCHEMES else "float32",
     }
 
 

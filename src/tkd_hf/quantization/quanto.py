@@ -22,7 +22,7 @@ from ..optional_dependencies import import_optional
 
 
 SCHEMES = ("int8",)
-MAP = "quanto_qmap.json"  # which layers are quantized, and how
+QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # which layers are quantized, and how
 
 
 def quantize(
@@ -62,7 +62,7 @@ def quantize(
     quanto.freeze(made)
     made.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
     made.save_pretrained(folder, save_original_format=False)  # by the names that `load` knows
-    (folder / MAP).write_text(json.dumps(quanto.quantization_map(made), indent=2), encoding="utf-8")
+    (folder / QUANTIZATION_MAP_FILE).write_text(json.dumps(quanto.quantization_map(made), indent=2), encoding="utf-8")
     tokenizer.save_pretrained(folder)
     return {"weights": weights}
 
@@ -87,7 +87,7 @@ def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     loaded = classifier_class(config).from_config(config, dtype=config.dtype)
     stored = load_file(folder / "model.safetensors")
-    quanto.requantize(loaded, stored, json.loads((folder / MAP).read_text(encoding="utf-8")))
+    quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))
     missing = sorted(loaded.state_dict().keys() - stored.keys())
     if missing:  # which requantize would leave as they were made up
         raise InputError(f"{model} lacks {len(missing)} weights, the first one {missing[0]}; quantize its model again")

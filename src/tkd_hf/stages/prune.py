@@ -27,14 +27,14 @@ from ..pruning import (
     Sparsity,
     SpeedTarget,
     StructuredPruner,
-    calibration,
+    calibration_data,
     prune_vocabulary,
     sparsity_report,
 )
-from ..pruning.targets import milliseconds_of
+from ..pruning.targets import shape_latencies
 from ..pruning.units import DEFAULT_KINDS
 from ..pruning.unstructured import magnitude_masks
-from ..pruning.vocabulary import texts_of as corpus_of
+from ..pruning.vocabulary import corpus_texts
 from ..soft_labels import teacher_revision
 from ..student import student_from_teacher
 from ..trainer import DistillationTrainer
@@ -182,11 +182,11 @@ def prune(
         return folder.record
 
     set_seed(args.seed)
-    whole = as_student(load_classifier(model, task.problem_type), task).to(args.device)
+    whole = convert_to_student(load_classifier(model, task.problem_type), task).to(args.device)
     learned = append_unlabelled(examples, extra) if extra else examples
     smaller, whole_tokenizer = whole, tokenizer
     if pruning.vocabulary:
-        smaller, tokenizer, cut = prune_vocabulary(whole, tokenizer, corpus_of(learned), corpus_of(evaluation))
+        smaller, tokenizer, cut = prune_vocabulary(whole, tokenizer, corpus_texts(learned), corpus_texts(evaluation))
     timed = (tokenizer, first_texts(evaluation, TIMED_SENTENCES), data.max_length)
     target = _target(pruning, smaller, whole.num_parameters(), *timed)
     trainer = distillation_trainer(
@@ -203,16 +203,16 @@ def prune(
     callback = _callback(pruning, trainer, target)
 
     def measure(trainer: DistillationTrainer) -> dict[str, Any]:
-        record.details = {"from": costs(whole), "to": costs(trainer.model)}
+        record.details = {"from": model_size(whole), "to": model_size(trainer.model)}
         if pruning.structured:
             record.details["removed"] = callback.pruner.masks.removed()
         if pruning.elements:
             record.details["sparsity"] = asdict(sparsity_report(trainer.model))
         if pruning.vocabulary:
             record.details["vocabulary"] = {name: value for name, value in asdict(cut).items() if name != "kept"}
-            (folder.path / REMOVED_TOKENS).write_text("\n".join(cut.removed_from(whole_tokenizer)) + "\n", "utf-8")
-        before, after = milliseconds_of(whole, [whole.config, trainer.model.config], *timed)
-        return {**costs(trainer.model), "speedup": round(before / after, 2)}
+            (folder.path / REMOVED_TOKENS).write_text("\n".join(cut.removed_tokens(whole_tokenizer)) + "\n", "utf-8")
+        before, after = shape_latencies(whole, [whole.config, trainer.model.config], *timed)
+        return {**model_size(trainer.model), "speedup": round(before / after, 2)}
 
     if train:
         trainer.add_callback(callback)
@@ -221,12 +221,12 @@ def prune(
     trainer.run_record = record
     folder.start()
     if callback:
-        callback.prune_at_once()
+        callback.prune_without_training()
     further = measure(trainer)
     return finish_run(folder, trainer, save_and_evaluate(trainer) | further)
 
 
-def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
+def convert_to_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
     """The model as a TKD, without dropout and with the task's labels in the data's order; a TKD as it is."""
     names = list(task.label_names)
     if isinstance(model, TKDPreTrainedModel) and names in ([], label_names(model.config)):
@@ -235,7 +235,7 @@ def as_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
     return student_from_teacher(model, label_names=names or None, **config)
 
 
-def costs(model: PreTrainedModel) -> dict[str, float]:
+def model_size(model: PreTrainedModel) -> dict[str, float]:
     """Parameters, and the size of the weights."""
     return {"parameters": model.num_parameters(), "megabytes": round(model.get_memory_footprint() / 1e6, 3)}
 
@@ -294,5 +294,5 @@ def _callback(
         return None
     if isinstance(target, ElementPruner):
         return ElementPruningCallback(trainer, target, schedule)
-    pruner = StructuredPruner(target, *calibration(trainer, pruning.calibration), pruning.importance)
+    pruner = StructuredPruner(target, *calibration_data(trainer, pruning.calibration), pruning.importance)
     return PruningCallback(trainer, pruner, schedule)

@@ -26,7 +26,7 @@ from .evaluate import TIMED_SENTENCES, evaluate, first_texts
 from .run_folder import RunFolder, StageRecord, fingerprint, read_record
 
 
-CALIBRATION = 300
+CALIBRATION_EXAMPLES = 300
 
 
 def quantize(
@@ -35,7 +35,7 @@ def quantize(
     backend: str,
     weights: str | None = None,
     data: DataArguments | None = None,
-    calibration: int = CALIBRATION,
+    calibration: int = CALIBRATION_EXAMPLES,
     overwrite: bool = False,
     resume: bool = False,
 ) -> StageRecord:
@@ -65,7 +65,7 @@ def quantize(
     scheme, weights = load_backend(backend, weights)
     config = runner_config(model)
     _check_floats(model, config.to_dict())
-    calibrated = weights in getattr(scheme, "CALIBRATED", ())
+    calibrated = weights in getattr(scheme, "CALIBRATED_SCHEMES", ())
     if calibrated and data is None:
         raise InputError(f"weights={weights} of {backend} are calibrated on training examples: name the data (--task)")
     evaluation, task = load_split(data, "eval", label_names(config)) if data else (None, None)
@@ -98,13 +98,13 @@ def quantize(
 
         details = scheme.quantize(classifier, tokenizer, folder, weights=weights, calibration=examples)
         del classifier  # its memory
-        note(folder, {"backend": backend, **details})
+        record_quantization(folder, {"backend": backend, **details})
         floats, record.metrics = _measure(model, str(folder), data, evaluation)
         record.details = {"quantization": {"backend": backend, **details, "float": floats}}
     return run.record
 
 
-def check_quantized(record: StageRecord, max_drop: float) -> None:
+def check_quantization_gate(record: StageRecord, max_drop: float) -> None:
     """Passes a quantized model that loses at most `max_drop` of the main metric; `GateFailed` otherwise.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_floats(model: str, config: dict[str, Any]) -> None:
     raise InputError(f"{model!r} {what}; quantize the model in floats that it was made from{source}")
 
 
-def note(folder: Path, details: dict[str, Any]) -> None:
+def record_quantization(folder: Path, details: dict[str, Any]) -> None:
     """Says in a model's `config.json` how it was quantized; nobody acts on that entry, `quantization`."""
     path = folder / "config.json"
     config = read_json(path, hint="write it anew")
