@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tkd_hf.hub.card import Card
-from tkd_hf.stages.card import card, card_of
+from tkd_hf.stages.card import card, card_from_folder
 from tkd_hf.stages.run_folder import StageRecord
 
 
@@ -49,7 +49,7 @@ def collect(runs_dir: Path) -> dict[str, dict]:
         for stage, suffix in (PUBLISHED_TWELVE_LAYERS if run.name.startswith("tkd-12l") else PUBLISHED).items():
             name = run.name + suffix
             card(run / stage, run / "report", repo_id=name, language="en")
-            content = asdict(card_of(run / stage, repo_id=name)) | {"pictures": []}
+            content = asdict(card_from_folder(run / stage, repo_id=name)) | {"pictures": []}
             records[name] = without_calibration_bins(content)
     return records
 

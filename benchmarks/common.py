@@ -1,0 +1,201 @@
+"""Helpers of the benchmarks: result files, the machine, means over seeds, and tiny models and data for `--quick`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from datasets import ClassLabel, Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from tkd_hf.data.tasks import get_task
+from tkd_hf.hardware import describe_hardware, describe_software
+
+
+RESULTS = Path(__file__).parent / "results"
+# training arguments of the quick size
+QUICK_TRAINING = {
+    "max_steps": 1,
+    "per_device_train_batch_size": 4,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "save_strategy": "no",
+}
+_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_WORDS = "a the film story plot actor good bad fine dull moving slow not very quite".split()
+
+
+def parser_of(description: str, results: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have.
+
+    Args:
+        description: the script's docstring.
+        results: name of the file in benchmarks/results/ that the script writes.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", help="folder with local copies of the tasks, DIR/TASK/SPLIT.parquet (the Hub)")
+    parser.add_argument("--results", type=Path, help=f"file to write the results to (benchmarks/results/{results})")
+    parser.add_argument("--quick", action="store_true", help="run on tiny models and texts; results go to --work-dir")
+    parser.set_defaults(results_name=results)
+    return parser
+
+
+def results_file(options: argparse.Namespace) -> Path:
+    """Return the file to write to: results of the quick size never replace the published ones."""
+    return options.results or (options.work_dir if options.quick else RESULTS) / options.results_name
+
+
+def environment(*packages: str) -> dict:
+    """Return the machine, the versions and today's date, as every row of a result file has them.
+
+    Args:
+        packages: optional packages whose versions matter for this row, such as `"onnxruntime"`.
+    """
+    hardware, versions = describe_hardware(), describe_software()
+    processor = f"{hardware['cpu']} ({hardware['threads']} of {hardware['cores']} cores)"
+    names = ("python", "tkd-hf", "torch", "transformers", *packages)
+    return {
+        "machine": f"{hardware['accelerator']}, {processor}" if hardware["accelerator"] else processor,
+        "software": {name: versions[name] for name in names if name in versions},
+        "date": date.today().isoformat(),
+    }
+
+
+def read_results(path: Path) -> dict:
+    """Return the content of a result file, or nothing if there is none yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def save_rows(path: Path, rows: Iterable[dict], key: tuple[str, ...], section: str = "runs", **about) -> None:
+    """Write rows into a result file: rows with the same key are replaced, all others stay.
+
+    Args:
+        path: the result file.
+        rows: measurements; each should hold what `environment` returns.
+        key: fields that identify a row.
+        section: the list in the file that holds the rows.
+        about: what the file says besides its rows, such as the command.
+    """
+    content = about | read_results(path) | about
+    merged = {identity(row, key): row for row in [*content.get(section, []), *rows]}
+    content[section] = list(merged.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json(content), encoding="utf-8")
+
+
+def identity(row: dict, key: tuple[str, ...]) -> tuple:
+    """Return the values of a row's key."""
+    return tuple(row[name] for name in key)
+
+
+def to_json(content: dict) -> str:
+    """Return JSON with one row per line and numbers of six digits, so that a diff shows which rows changed."""
+    lines = []
+    for name, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n".join(f"  {json.dumps(rounded(row), ensure_ascii=False)}" for row in value)
+            lines.append(f' "{name}": [\n{rows}\n ]')
+        else:
+            lines.append(f' "{name}": {json.dumps(rounded(value), ensure_ascii=False)}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def rounded(value):
+    """Round every number in a nested value to six significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Return the mean and the standard deviation of a sample; a single value has no deviation."""
+    return mean(values), stdev(values) if len(values) > 1 else None
+
+
+def with_deviation(values: list[float], form: str) -> str:
+    """Return `mean ± standard deviation` in a format such as `".4f"` or `".1%"`."""
+    center, deviation = mean_and_deviation(values)
+    return f"{center:{form}}" if deviation is None else f"{center:{form}} ± {deviation:{form}}"
+
+
+def say(text: str) -> None:
+    """Report progress on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- tiny models and data
+
+
+def tiny_model(folder: Path, labels: int = 2, layers: int = 6) -> str:
+    """Save a random BERT of two heads with a word-level tokenizer, unless the folder has one; return the folder."""
+    if not (folder / "tokenizer.json").exists():
+        vocabulary = [*_SPECIAL_TOKENS, *_WORDS]
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(token, vocabulary.index(token)) for token in ("[CLS]", "[SEP]")],
+        )
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+            initializer_range=0.5,
+            num_labels=labels,
+        )
+        BertForSequenceClassification(config).save_pretrained(folder)
+        names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=32,
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            **names,
+        )
+        fast.save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_texts(count: int = 16, first: int = 0) -> list[str]:
+    """Return different short texts: text i spells i in words."""
+    return [
+        " ".join(_WORDS[(i // 15**digit) % 15] for digit in range(1 + i % 5)) + f" {_WORDS[i % 15]} {_WORDS[i // 15]}"
+        for i in range(first, first + count)
+    ]
+
+
+def tiny_task(folder: Path, name: str, first: int = 0) -> str:
+    """Write a GLUE task of 16 examples in the layout of `--data-dir`, unless it is there; return the folder."""
+    task = get_task(name)
+    texts = tiny_texts(first=first)
+    labels = [i % task.num_labels if task.num_labels > 1 else float(i % 6) for i in range(len(texts))]
+    rows = Dataset.from_dict(dict.fromkeys(task.text_columns, texts) | {"label": labels})
+    for split in (task.train_split, task.eval_split):
+        path = folder / name / f"{split}.parquet"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows.to_parquet(path)
+    return str(folder)
+
+
+def tiny_dataset(folder: Path, label: str = "label", splits: tuple[str, ...] = ("train", "validation", "test")) -> str:
+    """Write a data set of 16 texts and two classes, a file per split; return the folder."""
+    texts = tiny_texts()
+    rows = Dataset.from_dict({"text": texts, label: [i % 2 for i in range(len(texts))]})
+    rows = rows.cast_column(label, ClassLabel(names=["negative", "positive"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        rows.to_parquet(folder / f"{split}.parquet")
+    return str(folder)
