@@ -1,6 +1,6 @@
-"""BERT-like checkpoints to TKD with equal logits, and a TKD of even shape back to a stock `bert`.
+"""Convert BERT-like models to TKD with equal logits, and a TKD with equal layers back to a stock `bert`.
 
-Each architecture is one table: its module names on the left, ours on the right, `#` standing for the layer's number.
+A table per architecture lists its module names on the left and TKD's on the right; `#` stands for the layer index.
 """
 
 import copy
@@ -33,15 +33,24 @@ from .modeling_tkd import (
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one family of checkpoints names what TKD has."""
+    """How the modules and configuration fields of an architecture map to those of TKD.
 
-    encoder: dict[str, str]  # inside the base model
-    sequence: dict[str, str]  # the heads, outside of it
+    Attributes:
+        encoder: module names inside the base model -> TKD's.
+        sequence, masked_lm: module names of the two heads -> TKD's.
+        pooler_act: activation of the sequence classification head.
+        masked_lm_act: activation of the masked-LM head; `None` if it follows `hidden_act`.
+        config: TKD's configuration fields -> the architecture's, if their names differ.
+        constants: TKD fields with a value that the architecture's code fixes.
+    """
+
+    encoder: dict[str, str]
+    sequence: dict[str, str]
     masked_lm: dict[str, str]
-    pooler_act: str  # the activation its sequence head is written with
-    masked_lm_act: str | None = None  # the activation its masked-LM head is written with; None follows the config
-    config: dict[str, str] = field(default_factory=dict)  # our configuration field -> theirs, where names differ
-    constants: dict = field(default_factory=dict)  # what its code fixes and its configuration does not say
+    pooler_act: str
+    masked_lm_act: str | None = None
+    config: dict[str, str] = field(default_factory=dict)
+    constants: dict = field(default_factory=dict)
 
 
 BERT_EMBEDDINGS = {
@@ -119,7 +128,7 @@ ELECTRA = Architecture(
 
 ARCHITECTURES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT, "electra": ELECTRA}
 
-# what a class name says after the family's: BertModel, BertForMaskedLM, ...
+# suffix of a class name (BertModel, BertForMaskedLM, ...) -> the class
 TKD_CLASSES = {
     "Model": TKDModel,
     "ForSequenceClassification": TKDForSequenceClassification,
@@ -133,7 +142,7 @@ BERT_CLASSES = {
     "ForMaskedLM": BertForMaskedLM,
 }
 
-# fields that mean the same in TKD and in the families it converts, where they have them
+# configuration fields that mean the same in TKD and in the other architectures, which may lack some of them
 SHARED_FIELDS = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
     "attention_probs_dropout_prob max_position_embeddings type_vocab_size embedding_size classifier_dropout "
@@ -143,45 +152,55 @@ SHARED_FIELDS = (
 
 
 def head_type(model: PreTrainedModel | type) -> str:
-    """`"Model"`, `"ForSequenceClassification"`, `"ForTokenClassification"` or `"ForMaskedLM"`.
+    """Return which head a model or class has, as the suffix of its class name.
+
+    Returns:
+        `"Model"` (no head), `"ForSequenceClassification"`, `"ForTokenClassification"` or `"ForMaskedLM"`.
 
     Raises:
-        InputError: the model has another head.
+        InputError: if TKD does not have this head.
     """
-    name = (model if isinstance(model, type) else type(model)).__name__
-    for kind in TKD_CLASSES:
-        if name.endswith(kind):
-            return kind
-    raise InputError(f"{name} has no counterpart in TKD, which has: {', '.join(TKD_CLASSES)}; load it as one of these")
+    class_name = (model if isinstance(model, type) else type(model)).__name__
+    for suffix in TKD_CLASSES:
+        if class_name.endswith(suffix):
+            return suffix
+    raise InputError(
+        f"{class_name} has no counterpart in TKD, which has: {', '.join(TKD_CLASSES)}; load it as one of these"
+    )
 
 
 def tkd_config_from(config: PreTrainedConfig) -> TKDConfig:
-    """The TKD configuration of the same shape, with the same labels; a new object, also for a `TKDConfig`.
+    """Return a TKD configuration with the shape and labels of another; a `TKDConfig` is copied.
 
     Raises:
-        InputError: the architecture is not one of bert, roberta, distilbert, electra and tkd, or is a decoder.
+        InputError: if the architecture is none of bert, roberta, distilbert, electra and tkd, or if it is a decoder.
     """
     if isinstance(config, TKDConfig):
         return copy.deepcopy(config)
     architecture = _architecture_of(config)
-    theirs = {ours: architecture.config.get(ours, ours) for ours in SHARED_FIELDS}
-    fields = {ours: copy.deepcopy(getattr(config, name)) for ours, name in theirs.items() if hasattr(config, name)}
+    fields = {}
+    for tkd_name in SHARED_FIELDS:
+        name = architecture.config.get(tkd_name, tkd_name)
+        if hasattr(config, name):
+            fields[tkd_name] = copy.deepcopy(getattr(config, name))
     fields["max_position_embeddings"] -= unused_positions(config)
     return TKDConfig(**fields | architecture.constants, pooler_act=architecture.pooler_act)
 
 
 def tkd_state_dict_from(model: PreTrainedModel) -> dict:
-    """The model's weights under TKD's names. They are the model's own tensors, not copies.
+    """Return the model's weights under TKD's names. The tensors are the model's own, not copies.
 
-    What TKD has no place for is left out: bert's pooler where no sequence head reads it, duplicates of tied biases.
+    Weights without a counterpart in TKD are left out: bert's pooler if no sequence head uses it, and duplicates of tied
+    biases.
 
     Raises:
-        InputError: the architecture or the head is not one that TKD has, or the weights are quantized.
+        InputError: if TKD lacks the architecture or the head, or if the weights are quantized.
     """
     refuse_quantized(model, "convert")
     if isinstance(model, TKDPreTrainedModel):
         return model.state_dict()
-    weights = _rename(model.state_dict(), _names(_architecture_of(model.config), model.base_model_prefix, model))
+    architecture = _architecture_of(model.config)
+    weights = _rename(model.state_dict(), _module_names(architecture, model.base_model_prefix, model))
     unused = unused_positions(model.config)
     return {
         name: weight[unused:] if name.endswith("position_embeddings.weight") else weight
@@ -190,13 +209,18 @@ def tkd_state_dict_from(model: PreTrainedModel) -> dict:
 
 
 def to_tkd(model: PreTrainedModel) -> TKDPreTrainedModel:
-    """A bert, roberta, distilbert or electra model as TKD, with the same head and equal logits.
+    """Convert a bert, roberta, distilbert or electra model to TKD, with the same head and equal logits.
 
-    Padding has to be marked by an `attention_mask`, also for roberta, which would see it in `input_ids`. The result
-    shares no tensor with `model`, and has its device, dtype and mode.
+    Mark padding with an `attention_mask` from then on: roberta also recognises it in `input_ids`, TKD does not.
+
+    Args:
+        model: an encoder, classifier of texts or tokens, or masked language model. It does not change.
+
+    Returns:
+        A new model on the same device, with the same dtype and training mode, that shares no tensor with `model`.
 
     Raises:
-        InputError: the architecture or the head is not one that TKD has.
+        InputError: if TKD lacks the architecture or the head, or if the weights are quantized.
 
     Example:
 
@@ -210,22 +234,24 @@ def to_tkd(model: PreTrainedModel) -> TKDPreTrainedModel:
 
     ```
     """
-    kind = head_type(model)
-    _check_masked_lm_activation(model, kind)
-    converted = TKD_CLASSES[kind](tkd_config_from(model.config))
+    head = head_type(model)
+    _check_masked_lm_activation(model, head)
+    converted = TKD_CLASSES[head](tkd_config_from(model.config))
     converted.load_state_dict(tkd_state_dict_from(model))
-    return _like(converted, model)
+    return _match_device_and_mode(converted, model)
 
 
 def to_padding_free(model: PreTrainedModel) -> PreTrainedModel:
-    """A model that is only asked for answers, in the form that computes nothing on padding: as TKD, with its weights.
+    """Return a TKD with the model's weights for inference, such as labelling with a teacher, that skips padding.
+
+    The logits of real tokens are the same. The result shares the weights, so do not train it.
 
     Args:
-        model: a teacher, say. It stays as it is.
+        model: a classifier. It does not change.
 
     Returns:
-        a TKD that shares the weights; the model itself where it is no stock classifier of an architecture that TKD has,
-        or where something was put into it: adapters, quantized weights, hooks, another `forward`.
+        A TKD model. If `model` is not an unmodified bert, roberta, distilbert or electra classifier of transformers, it
+        is returned itself: adapters, quantized weights, hooks or another `forward` would be lost in the conversion.
 
     Example:
 
@@ -240,7 +266,7 @@ def to_padding_free(model: PreTrainedModel) -> PreTrainedModel:
 
     ```
     """
-    if not (_is_stock_classifier(model) and all(map(_is_as_made, model.modules()))):
+    if not (_is_stock_classifier(model) and all(_is_unmodified(module) for module in model.modules())):
         return model
     with torch.device("meta"):
         converted = TKD_CLASSES[head_type(model)](tkd_config_from(model.config))
@@ -250,74 +276,91 @@ def to_padding_free(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _is_stock_classifier(model: PreTrainedModel) -> bool:
-    kinds = ("ForSequenceClassification", "ForTokenClassification")
-    ours = model.config.model_type in ARCHITECTURES and not getattr(model.config, "is_decoder", False)
-    return ours and type(model).__module__.startswith("transformers.models.") and type(model).__name__.endswith(kinds)
+    is_known_encoder = model.config.model_type in ARCHITECTURES and not getattr(model.config, "is_decoder", False)
+    is_stock = type(model).__module__.startswith("transformers.models.")
+    is_classifier = type(model).__name__.endswith(("ForSequenceClassification", "ForTokenClassification"))
+    return is_known_encoder and is_stock and is_classifier
 
 
-def _is_as_made(module: nn.Module) -> bool:
-    """Whether a module is of torch or transformers, as its class says, and has no weights but those of plain layers."""
-    plain = not module._parameters or type(module) in (nn.Linear, nn.Embedding, nn.LayerNorm)
-    plain = plain and type(module).__module__.startswith(("torch.", "transformers."))
-    return plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+def _is_unmodified(module: nn.Module) -> bool:
+    """Return whether a module of torch or transformers computes as its class says and holds weights as plain layers do.
+
+    Adapters and quantization replace layers by classes of their own.
+    """
+    is_stock = type(module).__module__.startswith(("torch.", "transformers."))
+    is_plain = not module._parameters or type(module) in (nn.Linear, nn.Embedding, nn.LayerNorm)
+    is_patched = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return is_stock and is_plain and not is_patched
 
 
 def to_bert(model: TKDPreTrainedModel) -> PreTrainedModel:
-    """A TKD of even shape as a stock `bert` with the same head and equal logits, for runtimes that know only that.
+    """Convert a TKD to a stock `bert` with the same head and equal logits, for runtimes that only support bert.
 
-    Without padding or with padding on the right, that is: `bert` counts positions from the left edge. A TKD without
-    token types gets two that add nothing. The result shares no tensor with `model`, and has its device, dtype and mode.
+    The logits differ if texts are padded on the left: `bert` counts positions from the left edge, TKD from the first
+    real token. A TKD without token types gets two whose embeddings are zero.
+
+    Args:
+        model: a TKD with the same number of heads and neurons in every layer. It does not change.
+
+    Returns:
+        A new model on the same device, with the same dtype and training mode, that shares no tensor with `model`.
 
     Raises:
-        InputError: `bert` cannot have this shape; the message says why and what to do instead.
+        InputError: if `bert` cannot have this shape. The message lists every reason and the alternatives.
     """
     refuse_quantized(model, "convert")
-    kind = head_type(model)
-    config = _bert_config_from(model.config, kind)
-    names = {ours: theirs for theirs, ours in _names(BERT, "bert", model).items()}
-    weights = _rename(model.state_dict(), names)
+    head = head_type(model)
+    config = _bert_config_from(model.config, head)
+    bert_names = {tkd_name: bert_name for bert_name, tkd_name in _module_names(BERT, "bert", model).items()}
+    weights = _rename(model.state_dict(), bert_names)
     if not model.config.type_vocab_size:
-        prefix = "" if kind == "Model" else "bert."
+        prefix = "" if head == "Model" else "bert."
         embeddings = weights[f"{prefix}embeddings.position_embeddings.weight"]
         weights[f"{prefix}embeddings.token_type_embeddings.weight"] = embeddings.new_zeros(2, config.hidden_size)
-    if kind == "ForMaskedLM":
+    if head == "ForMaskedLM":
         weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"]
-    exported = BertModel(config, add_pooling_layer=False) if kind == "Model" else BERT_CLASSES[kind](config)
+    exported = BertModel(config, add_pooling_layer=False) if head == "Model" else BERT_CLASSES[head](config)
     exported.load_state_dict(weights)
-    return _like(exported, model)
+    return _match_device_and_mode(exported, model)
 
 
 def _architecture_of(config: PreTrainedConfig) -> Architecture:
     if config.model_type not in ARCHITECTURES:
         raise InputError(
             f"model_type={config.model_type!r} does not convert to TKD, only {', '.join(ARCHITECTURES)} do; "
-            "it can still teach a student made from scratch (TKDConfig) by its logits"
+            "it can still be the teacher of a student that is initialised at random (TKDConfig), by its logits"
         )
     if getattr(config, "is_decoder", False):
-        raise InputError(f"is_decoder=True makes this {config.model_type} causal, but TKD is an encoder; set it False")
+        raise InputError(
+            f"is_decoder=True makes this {config.model_type} causal, but TKD is an encoder; set is_decoder=False"
+        )
     return ARCHITECTURES[config.model_type]
 
 
 def unused_positions(config: PreTrainedConfig) -> int:
-    """Rows at the top of the position table that no token uses: roberta counts from `pad_token_id + 1`."""
+    """Return how many leading rows of the position embeddings no token uses.
+
+    roberta counts positions from `pad_token_id + 1`, the other architectures from 0.
+    """
     return config.pad_token_id + 1 if config.model_type == "roberta" else 0
 
 
-def _names(architecture: Architecture, prefix: str, model: PreTrainedModel) -> dict[str, str]:
-    """Their module names -> ours, as they stand in the state dict of a model with this head."""
-    kind = head_type(model)
-    if kind == "Model":
+def _module_names(architecture: Architecture, prefix: str, model: PreTrainedModel) -> dict[str, str]:
+    """Return the architecture's module names -> TKD's, as in the state dict of a model with this head."""
+    head = head_type(model)
+    if head == "Model":
         return architecture.encoder
-    head = {
+    head_names = {
         "ForSequenceClassification": architecture.sequence,
         "ForTokenClassification": {"classifier": "classifier"},
         "ForMaskedLM": architecture.masked_lm,
-    }[kind]
-    return {f"{prefix}.{theirs}": f"tkd.{ours}" for theirs, ours in architecture.encoder.items()} | head
+    }[head]
+    encoder_names = {f"{prefix}.{name}": f"tkd.{tkd_name}" for name, tkd_name in architecture.encoder.items()}
+    return encoder_names | head_names
 
 
 def _rename(state_dict: dict, names: dict[str, str]) -> dict:
-    """Rename `module.parameter` by the names of modules, and leave out modules that have none."""
+    """Rename the modules of `module.parameter` keys, and leave out modules without a new name."""
     renamed = {}
     for name, tensor in state_dict.items():
         module, _, parameter = name.rpartition(".")
@@ -329,28 +372,28 @@ def _rename(state_dict: dict, names: dict[str, str]) -> dict:
     return renamed
 
 
-def _check_masked_lm_activation(model: PreTrainedModel, kind: str):
+def _check_masked_lm_activation(model: PreTrainedModel, head: str):
     config = model.config
-    fixed = getattr(ARCHITECTURES.get(config.model_type), "masked_lm_act", None)
-    if kind == "ForMaskedLM" and fixed is not None and config.hidden_act != fixed:
+    activation = getattr(ARCHITECTURES.get(config.model_type), "masked_lm_act", None)
+    if head == "ForMaskedLM" and activation is not None and config.hidden_act != activation:
         raise InputError(
-            f"the masked-LM head of {config.model_type} always uses {fixed}, but TKD's uses hidden_act="
+            f"the masked-LM head of {config.model_type} always uses {activation}, but TKD's uses hidden_act="
             f"{config.hidden_act!r} as its layers do; convert the base model instead"
         )
 
 
-def _bert_config_from(config: TKDConfig, kind: str) -> BertConfig:
+def _bert_config_from(config: TKDConfig, head: str) -> BertConfig:
     layers = range(config.num_hidden_layers)
     heads = {config.heads_of(layer) for layer in layers}
     intermediate_sizes = {config.intermediate_size_of(layer) for layer in layers}
-    _check_exportable(config, kind, heads, intermediate_sizes)
+    _check_exportable(config, head, heads, intermediate_sizes)
     fields = {name: copy.deepcopy(getattr(config, name)) for name in SHARED_FIELDS if name != "embedding_size"}
     fields |= {"num_attention_heads": heads.pop(), "intermediate_size": intermediate_sizes.pop()}
     return BertConfig(**fields | {"type_vocab_size": config.type_vocab_size or 2})
 
 
-def _check_exportable(config: TKDConfig, kind: str, heads: set[int], intermediate_sizes: set[int]):
-    """Say everything that keeps this shape from being a `bert`, at once."""
+def _check_exportable(config: TKDConfig, head: str, heads: set[int], intermediate_sizes: set[int]):
+    """Raise an InputError with all reasons why `bert` cannot have this shape."""
     reasons = []
     if config.position_embedding_type != "learned":
         reasons.append(f"position_embedding_type={config.position_embedding_type!r} (bert has 'learned')")
@@ -364,14 +407,14 @@ def _check_exportable(config: TKDConfig, kind: str, heads: set[int], intermediat
         )
     if len(intermediate_sizes) > 1:
         reasons.append(f"intermediate_sizes={config.intermediate_sizes} is uneven")
-    if kind == "ForSequenceClassification" and config.pooler_act != "tanh":
+    if head == "ForSequenceClassification" and config.pooler_act != "tanh":
         reasons.append(f"pooler_act={config.pooler_act!r} (bert has 'tanh')")
     if reasons:
         raise InputError(
-            f"bert cannot have this shape: {'; '.join(reasons)}. Publish it as TKD (save_pretrained writes the code "
-            "that loads it), or export to ONNX or OpenVINO"
+            f"bert cannot have this shape: {'; '.join(reasons)}. Publish it as TKD (save_pretrained includes the code "
+            "to load it), or export it to ONNX or OpenVINO"
         )
 
 
-def _like(converted: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
+def _match_device_and_mode(converted: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
     return converted.to(device=model.device, dtype=model.dtype).train(model.training)

@@ -1,4 +1,4 @@
-"""Layer maps: which layer of the teacher each layer of the student is built from and learns from."""
+"""Layer maps: from which teacher layer each student layer is initialised or learns."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,16 @@ from .errors import InputError
 
 
 def uniform_layers(num_hidden_layers: int, teacher_layers: int) -> list[int]:
-    """Evenly spread layers that end in the teacher's last: the k-th of n (from 1) is `k * teacher_layers // n - 1`.
+    """Return evenly spread teacher layers that end in the last one.
+
+    Student layer k of n, counted from 1, gets teacher layer `k * teacher_layers // n - 1`, counted from 0.
+
+    Args:
+        num_hidden_layers: number of student layers, at most `teacher_layers`.
+        teacher_layers: number of teacher layers.
+
+    Returns:
+        One teacher layer (from 0) per student layer.
 
     Example:
 
@@ -22,64 +31,68 @@ def uniform_layers(num_hidden_layers: int, teacher_layers: int) -> list[int]:
 
 
 def last_layers(num_hidden_layers: int, teacher_layers: int) -> list[int]:
-    """The teacher's topmost layers."""
+    """Return the last teacher layers, one per student layer."""
     return list(range(teacher_layers - num_hidden_layers, teacher_layers))
 
 
 def skip_layers(num_hidden_layers: int, teacher_layers: int) -> list[int]:
-    """Evenly spread layers that begin with the teacher's first: every other one for half as many, as in DistilBERT."""
+    """Return evenly spread teacher layers that begin with the first, as in DistilBERT: 0, 2, 4 of six layers."""
     return [k * teacher_layers // num_hidden_layers for k in range(num_hidden_layers)]
 
 
 LAYER_MAPS = {"uniform": uniform_layers, "last": last_layers, "skip": skip_layers}
 
 
-def layer_map(chosen: str | Sequence[int], num_hidden_layers: int, teacher_layers: int) -> list[int]:
-    """The teacher's layer for each of the student's, both counted from 0.
+def layer_map(choice: str | Sequence[int], num_hidden_layers: int, teacher_layers: int) -> list[int]:
+    """Return the teacher layer for each student layer, both counted from 0.
 
     Args:
-        chosen: `"uniform"` (TinyBERT's, arXiv 1909.10351, which found it better than the other two), `"last"`,
-            `"skip"` (DistilBERT's, arXiv 1910.01108), or the layers themselves, as a list or as `"1,3,5"`.
-        num_hidden_layers, teacher_layers: depths of student and teacher.
+        choice: `"uniform"` (evenly spread, ending in the last layer: the best of the three in TinyBERT, arXiv
+            1909.10351), `"last"` (the last layers), `"skip"` (evenly spread, beginning with the first layer, as in
+            DistilBERT, arXiv 1910.01108), or the teacher layers themselves, as a list or as text such as `"1,3,5"`.
+        num_hidden_layers: number of student layers.
+        teacher_layers: number of teacher layers.
 
     Raises:
-        InputError: for a name that is none of these, as many layers as the student does not have, or layers that the
-            teacher does not have.
+        InputError: if `choice` is neither a name nor a list of layers, if the number of layers is not that of the
+            student, or if the teacher does not have one of the layers.
 
     Example:
 
     ```python
     >>> from tkd_hf.layer_map import layer_map
 
-    >>> [layer_map(chosen, 3, 6) for chosen in ("uniform", "last", "skip", "0,2,5")]
+    >>> [layer_map(choice, 3, 6) for choice in ("uniform", "last", "skip", "0,2,5")]
     [[1, 3, 5], [3, 4, 5], [0, 2, 4], [0, 2, 5]]
 
     ```
     """
-    if isinstance(chosen, str) and chosen in LAYER_MAPS:
+    if isinstance(choice, str) and choice in LAYER_MAPS:
         if num_hidden_layers > teacher_layers:
+            repeated = (str(k * teacher_layers // num_hidden_layers) for k in range(num_hidden_layers))
             raise InputError(
-                f"layer_map={chosen!r} cannot spread {num_hidden_layers} student layers over {teacher_layers} of the "
-                "teacher; name a teacher layer for each of them, such as "
-                f"{','.join(str(k * teacher_layers // num_hidden_layers) for k in range(num_hidden_layers))}"
+                f"layer_map={choice!r} cannot spread {num_hidden_layers} student layers over {teacher_layers} teacher "
+                f"layers; name a teacher layer for each student layer, such as {','.join(repeated)}"
             )
-        return LAYER_MAPS[chosen](num_hidden_layers, teacher_layers)
-    layers = _numbers(chosen)
+        return LAYER_MAPS[choice](num_hidden_layers, teacher_layers)
+    layers = _parse_layers(choice)
     if len(layers) != num_hidden_layers:
         raise InputError(
-            f"layer_map={chosen!r} names {len(layers)} layers for a student of {num_hidden_layers}; name one for each"
+            f"layer_map={choice!r} names {len(layers)} layers for a student of {num_hidden_layers}; name one teacher "
+            "layer per student layer"
         )
     if not all(0 <= layer < teacher_layers for layer in layers):
         raise InputError(
-            f"layer_map={chosen!r} for a teacher of {teacher_layers} layers; name some from 0 to {teacher_layers - 1}"
+            f"layer_map={choice!r} for a teacher of {teacher_layers} layers; choose layers from 0 to "
+            f"{teacher_layers - 1}"
         )
     return layers
 
 
-def _numbers(chosen: str | Sequence[int]) -> list[int]:
+def _parse_layers(choice: str | Sequence[int]) -> list[int]:
     try:
-        return [int(layer) for layer in (chosen.strip("[]").split(",") if isinstance(chosen, str) else chosen)]
+        return [int(layer) for layer in (choice.strip("[]").split(",") if isinstance(choice, str) else choice)]
     except (TypeError, ValueError):
         raise InputError(
-            f"layer_map={chosen!r} is neither {', '.join(LAYER_MAPS)} nor a list of the teacher's layers such as 1,3,5"
+            f"layer_map={choice!r} is neither {', '.join(LAYER_MAPS)} nor a list of teacher layers such as 1,3,5"
         ) from None

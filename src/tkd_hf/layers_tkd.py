@@ -30,7 +30,7 @@ def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor 
             where a text starts and is ignored: positions then count from the left edge.
 
     Returns:
-        `(batch, length)`, or `(1, length)` if there is no mask of two dimensions.
+        `(batch, length)`, or `(1, length)` unless the mask has two dimensions.
     """
     if attention_mask is None or attention_mask.dim() != 2:
         return torch.arange(embeddings.shape[1], device=embeddings.device).unsqueeze(0)

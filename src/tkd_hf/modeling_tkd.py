@@ -151,8 +151,8 @@ class TKDModel(TKDPreTrainedModel):
         r"""
         Encode a batch of texts. Padding is removed before the first layer and put back after the last, with zeros.
 
-        It is not removed, and then holds meaningless states, if there is none, in a traced graph, or while a module
-        inside has a forward hook (`output_hidden_states=True` adds some): hooks see the shape of the batch.
+        Padding stays, and its states are meaningless, in a traced graph and while a module inside has a forward hook,
+        because hooks should see the shape of the batch. `output_hidden_states=True` sets such hooks.
 
         Args:
             input_ids (`(batch, length)`): token ids, unless `inputs_embeds` is given.
