@@ -98,7 +98,7 @@ def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
         ("--shuffle-pairs --words-from x", "words_from='x' limits what a model proposes"),
         ("--mlm no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),
         ("--mlm {teacher}", "is no trained masked language model; `tkd-hf pretrain` makes one"),
-        ("--mlm {maskless}", "has no mask token to put for a word"),
+        ("--mlm {maskless}", "has no mask token"),
         ("--mlm {mlm} --probability 0", "no new text came of 8 examples; raise the copies or the probability"),
         ("--mlm {mlm} --words-from {teacher}/missing.txt", "missing.txt' is neither a local path"),
         ("--mlm {mlm} --output-dir {mlm}/config.json", "config.json is a file; name a folder"),

@@ -105,8 +105,11 @@ def test_words_without_tags_are_learned_from_the_teacher_alone(run, tmp_path, ta
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("distill {teacher} --dataset {data} --output-dir {out} --unlabelled {data}", "tokens without a label do not"),
-        ("label {teacher} --dataset {data} --unlabelled {data}", "tokens without a label do not count"),
+        (
+            "distill {teacher} --dataset {data} --output-dir {out} --unlabelled {data}",
+            "words without a label are ignored",
+        ),
+        ("label {teacher} --dataset {data} --unlabelled {data}", "words without a label are ignored"),
         ("augment --dataset {data} --output-dir {out} --shuffle-pairs", "lists of words in 'tokens'"),
     ],
 )

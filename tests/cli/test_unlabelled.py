@@ -27,7 +27,7 @@ def test_more_texts_join_the_training_data(run, tmp_path, teacher_folder, sst2_d
     words = [*data, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split(), "--logging-steps", 1]
     code, _, err = run("distill", teacher_folder, *words)
     assert code == 0
-    found = "3 unlabelled examples; left out 1 that the evaluation data hold already, 1 that the unlabelled data hold"
+    found = "3 unlabelled examples; left out 1 already in the evaluation data, 1 already in the unlabelled data"
     assert found in caplog.text
     assert "soft labels:" not in err  # those of `label` are found
     record = read_json(tmp_path / "s" / "tkd_run.json")

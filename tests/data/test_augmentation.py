@@ -1,4 +1,4 @@
-"""Words are replaced where, as often and by what was asked for; the seed decides; nothing comes out twice."""
+"""Word replacement and pair shuffling: proposals, replacement rate, seeds, and no repeated examples."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tkd_hf import InputError
 from tkd_hf.data.augmentation import collect_words, replace_words, shuffle_pairs
-from tkd_hf.data.replacement_words import MaskedWords, NearestWords, _whole_words
+from tkd_hf.data.replacement_words import MaskedWords, NearestWords, _single_token_words
 
 from ..conftest import TEXTS, WORDS, build_tokenizer
 
@@ -37,26 +37,25 @@ def texts():
     return Dataset.from_dict({"text": TEXTS})
 
 
-def test_the_seed_decides(mlm, tokenizer, texts):
-    first, again, other = (rewrite(texts, mlm, tokenizer, seed=seed).to_dict() for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+def test_the_seed_decides_the_copies(mlm, tokenizer, texts):
+    first, same_seed, other_seed = (rewrite(texts, mlm, tokenizer, seed=seed).to_dict() for seed in (1, 1, 2))
+    assert first == same_seed
+    assert first != other_seed
 
 
-def test_an_example_has_the_same_copies_whatever_the_batch(mlm, tokenizer, texts):
-    one, many = (rewrite(texts, mlm, tokenizer, seed=1, batch_size=size).to_dict() for size in (1, 7))
-    assert one == many
+def test_copies_do_not_depend_on_the_batch_size(mlm, tokenizer, texts):
+    single, batched = (rewrite(texts, mlm, tokenizer, seed=1, batch_size=size).to_dict() for size in (1, 7))
+    assert single == batched
 
 
-def test_the_model_stays_as_it_is(mlm, tokenizer, texts):
-    """Left in training mode, it is run without dropout nevertheless."""
+def test_a_model_in_training_mode_stays_in_it_and_runs_without_dropout(mlm, tokenizer, texts):
     assert mlm.training
-    left = rewrite(texts, mlm, tokenizer).to_dict()
+    new = rewrite(texts, mlm, tokenizer).to_dict()
     assert mlm.training
-    assert left == rewrite(texts, mlm.eval(), tokenizer).to_dict()
+    assert new == rewrite(texts, mlm.eval(), tokenizer).to_dict()
 
 
-def test_no_word_is_replaced_at_0_and_every_word_at_1(mlm, tokenizer, texts):
+def test_probability_0_replaces_no_word_and_1_replaces_every_word(mlm, tokenizer, texts):
     assert len(rewrite(texts, mlm, tokenizer, probability=0)) == 0
     new = rewrite(Dataset.from_dict({"text": [TEXTS[6]]}), mlm, tokenizer, copies=20, probability=1)
     assert len(new) > 10
@@ -66,15 +65,15 @@ def test_no_word_is_replaced_at_0_and_every_word_at_1(mlm, tokenizer, texts):
         assert all(old != word for old, word in zip(TEXTS[6].split(), replaced, strict=True))
 
 
-def test_words_are_replaced_as_often_as_asked(mlm, tokenizer):
+def test_words_are_replaced_with_the_given_probability(mlm, tokenizer):
     text = "good film " * 6
     new = rewrite(Dataset.from_dict({"text": [text]}), mlm, tokenizer, copies=200, probability=0.25)
-    changed = sum(a != b for found in new["text"] for a, b in zip(text.split(), found.split(), strict=True))
+    changed = sum(a != b for copy in new["text"] for a, b in zip(text.split(), copy.split(), strict=True))
     assert changed / (12 * len(new)) == pytest.approx(0.25, abs=0.05)
 
 
 def test_only_whole_words_are_proposed(mlm, texts):
-    """No special token, no piece of a word, no punctuation, even if the model likes nothing better."""
+    """Special tokens, pieces of words and punctuation are excluded even if the model finds them most likely."""
     words = [*WORDS[:5], *"good film ##ing . , bad fine very dull story".split()]
     tokenizer = build_tokenizer(words)
     with torch.no_grad():
@@ -83,7 +82,7 @@ def test_only_whole_words_are_proposed(mlm, texts):
     assert {word for text in new["text"] for word in text.split()} <= VOCABULARY
 
 
-def test_the_likeliest_are_proposed(mlm, tokenizer):
+def test_the_most_likely_words_are_proposed(mlm, tokenizer):
     favourites = [WORDS.index(word) for word in ("story", "dull")]
     with torch.no_grad():
         mlm.cls.predictions.bias[favourites] = torch.tensor([100.0, 90.0])
@@ -91,7 +90,7 @@ def test_the_likeliest_are_proposed(mlm, tokenizer):
     assert new["text"][:] == ["story story", "dull story"]
 
 
-def test_proposals_are_those_where_the_word_alone_is_masked(mlm, tokenizer):
+def test_proposals_are_predictions_for_a_text_with_one_masked_word(mlm, tokenizer):
     mlm.eval()
     masked = tokenizer("a [MASK] fine story", return_tensors="pt")
     logits = mlm(**masked).logits[0, 2]
@@ -101,7 +100,7 @@ def test_proposals_are_those_where_the_word_alone_is_masked(mlm, tokenizer):
     assert set(single) == set(ranked[:3])
 
 
-def test_all_but_the_words_stays(mlm, tokenizer):
+def test_spaces_and_punctuation_stay(mlm, tokenizer):
     text = "  good -- (film), it's «dull»!  "
     (new,) = rewrite(Dataset.from_dict({"text": [text]}), mlm, tokenizer, 1, 1)["text"]
     parts = new.split("--")[0], new.split("(")[1].split(")")[0]
@@ -111,51 +110,51 @@ def test_all_but_the_words_stays(mlm, tokenizer):
     assert set(parts[1].split()) <= VOCABULARY
 
 
-def test_pairs_stay_pairs(mlm, tokenizer):
-    """The first and second texts of a copy come from the same example: here a word in only one of the two tells."""
+def test_both_texts_of_a_copy_come_from_the_same_example(mlm, tokenizer):
+    """The numbers of words tell the two examples apart, and the copies of an example are together."""
     pairs = Dataset.from_dict({"text": ["b b b", "a a a"], "text_pair": ["film film film film", "dull dull"]})
     pairs = pairs.add_column("label", [1, 0])
     new = rewrite(pairs, mlm, tokenizer, copies=10)
     assert new.column_names == ["text", "text_pair"]
     lengths = [len(text.split()) for text in new["text_pair"]]
     assert set(lengths) == {4, 2}
-    assert lengths == sorted(lengths, reverse=True)  # the copies of one example stand together
+    assert lengths == sorted(lengths, reverse=True)
     assert any("b" in text.split() for text, length in zip(new["text"], lengths, strict=True) if length == 4)
-    untouched = rewrite(pairs, mlm, tokenizer, copies=3, probability=1, words={"good"})
-    assert untouched.to_dict() == {
+    only_good = rewrite(pairs, mlm, tokenizer, copies=3, probability=1, words={"good"})
+    assert only_good.to_dict() == {
         "text": ["good good good", "good good good"],
         "text_pair": ["good good good good", "good good"],
     }
 
 
-def test_nothing_comes_out_twice(mlm, tokenizer):
+def test_copies_are_distinct_and_differ_from_the_examples(mlm, tokenizer):
     short = Dataset.from_dict({"text": ["b", "a", "fine"]})
     new = rewrite(short, mlm, tokenizer, copies=50, probability=0.9)["text"][:]
     assert len(set(new)) == len(new)
     assert not {"b", "a", "fine"} & set(new)
 
 
-def test_only_given_words_are_proposed(mlm, tokenizer, texts):
+def test_proposals_can_be_restricted_to_given_words(mlm, tokenizer, texts):
     new = rewrite(texts, mlm, tokenizer, probability=1, copies=10, words={"good", "bad"})
     assert collect_words(new) <= {"good", "bad"}
     with pytest.raises(InputError, match="no word that could be proposed"):
         rewrite(texts, mlm, tokenizer, words={"unheard"})
 
 
-def test_what_is_cut_off_is_not_replaced(mlm, tokenizer):
+def test_words_beyond_the_maximum_length_are_not_replaced(mlm, tokenizer):
     long = Dataset.from_dict({"text": ["good " * 40 + "film"]})
     (new,) = rewrite(long, mlm, tokenizer, 1, 1)["text"]
     assert "good" not in new.split()[:30]
     assert new.split()[30:] == ["good"] * 10 + ["film"]
 
 
-def test_a_text_that_spells_the_mask_is_left_alone(mlm, tokenizer):
+def test_a_text_that_contains_the_mask_token_is_not_changed(mlm, tokenizer):
     assert len(rewrite(Dataset.from_dict({"text": ["a [MASK] film"]}), mlm, tokenizer, 5, 1)) == 0
 
 
 @pytest.mark.parametrize("marker", ["Ġ", "▁"])
-def test_vocabularies_that_mark_where_words_begin(marker):
-    """Of `film` and `Ġfilm`, the one that stands after a space is the word."""
+def test_in_vocabularies_that_mark_word_starts_only_marked_tokens_are_words(marker):
+    """`Ġfilm` is the word; `film` without the marker continues another word."""
     tokens = ["<s>", "<mask>", "<unk>", ",", marker, f"{marker}film", "film", "ing", f"{marker}good", f"{marker}."]
     backend = Tokenizer(models.Unigram([(token, -1.0) for token in tokens], unk_id=2))
     if marker == "Ġ":
@@ -165,10 +164,10 @@ def test_vocabularies_that_mark_where_words_begin(marker):
         backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = {"bos_token": "<s>", "mask_token": "<mask>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    assert _whole_words(tokenizer) == {5: "film", 8: "good"}
+    assert _single_token_words(tokenizer) == {5: "film", 8: "good"}
 
 
-def test_models_that_do_not_fit_are_named(mlm, tokenizer, texts):
+def test_a_model_that_does_not_fit_its_tokenizer_or_has_no_mask_is_refused(mlm, tokenizer, texts):
     with pytest.raises(InputError, match="has 15 tokens, the model 12: they do not belong together"):
         rewrite(texts, build_mlm(12), tokenizer)
     tokenizer.mask_token = None
@@ -176,8 +175,8 @@ def test_models_that_do_not_fit_are_named(mlm, tokenizer, texts):
         rewrite(texts, mlm, tokenizer)
 
 
-def test_the_nearest_by_direction_are_proposed(mlm, tokenizer):
-    """By the angle between embeddings alone: `dull` is as near to `good` as can be, and ten times as long."""
+def test_nearest_words_are_ranked_by_the_angle_between_embeddings(mlm, tokenizer):
+    """`dull` points exactly where `good` does and is ten times as long, so the length must not matter."""
     weight = mlm.get_input_embeddings().weight
     codes = {word: WORDS.index(word) for word in VOCABULARY}
     with torch.no_grad():
@@ -192,8 +191,7 @@ def test_the_nearest_by_direction_are_proposed(mlm, tokenizer):
     assert new["text"][:] == ["dull!"]
 
 
-def test_a_word_without_an_embedding_stays(mlm, tokenizer):
-    """One of several tokens, or of none that the tokenizer knows."""
+def test_a_word_that_is_not_one_token_is_never_replaced(mlm, tokenizer):
     nearest = NearestWords(mlm, tokenizer)
     assert nearest([("unheard good", 0, 7)]) == [[]]
     new = replace_words(Dataset.from_dict({"text": ["unheard good"]}), nearest, 5, 1)["text"]
@@ -201,57 +199,57 @@ def test_a_word_without_an_embedding_stays(mlm, tokenizer):
     assert "good" not in {text.split()[1] for text in new}
 
 
-def test_embeddings_that_do_not_fit_are_named(mlm, tokenizer):
+def test_nearest_words_refuse_a_model_that_does_not_fit_its_tokenizer(mlm, tokenizer):
     with pytest.raises(InputError, match="has 15 tokens, the model 12: they do not belong together"):
         NearestWords(build_mlm(12), tokenizer)
     with pytest.raises(InputError, match="no word that could be proposed"):
         NearestWords(mlm, tokenizer, words={"unheard"})
 
 
-def test_shuffled_pairs_are_new_and_balanced():
+def test_shuffled_pairs_are_new_and_use_every_text_equally_often():
     pairs = {"text": list("abcdef"), "text_pair": list("ghijkl")}
     new = shuffle_pairs(Dataset.from_dict({**pairs, "label": [0] * 6}), copies=3, seed=1)
-    found = list(zip(new["text"], new["text_pair"], strict=True))
+    new_pairs = list(zip(new["text"], new["text_pair"], strict=True))
     assert new.column_names == ["text", "text_pair"]
-    assert len(set(found)) == 18
-    assert not set(found) & set(zip(*pairs.values(), strict=True))
+    assert len(set(new_pairs)) == 18
+    assert not set(new_pairs) & set(zip(*pairs.values(), strict=True))
     assert all(new["text"][:].count(text) == 3 for text in "abcdef")
     assert all(new["text_pair"][:].count(text) == 3 for text in "ghijkl")
-    again, other = (shuffle_pairs(Dataset.from_dict(pairs), copies=3, seed=seed).to_dict() for seed in (1, 2))
-    assert again == new.to_dict()
-    assert other != again
+    same_seed, other_seed = (shuffle_pairs(Dataset.from_dict(pairs), copies=3, seed=seed).to_dict() for seed in (1, 2))
+    assert same_seed == new.to_dict()
+    assert other_seed != same_seed
 
 
-def test_a_pair_that_was_there_is_no_new_one():
-    """Two examples with the same first text: its partners may be swapped among them without anything new."""
+def test_shuffling_drops_pairs_that_are_among_the_examples():
+    """Two examples share their first text, so swapping their second texts gives no new pair."""
     pairs = Dataset.from_dict({"text": ["a", "a", "b"], "text_pair": ["c", "d", "e"]})
     new = shuffle_pairs(pairs, copies=2)
     assert sorted(zip(new["text"], new["text_pair"], strict=True)) == [("a", "e"), ("b", "c"), ("b", "d")]
 
 
-def test_what_cannot_be_shuffled(texts):
+def test_single_texts_and_too_many_copies_cannot_be_shuffled(texts):
     with pytest.raises(InputError, match="only pairs of texts can be shuffled"):
         shuffle_pairs(texts)
-    with pytest.raises(InputError, match="2 new partners for each of 2 texts are too many"):
+    with pytest.raises(InputError, match="2 new pairs per text are too many for 2 examples"):
         shuffle_pairs(Dataset.from_dict({"text": ["a", "b"], "text_pair": ["c", "d"]}), copies=2)
 
 
-@pytest.mark.parametrize("kind", ["distilbert", "electra", "albert", "roberta", "tkd", "without a decoder"])
-def test_other_architectures_propose_what_they_predict(kind, tokenizer, texts, monkeypatch):
+@pytest.mark.parametrize("architecture", ["distilbert", "electra", "albert", "roberta", "tkd", "without a decoder"])
+def test_every_architecture_proposes_its_own_predictions(architecture, tokenizer, texts, monkeypatch):
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32} if kind == "distilbert" else sizes
-    name = "bert" if kind == "without a decoder" else kind
+    small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32} if architecture == "distilbert" else sizes
+    name = "bert" if architecture == "without a decoder" else architecture
     config = AutoConfig.for_model(name, vocab_size=len(WORDS), initializer_range=0.5, pad_token_id=0, **small)
     model = AutoModelForMaskedLM.from_config(config).eval()
-    if kind == "without a decoder":
+    if architecture == "without a decoder":
         monkeypatch.setattr(type(model), "get_output_embeddings", lambda self: None)
     batch = tokenizer("a [MASK] film", return_tensors="pt")
     batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     ranked = [WORDS[i] for i in model(**batch).logits[0, 2].argsort(descending=True) if WORDS[i] in VOCABULARY]
     texts = Dataset.from_dict({"text": [f"a {ranked[2]} film"]})
     new = rewrite(texts, model, tokenizer, 300, 0.2, candidates=3)["text"]
-    found = {text.split()[1] for text in new if text.split()[0::2] == ["a", "film"]}
-    assert found == {ranked[0], ranked[1], ranked[3]}
+    replacements = {text.split()[1] for text in new if text.split()[0::2] == ["a", "film"]}
+    assert replacements == {ranked[0], ranked[1], ranked[3]}

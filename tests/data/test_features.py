@@ -1,4 +1,4 @@
-"""Tokenisation and padding, for one tokenizer and for two."""
+"""Tokenization and padding, with one tokenizer for student and teacher and with two."""
 
 import pytest
 import torch
@@ -13,41 +13,42 @@ from ..conftest import LABELS, TEXTS, WORDS, build_tokenizer
 REVERSED = WORDS[:5] + WORDS[:4:-1]
 
 
-def test_features_keep_order_and_labels(examples, tokenizer):
+def test_tokenize_keeps_order_and_labels_and_drops_texts(examples, tokenizer):
     rows = tokenize(examples, tokenizer)
     assert rows["label"][:] == LABELS
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]] == TEXTS
     assert "text" not in rows.column_names
 
 
-def test_pairs_and_truncation(tokenizer, examples):
+def test_pairs_are_encoded_together_and_truncated_to_max_length(tokenizer, examples):
     pairs = examples.add_column("text_pair", TEXTS[::-1])
     rows = tokenize(pairs, tokenizer, max_length=6)
     assert max(map(len, rows["input_ids"])) == 6
     assert 1 in rows[0]["token_type_ids"]
 
 
-def test_two_tokenizers_stand_side_by_side(examples, tokenizer):
-    other = build_tokenizer(REVERSED)
-    rows = tokenize(examples, tokenizer, teacher_tokenizer=other)
-    assert rows["teacher_input_ids"][:] == tokenize(examples, other)["input_ids"][:]
-    batch = DistillationCollator(tokenizer, other)([dict(row) for row in rows])
+def test_a_teacher_with_another_tokenizer_gets_prefixed_features(examples, tokenizer):
+    teacher_tokenizer = build_tokenizer(REVERSED)
+    rows = tokenize(examples, tokenizer, teacher_tokenizer=teacher_tokenizer)
+    assert rows["teacher_input_ids"][:] == tokenize(examples, teacher_tokenizer)["input_ids"][:]
+    batch = DistillationCollator(tokenizer, teacher_tokenizer)([dict(row) for row in rows])
     assert batch["teacher_input_ids"].shape == batch["input_ids"].shape
     assert batch["labels"].tolist() == LABELS
 
 
-def test_the_same_tokenizer_is_not_written_twice(examples, tokenizer):
-    other = build_tokenizer()
-    other(TEXTS[:1], truncation=True, max_length=3, padding="max_length")  # settings of a call say nothing
-    assert same_tokenizer(tokenizer, other)
-    assert "teacher_input_ids" not in tokenize(examples, tokenizer, teacher_tokenizer=other).column_names
+def test_a_teacher_with_the_same_tokenizer_adds_no_features(examples, tokenizer):
+    equal_tokenizer = build_tokenizer()
+    # The truncation and padding of a call stay in the tokenizer, but make no difference to the features.
+    equal_tokenizer(TEXTS[:1], truncation=True, max_length=3, padding="max_length")
+    assert same_tokenizer(tokenizer, equal_tokenizer)
+    assert "teacher_input_ids" not in tokenize(examples, tokenizer, teacher_tokenizer=equal_tokenizer).column_names
     assert not same_tokenizer(tokenizer, build_tokenizer(REVERSED))
 
 
-def test_tokenizers_that_give_other_inputs_differ(tokenizer):
-    other = build_tokenizer()
-    other.model_input_names = ["input_ids", "attention_mask"]
-    assert not same_tokenizer(tokenizer, other)
+def test_tokenizers_with_different_model_inputs_are_not_the_same(tokenizer):
+    without_segments = build_tokenizer()
+    without_segments.model_input_names = ["input_ids", "attention_mask"]
+    assert not same_tokenizer(tokenizer, without_segments)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,7 +58,7 @@ def test_tokenizers_that_give_other_inputs_differ(tokenizer):
     multiple=st.sampled_from([None, 4, 8]),
     names=st.sampled_from([["input_ids"], ["input_ids", "token_type_ids"], ["input_ids", "attention_mask"]]),
 )
-def test_padding_is_that_of_the_tokenizer(ids, side, multiple, names):
+def test_pad_equals_the_padding_of_the_tokenizer(ids, side, multiple, names):
     tokenizer = build_tokenizer(padding_side=side)
     features = {name: ids if name == "input_ids" else [[1] * len(row) for row in ids] for name in names}
     expected = tokenizer.pad(features, pad_to_multiple_of=multiple, return_tensors="pt")
@@ -66,7 +67,7 @@ def test_padding_is_that_of_the_tokenizer(ids, side, multiple, names):
     assert all(padded[name].dtype == torch.int64 and torch.equal(padded[name], expected[name]) for name in expected)
 
 
-def test_what_is_not_known_is_left_to_the_tokenizer(tokenizer):
+def test_pad_leaves_other_features_and_errors_to_the_tokenizer(tokenizer):
     features = {"input_ids": [[2, 3], [2, 7, 3]], "special_tokens_mask": [[1, 1], [1, 0, 1]]}
     assert pad(features, tokenizer)["special_tokens_mask"].tolist() == [[1, 1, 1], [1, 0, 1]]
     tokenizer.pad_token = None
@@ -74,7 +75,7 @@ def test_what_is_not_known_is_left_to_the_tokenizer(tokenizer):
         pad({"input_ids": [[2, 3], [2, 7, 3]]}, tokenizer)
 
 
-def test_the_collator_pads_and_stacks(tokenizer):
+def test_the_collator_pads_features_and_stacks_labels_and_logits(tokenizer):
     rows = [
         {"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1], "label": 1, "teacher_logits": [0.5, -0.5]},
         {"input_ids": [2, 3], "attention_mask": [1, 1], "label": 0, "teacher_logits": [1.0, 2.0]},

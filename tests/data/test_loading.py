@@ -1,4 +1,4 @@
-"""Every source and kind of label ends in `text`, `text_pair` and `label`; what cannot be used is named."""
+"""Loading: every source and kind of label becomes `text`, `text_pair` and `label`; errors name the cause."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tkd_hf import InputError
 from tkd_hf.data.loading import DataArguments, load_split, load_splits
+from tkd_hf.data.tasks import GLUE_TASKS, get_task
+from tkd_hf.evaluation.metrics import METRICS
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -21,7 +23,30 @@ def write(folder, train, validation=None, features=None, suffix="parquet"):
     return DataArguments(dataset=str(folder))
 
 
-def test_a_task_from_a_local_copy(sst2_dir):
+def test_the_nine_glue_tasks_are_built_in():
+    assert set(GLUE_TASKS) - {"mnli-mm"} == set("cola sst2 mrpc stsb qqp mnli qnli rte wnli".split())
+
+
+@pytest.mark.parametrize("task", GLUE_TASKS.values(), ids=GLUE_TASKS.keys())
+def test_every_built_in_task_has_columns_metrics_and_label_names(task):
+    assert 1 <= len(task.text_columns) <= 2
+    assert set(task.metrics) <= set(METRICS)
+    assert (task.problem_type == "regression") == (not task.label_names)
+    assert task.num_labels == {"stsb": 1, "mnli": 3, "mnli-mm": 3}.get(task.name, 2)
+
+
+def test_glue_tasks_use_the_metrics_of_the_benchmark():
+    assert get_task("cola").metrics == ("matthews_correlation",)
+    assert get_task("mrpc").metrics == get_task("qqp").metrics == ("accuracy", "f1")
+    assert get_task("stsb").metrics == ("pearson", "spearman")
+
+
+def test_an_unknown_task_is_refused_with_the_names_of_all_tasks():
+    with pytest.raises(InputError, match=r"unknown task 'sst3'; the tasks are cola, sst2, .*--dataset"):
+        get_task("sst3")
+
+
+def test_a_built_in_task_is_read_from_a_local_copy(sst2_dir):
     train, evaluation, task = load_splits(DataArguments(task="sst2", data_dir=str(sst2_dir)))
     assert train.column_names == ["text", "label"]
     assert (train[0], len(evaluation)) == ({"text": "good film", "label": 1}, 8)
@@ -29,93 +54,93 @@ def test_a_task_from_a_local_copy(sst2_dir):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no local copies of GLUE beside the repository")
-@pytest.mark.parametrize("task", ["cola", "sst2", "mrpc", "stsb", "rte", "wnli", "mnli"])
-def test_real_glue(task):
-    names = {"train_split": "train_subset"} if task == "mnli" else {}
-    train, evaluation, about = load_splits(DataArguments(task=task, data_dir=str(SHARED), **names))
-    columns = ["text", "text_pair", "label"][:: 1 if len(about.text_columns) == 2 else 2]
+@pytest.mark.parametrize("name", ["cola", "sst2", "mrpc", "stsb", "rte", "wnli", "mnli"])
+def test_real_glue_tasks_have_the_expected_columns_and_labels(name):
+    splits = {"train_split": "train_subset"} if name == "mnli" else {}
+    train, evaluation, task = load_splits(DataArguments(task=name, data_dir=str(SHARED), **splits))
+    columns = ["text", "text_pair", "label"] if len(task.text_columns) == 2 else ["text", "label"]
     assert train.column_names == evaluation.column_names == columns
-    if about.label_names:
-        assert set(train["label"]) == set(range(len(about.label_names)))
+    if task.label_names:
+        assert set(train["label"]) == set(range(len(task.label_names)))
     else:
         assert 0 <= min(train["label"]) < max(train["label"]) <= 5
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
-def test_names_as_labels_in_any_format(tmp_path, suffix):
+def test_class_names_as_labels_are_encoded_from_any_format(tmp_path, suffix):
     data = write(tmp_path / "d", {"text": ["x", "y", "z"], "label": ["pos", "neg", "pos"]}, suffix=suffix)
     train, task = load_split(data, "train")
     assert (task.label_names, train["label"][:]) == (("neg", "pos"), [1, 0, 1])
     assert task.metrics == ("accuracy", "f1")
 
 
-def test_a_tab_separated_file(tmp_path):
+def test_a_tsv_file_is_split_at_tabs_alone(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.tsv").write_text("text\tlabel\nx, y\tpos\nz\tneg\n")
     train, _ = load_split(DataArguments(dataset=str(tmp_path / "d")), "train")
     assert train["text"][:] == ["x, y", "z"]
 
 
-def test_one_file_in_slices(tmp_path):
+def test_one_file_can_be_split_by_slices(tmp_path):
     write(tmp_path / "d", {"text": list("abcdefghij"), "label": ["x", "y"] * 5}, suffix="csv")
     data = DataArguments(dataset=str(tmp_path / "d/train.csv"), train_split="train[:80%]", eval_split="train[80%:]")
     train, evaluation, _ = load_splits(data)
     assert (train["text"][:], evaluation["text"][:]) == (list("abcdefgh"), list("ij"))
 
 
-def test_a_split_need_not_hold_every_class(tmp_path):
+def test_a_split_without_some_class_is_encoded_like_the_others(tmp_path):
     data = write(tmp_path / "d", {"text": ["x", "y"], "label": ["a", "b"]}, {"text": ["z"], "label": ["b"]})
     _, evaluation, task = load_splits(data)
     assert (evaluation["label"][:], task.label_names) == ([1], ("a", "b"))
     assert load_split(data, "eval", fallback_label_names=("a", "b"))[0]["label"][:] == [1]
 
 
-def test_class_labels_of_the_data_win_over_those_of_a_model(tmp_path):
+def test_label_names_of_the_data_override_those_of_a_model(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     data = write(tmp_path / "d", {"text": ["x", "y"], "label": [1, 0]}, features=features)
     assert load_split(data, "eval", fallback_label_names=("yes", "no"))[1].label_names == ("no", "yes")
 
 
-def test_codes_without_names(tmp_path):
+def test_codes_without_names_get_generic_given_or_fallback_names(tmp_path):
     data = write(tmp_path / "d", {"text": ["x", "y", "z"], "label": [2, 0, 1]})
     _, task = load_split(data, "train")
     assert (task.label_names, task.metrics) == (("LABEL_0", "LABEL_1", "LABEL_2"), ("accuracy", "f1_macro"))
-    named = DataArguments(dataset=data.dataset, label_names=("a", "b", "c"))
-    assert load_split(named, "train")[1].label_names == ("a", "b", "c")
+    given = DataArguments(dataset=data.dataset, label_names=("a", "b", "c"))
+    assert load_split(given, "train")[1].label_names == ("a", "b", "c")
     assert load_split(data, "train", fallback_label_names=("a", "b", "c"))[1].label_names == ("a", "b", "c")
     with pytest.raises(InputError, match=r"label codes \[2\] have no name among the 2: \['a', 'b'\]"):
         load_split(DataArguments(dataset=data.dataset, label_names=("a", "b")), "train")
 
 
-def test_scores_are_regression(tmp_path):
+def test_float_labels_make_a_regression_task(tmp_path):
     train, task = load_split(write(tmp_path / "d", {"text": ["x", "y"], "label": [0.5, 2.0]}), "train")
     assert (task.problem_type, task.num_labels, task.metrics) == ("regression", 1, ("pearson", "spearman"))
     assert train.features["label"] == Value("float32")
 
 
-def test_lists_of_names_are_multi_label(tmp_path):
+def test_lists_of_names_make_a_multi_label_task(tmp_path):
     data = write(tmp_path / "d", {"text": ["x", "y", "z"], "label": [["b", "a"], [], ["b"]]})
     train, task = load_split(data, "train")
     assert (task.problem_type, task.label_names) == ("multi_label_classification", ("a", "b"))
     assert train["label"][:] == [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
 
 
-def test_lists_of_named_codes_and_multi_hot_lists(tmp_path):
+def test_lists_of_codes_and_multi_hot_lists_are_encoded_alike(tmp_path):
     features = Features({"text": Value("string"), "label": List(ClassLabel(names=["a", "b", "c"]))})
     coded = write(tmp_path / "coded", {"text": ["x", "y"], "label": [[2], [0, 1]]}, features=features)
-    hot = write(tmp_path / "hot", {"text": ["x", "y"], "label": [[0, 0, 1], [1, 1, 0]]})
-    for data in (coded, hot):
+    multi_hot = write(tmp_path / "hot", {"text": ["x", "y"], "label": [[0, 0, 1], [1, 1, 0]]})
+    for data in (coded, multi_hot):
         assert load_split(data, "train")[0]["label"][:] == [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
 
 
-def test_named_columns_and_pairs(tmp_path):
+def test_named_columns_give_pairs_and_labels(tmp_path):
     rows = {"q": ["x"], "a": ["y"], "score": [1.0], "id": [7]}
     folder = write(tmp_path / "d", rows).dataset
     data = DataArguments(dataset=folder, text_columns=("q", "a"), label_column="score")
     assert load_split(data, "train")[0][0] == {"text": "x", "text_pair": "y", "label": 1.0}
 
 
-def test_hidden_labels_are_no_labels(tmp_path, sst2_dir):
+def test_hidden_labels_of_minus_1_are_dropped(tmp_path, sst2_dir):
     Dataset.from_dict({"sentence": ["x"], "label": [-1], "idx": [0]}).to_parquet(sst2_dir / "sst2/test.parquet")
     rows, _ = load_split(DataArguments(task="sst2", data_dir=str(sst2_dir), eval_split="test"), "eval")
     assert rows.column_names == ["text"]
@@ -148,13 +173,13 @@ def test_hidden_labels_are_no_labels(tmp_path, sst2_dir):
         ({"text": ["x"]}, {}, r"the train split of d has no column 'label' to learn from"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path, rows, fields, message):
+def test_unusable_data_is_refused_with_the_cause(tmp_path, rows, fields, message):
     folder = write(tmp_path / "d", rows).dataset
     with pytest.raises(InputError, match=message):
         load_splits(DataArguments(dataset=folder, **fields))
 
 
-def test_a_file_that_is_not_what_it_says(tmp_path):
+def test_files_with_a_wrong_or_unknown_ending_are_refused(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match=r"split 'train' cannot be read from .*train.parquet: Parquet magic bytes"):
         load_split(DataArguments(dataset=str(tmp_path)), "train")
@@ -163,27 +188,27 @@ def test_a_file_that_is_not_what_it_says(tmp_path):
         load_split(DataArguments(dataset=str(tmp_path / "x.doc")), "train")
 
 
-def test_a_hub_id_without_a_network():
+def test_an_unreachable_hub_id_is_refused_with_a_local_alternative():
     with pytest.raises(InputError, match=r"'no/such-data' is neither a local path nor can it be fetched.*local folder"):
         load_split(DataArguments(dataset="no/such-data"), "train")
     with pytest.raises(InputError, match=r"'nyu-mll/glue' .*--data-dir"):
         load_split(DataArguments(task="sst2"), "train")
 
 
-def test_a_hub_data_set_is_asked_for_by_name_configuration_and_split(monkeypatch):
-    asked = []
+def test_a_hub_data_set_is_requested_by_name_configuration_and_split(monkeypatch):
+    requests = []
 
     def load(*args, split, **kwargs):
-        asked.append((*args, split))
+        requests.append((*args, split))
         return Dataset.from_dict({"sentence": ["x"], "label": [0]})
 
     monkeypatch.setattr("tkd_hf.data.loading.load_dataset", load)
     load_split(DataArguments(task="sst2"), "eval")
     load_split(DataArguments(dataset="org/data", config="small"), "train")
-    assert asked == [("nyu-mll/glue", "sst2", "validation"), ("org/data", "small", "train")]
+    assert requests == [("nyu-mll/glue", "sst2", "validation"), ("org/data", "small", "train")]
 
 
 @pytest.mark.parametrize("names", [{}, {"task": "sst2", "dataset": "x"}])
-def test_the_data_has_one_name(names):
+def test_exactly_one_of_task_and_dataset_is_required(names):
     with pytest.raises(InputError, match="either --task or --dataset"):
         DataArguments(**names)

@@ -1,4 +1,4 @@
-"""Texts without labels: from any source, none twice, none that is evaluated on, and with no label to learn from."""
+"""Texts without labels: from any source, without repetitions and evaluation texts, and with a label that is ignored."""
 
 import logging
 import math
@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, Features, List, Value
 
 from tkd_hf import InputError
-from tkd_hf.data.tasks import get_task
+from tkd_hf.data.tasks import Task, get_task
 from tkd_hf.data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 
 
@@ -15,7 +15,7 @@ def rows(*texts, **columns):
     return Dataset.from_dict({"text": list(texts), **columns})
 
 
-def test_lines_of_a_text_file(tmp_path):
+def test_each_line_of_a_text_file_is_a_text_except_blank_lines(tmp_path):
     (tmp_path / "x.txt").write_text('a film\n\n  \nnot, "good"\tone\ncafé\n', encoding="utf-8")
     assert read_unlabelled([str(tmp_path / "x.txt")], get_task("sst2"))["text"][:] == [
         "a film",
@@ -26,32 +26,32 @@ def test_lines_of_a_text_file(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
 @pytest.mark.parametrize("columns", [("sentence1", "sentence2"), ("text", "text_pair")])
-def test_pairs_in_the_tasks_columns_or_in_ours(tmp_path, suffix, columns):
-    """The order is that of the task, whatever the order in the file; labels and other columns go."""
+def test_pairs_are_read_in_the_order_of_the_task(tmp_path, suffix, columns):
+    """The order of the columns in the file does not matter; labels and other columns are dropped."""
     table = Dataset.from_dict({"label": [1, 0], columns[1]: ["b", "d"], "idx": [0, 1], columns[0]: ["a", "c"]})
     path = tmp_path / f"x.{suffix}"
     getattr(table, f"to_{suffix}")(str(path))
-    found = read_unlabelled([str(path)], get_task("mrpc"))
-    assert found.to_dict() == {"text": ["a", "c"], "text_pair": ["b", "d"]}
+    texts = read_unlabelled([str(path)], get_task("mrpc"))
+    assert texts.to_dict() == {"text": ["a", "c"], "text_pair": ["b", "d"]}
 
 
-def test_another_task_by_name(tmp_path):
-    """Its own columns, in its own order; one of single sentences has no pairs to give."""
+def test_another_task_can_be_a_source_if_it_has_as_many_texts_per_example(tmp_path):
+    """The columns are those of the source task, in its order."""
     for name, columns in (("mnli", ("premise", "hypothesis")), ("sst2", ("sentence",))):
         (tmp_path / name).mkdir()
         texts = {column: [f"{column} 1", f"{column} 2"] for column in reversed(columns)}
         Dataset.from_dict(texts | {"label": [2, 0]}).to_parquet(tmp_path / name / "train.parquet")
-    found = read_unlabelled(["mnli", "mnli:train[:1]"], get_task("rte"), str(tmp_path))
-    assert found["text"][:] == ["premise 1", "premise 2", "premise 1"]
-    assert found["text_pair"][:] == ["hypothesis 1", "hypothesis 2", "hypothesis 1"]
+    pairs = read_unlabelled(["mnli", "mnli:train[:1]"], get_task("rte"), str(tmp_path))
+    assert pairs["text"][:] == ["premise 1", "premise 2", "premise 1"]
+    assert pairs["text_pair"][:] == ["hypothesis 1", "hypothesis 2", "hypothesis 1"]
     with pytest.raises(InputError, match="sst2 has the columns 'sentence', 'label'; rte needs 'sentence1' and"):
         read_unlabelled(["sst2"], get_task("rte"), str(tmp_path))
 
 
-def test_several_sources_and_string_types(tmp_path):
+def test_several_sources_with_different_string_types_are_concatenated(tmp_path):
     (tmp_path / "x.txt").write_text("one\n")
-    large = Features({"sentence": Value("large_string")})
-    Dataset.from_dict({"sentence": ["two"]}, features=large).to_parquet(tmp_path / "y.parquet")
+    features = Features({"sentence": Value("large_string")})
+    Dataset.from_dict({"sentence": ["two"]}, features=features).to_parquet(tmp_path / "y.parquet")
     (tmp_path / "folder").mkdir()
     for split in ("train", "test"):
         rows(split).to_parquet(tmp_path / "folder" / f"{split}.parquet")
@@ -59,16 +59,16 @@ def test_several_sources_and_string_types(tmp_path):
     assert read_unlabelled(list(map(str, sources)), get_task("sst2"))["text"][:] == ["one", "two", "train", "test"]
 
 
-def test_a_hub_data_set_is_asked_for_by_name_and_split(monkeypatch):
-    asked = []
+def test_a_hub_data_set_is_requested_by_name_and_split(monkeypatch):
+    requests = []
 
     def load(*args, split, **kwargs):
-        asked.append((*args, split))
+        requests.append((*args, split))
         return Dataset.from_dict({"sentence": ["x"], "label": [0]})
 
     monkeypatch.setattr("tkd_hf.data.loading.load_dataset", load)
-    read_unlabelled(["org/name", "org/name:test[:10%]"], get_task("mnli-mm").__class__("t", ("sentence",), ()))
-    assert asked == [("org/name", None, "train"), ("org/name", None, "test[:10%]")]
+    read_unlabelled(["org/name", "org/name:test[:10%]"], Task("t", ("sentence",), ()))
+    assert requests == [("org/name", None, "train"), ("org/name", None, "test[:10%]")]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_hub_data_set_is_asked_for_by_name_and_split(monkeypatch):
         (None, None, "sst2", r"neither a local path nor can it be fetched"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, name, content, task, message):
+def test_unreadable_sources_are_refused_with_the_cause_in_one_line(tmp_path, name, content, task, message):
     if name:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
@@ -100,18 +100,25 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, task, message):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_what_is_known_is_left_out_and_counted(caplog):
+def test_duplicates_are_dropped_and_counted_by_where_they_occur(caplog):
     caplog.set_level(logging.INFO, "tkd_hf")
     train, evaluation = rows("Good  film", "both", label=[1, 0]), rows("dull", "both", label=[0, 0])
     extra = rows("good film", "new", "DULL ", "both", "new", "dull", "newer")
     assert drop_duplicates(extra, train, evaluation)["text"][:] == ["new", "newer"]
-    for part in ("2 unlabelled examples", "1 that the training data", "3 that the evaluation data", "1 that the unl"):
+    for part in (
+        "2 unlabelled examples",
+        "1 already in the training",
+        "3 already in the evaluation",
+        "1 already in the unl",
+    ):
         assert part in caplog.text
-    with pytest.raises(InputError, match=r"none of the 1 unlabelled examples is new: left out 1 that the evaluation"):
+    with pytest.raises(
+        InputError, match=r"none of the 1 unlabelled examples is new: left out 1 already in the evaluation"
+    ):
         drop_duplicates(rows("both"), train, evaluation)
 
 
-def test_a_pair_is_known_by_both_of_its_texts():
+def test_a_pair_is_a_duplicate_only_if_both_texts_are_the_same():
     train = rows("a", "c", text_pair=["b", "d"])
     extra = rows("a", "c", "a", text_pair=["d", "d", "c"])
     assert drop_duplicates(extra, train, train).to_dict() == {"text": ["a", "a"], "text_pair": ["d", "c"]}
@@ -121,7 +128,7 @@ def test_a_pair_is_known_by_both_of_its_texts():
     ("label", "feature"),
     [(1, Value("int64")), (0.5, Value("float32")), ([1.0, 0.0, 1.0], List(Value("float32")))],
 )
-def test_what_has_no_label_says_so(label, feature):
+def test_unlabelled_rows_get_the_label_that_the_hard_loss_ignores(label, feature):
     train = Dataset.from_dict({"text": ["a"], "label": [label]}, Features({"text": Value("string"), "label": feature}))
     joined = append_unlabelled(train, rows("b"))
     assert joined.features == train.features
@@ -136,5 +143,5 @@ def test_what_has_no_label_says_so(label, feature):
         assert all(math.isnan(value) for value in values)
 
 
-def test_without_labels_anywhere_there_is_no_column():
+def test_training_data_without_labels_stays_without_labels():
     assert append_unlabelled(rows("a"), rows("b")).to_dict() == {"text": ["a", "b"]}

@@ -1,1 +1,1 @@
-"""From examples to features: tasks, loading, tokenisation and collation."""
+"""Turn examples into features: tasks, loading, tokenization and collation."""

@@ -1,6 +1,7 @@
-"""New examples for a task out of its own: with other words in the place of some, or pairs put together anew.
+"""Make new examples from the examples of a task: replace some of their words, or pair their texts differently.
 
-They have no labels: what they mean now is for the teacher to say.
+The new examples have no labels, because a changed text may mean something else. The teacher's soft labels take their
+place.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,37 +11,41 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from .replacement_words import WORD, Place
+from .replacement_words import WORD, WordSpan
 from .unlabelled import text_key, text_keys
 
 
-# Examples whose words are looked up together, so that a model can sort them by length.
-_WINDOW = 64
+# The words of this many examples are looked up in one call, so that a model can sort them by length.
+_EXAMPLES_PER_CALL = 64
 
 
 def replace_words(
     examples: Dataset,
-    propose: Callable[[list[Place]], list[list[str]]],
+    propose: Callable[[list[WordSpan]], list[list[str]]],
     copies: int = 4,
     probability: float = 0.4,
     seed: int = 42,
 ) -> Dataset:
-    """Copies of examples in which some words are others.
+    """Copy examples and replace some of their words.
 
-    Each word is replaced with a given probability by one of those that are proposed for its place, all of them equally
-    likely to be drawn. All else of a text, spaces and punctuation, stays. Each text of a pair is rewritten by itself:
-    the other one would give the word away.
+    Each word of a copy is replaced with the given probability, by a word drawn uniformly from the proposals for it.
+    Spaces and punctuation stay. The two texts of a pair are rewritten independently: a masked language model that sees
+    the other text would often copy the masked word from there.
+
+    Use it if the task has few examples: the student then sees more of the teacher's behaviour. A high probability gives
+    texts that no longer resemble those of the task.
 
     Args:
-        examples: rows with `text` and perhaps `text_pair`.
-        propose: words for places in texts: `tkd_hf.data.replacement_words.MaskedWords` or `NearestWords`.
-        copies: of each example.
-        probability: with which a word of a copy is replaced.
-        seed: decides all draws, example by example.
+        examples: rows with `text` and optionally `text_pair`.
+        propose: returns replacements for words in their texts: a `tkd_hf.data.replacement_words.MaskedWords` or
+            `NearestWords`.
+        copies: the number of copies per example.
+        probability: the probability of replacing a word.
+        seed: random seed. The copies of an example depend only on the seed and the example's index.
 
     Returns:
-        the new examples, copies of one example together, with the same columns of text and no others. Copies that are
-        the same as an example or as another copy are left out, so there may be fewer than `copies` of each, or none.
+        The new examples with the text columns alone, all copies of an example together. Copies that equal an example or
+        another copy are left out, so an example may have fewer than `copies`, or none.
 
     Reference:
         Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1.
@@ -51,7 +56,7 @@ def replace_words(
     >>> from datasets import Dataset
     >>> from tkd_hf.data.augmentation import replace_words
     >>> rows = Dataset.from_dict({"text": ["a good film"]})
-    >>> replace_words(rows, lambda places: [["fine"]] * len(places), copies=1, probability=1)["text"][:]
+    >>> replace_words(rows, lambda spans: [["fine"]] * len(spans), copies=1, probability=1)["text"][:]
     ['fine fine fine']
 
     ```
@@ -60,37 +65,37 @@ def replace_words(
 
     def rewrite() -> Iterator[tuple[str, ...]]:
         bar = tqdm(total=len(examples), desc="replacing words", unit="example")
-        for start in range(0, len(examples), _WINDOW):
-            rows = examples[start : start + _WINDOW]
+        for start in range(0, len(examples), _EXAMPLES_PER_CALL):
+            rows = examples[start : start + _EXAMPLES_PER_CALL]
             drafts = [
-                _Draft(texts, copies, probability, np.random.default_rng([seed, start + place]))
-                for place, texts in enumerate(zip(*(rows[name] for name in columns), strict=True))
+                _Draft(texts, copies, probability, np.random.default_rng([seed, start + index]))
+                for index, texts in enumerate(zip(*(rows[name] for name in columns), strict=True))
             ]
-            wanted = [(draft, place) for draft in drafts for place in np.flatnonzero(draft.replaced.any(axis=0))]
-            found = propose([draft.at(place) for draft, place in wanted])
-            for (draft, place), proposals in zip(wanted, found, strict=True):
-                draft.proposals[place] = proposals
+            requests = [(draft, word) for draft in drafts for word in np.flatnonzero(draft.replaced.any(axis=0))]
+            proposals = propose([draft.span(word) for draft, word in requests])
+            for (draft, word), replacements in zip(requests, proposals, strict=True):
+                draft.replacements[word] = replacements
             for draft in drafts:
                 yield from draft.copies()
             bar.update(len(drafts))
         bar.close()
 
-    return _new(examples, rewrite())
+    return _new_examples(examples, rewrite())
 
 
 def shuffle_pairs(examples: Dataset, copies: int = 1, seed: int = 42) -> Dataset:
-    """Pairs of the first text of one example and the second text of another.
+    """Pair the first text of each example with the second text of another example.
 
     Args:
         examples: rows with `text` and `text_pair`.
-        copies: how many new pairs each text gets into; fewer than there are examples.
-        seed: decides who is paired with whom.
+        copies: the number of new pairs per text; less than the number of examples.
+        seed: random seed of the pairing.
 
     Returns:
-        the new pairs; those that there were already are left out.
+        The new pairs. Pairs that are among the examples are left out.
 
     Raises:
-        InputError: if the examples are no pairs, or too few.
+        InputError: if the examples are single texts, or if `copies` is not less than their number.
 
     Example:
 
@@ -106,16 +111,22 @@ def shuffle_pairs(examples: Dataset, copies: int = 1, seed: int = 42) -> Dataset
     if "text_pair" not in examples.column_names:
         raise InputError("only pairs of texts can be shuffled, and these examples have one text each")
     if copies >= len(examples):
-        raise InputError(f"{copies} new partners for each of {len(examples)} texts are too many; ask for fewer copies")
+        raise InputError(
+            f"{copies} new pairs per text are too many for {len(examples)} examples; ask for fewer copies than examples"
+        )
     first, second = examples["text"][:], examples["text_pair"][:]
-    order = np.random.default_rng(seed).permutation(len(examples))
-    # neighbours in a random circle: nobody gets their own partner, and nobody the same one twice
-    partners = [np.roll(order, -shift) for shift in range(1, copies + 1)]
-    return _new(examples, ((first[i], second[j]) for other in partners for i, j in zip(order, other, strict=True)))
+    # In a random circle, the partner is the neighbour at distance 1, 2, …: never the text's own, and never one twice.
+    circle = np.random.default_rng(seed).permutation(len(examples))
+    pairs = (
+        (first[i], second[j])
+        for distance in range(1, copies + 1)
+        for i, j in zip(circle, np.roll(circle, -distance), strict=True)
+    )
+    return _new_examples(examples, pairs)
 
 
 def collect_words(examples: Dataset) -> set[str]:
-    """The words of all texts, lower case.
+    """Return the words of all texts, in lower case.
 
     Example:
 
@@ -132,39 +143,46 @@ def collect_words(examples: Dataset) -> set[str]:
 
 
 class _Draft:
-    """One example on its way to its copies: what is to be replaced in which copy, and by what."""
+    """The copies of one example in preparation: which of its words are replaced in which copy, and by what.
+
+    Attributes:
+        replaced: (copies, words) of bool.
+        draws: (copies, words) of numbers from 0 to 1, which select a replacement.
+        replacements: for each word the proposals for it.
+    """
 
     def __init__(self, texts: tuple[str, ...], copies: int, probability: float, rng: np.random.Generator):
         self.texts = texts
-        self.words = [(side, *match.span()) for side, text in enumerate(texts) for match in WORD.finditer(text)]
+        self.words = [(column, *match.span()) for column, text in enumerate(texts) for match in WORD.finditer(text)]
         shape = (copies, len(self.words))
         self.replaced = rng.random(shape) < probability
         self.draws = rng.random(shape)
-        self.proposals: list[list[str]] = [[] for _ in self.words]
+        self.replacements: list[list[str]] = [[] for _ in self.words]
 
-    def at(self, place: int) -> Place:
-        side, start, end = self.words[place]
-        return self.texts[side], start, end
+    def span(self, word: int) -> WordSpan:
+        column, start, end = self.words[word]
+        return self.texts[column], start, end
 
     def copies(self) -> Iterator[tuple[str, ...]]:
         for replaced, draws in zip(self.replaced, self.draws, strict=True):
             texts = list(self.texts)
-            for place in reversed(np.flatnonzero(replaced)):  # from the end, so that the places before stay right
-                if proposals := self.proposals[place]:
-                    side, start, end = self.words[place]
-                    word = proposals[int(draws[place] * len(proposals))]
-                    texts[side] = texts[side][:start] + word + texts[side][end:]
+            # Replace from the last word to the first: the positions of the words before stay valid.
+            for word in reversed(np.flatnonzero(replaced)):
+                if replacements := self.replacements[word]:
+                    column, start, end = self.words[word]
+                    replacement = replacements[int(draws[word] * len(replacements))]
+                    texts[column] = texts[column][:start] + replacement + texts[column][end:]
             yield tuple(texts)
 
 
-def _new(examples: Dataset, made: Iterable[tuple[str, ...]]) -> Dataset:
-    """What is not among the examples, once."""
+def _new_examples(examples: Dataset, candidates: Iterable[tuple[str, ...]]) -> Dataset:
+    """Return the candidates that are not among the examples, without repetitions."""
     seen, new = set(text_keys(examples)), []
-    for texts in made:
+    for texts in candidates:
         key = text_key(texts)
         if key not in seen:
             seen.add(key)
             new.append(texts)
     columns = [name for name in ("text", "text_pair") if name in examples.column_names]
-    rows = {name: [texts[place] for texts in new] for place, name in enumerate(columns)}
+    rows = {name: [texts[index] for texts in new] for index, name in enumerate(columns)}
     return Dataset.from_dict(rows, features=Features(dict.fromkeys(columns, Value("string"))))

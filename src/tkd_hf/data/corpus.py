@@ -1,4 +1,4 @@
-"""A corpus to pre-train on: raw text, read as a stream, packed into sequences of one length, and masked."""
+"""Load a corpus for pre-training: raw text, read as a stream, packed into sequences of one length, and masked."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,23 +16,26 @@ from .loading import explain_hub_errors
 
 _LOADERS = {".txt": "text", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
-# What is held out where the corpus has no split for evaluation: a share of the sequences, within bounds.
-_HELD_OUT, _FEWEST, _MOST = 0.01, 8, 1000
+# Without a split for evaluation, this share of the sequences is held out, within these bounds.
+_EVAL_SHARE, _MIN_EVAL_SEQUENCES, _MAX_EVAL_SEQUENCES = 0.01, 8, 1000
 
 
 @dataclass(frozen=True)
 class CorpusArguments:
-    """Where the text comes from, and into what it is packed.
+    """The source of the text for pre-training, and how to pack it.
 
     Args:
-        dataset: a Hub id, or a local file or a folder of files (txt, parquet, json, jsonl, csv).
+        dataset: a Hub id, or a local file or folder of files of one kind (txt, parquet, json, jsonl, csv).
         config: the configuration of a Hub data set.
-        text_column: the column of text; by default `text`, or `sentence`. Lines are the rows of txt files.
-        train_split: the split to train on, `train` by default; of local files the one of that name (`train.txt`), by
-            default all but the one to evaluate on.
-        eval_split: the split to evaluate on, likewise; by default one sequence in a hundred is held out.
-        max_length: tokens of every sequence, `[CLS]` and `[SEP]` included.
-        max_sequences: where to stop reading; by default at the end.
+        text_column: the column that holds the text; by default `text` or `sentence`. In txt files every line is a row.
+        train_split: the split for training. By default `train`; for local files, all files but that of `eval_split`. A
+            split of a local folder is the file of that name, such as `train.txt`.
+        eval_split: the split for evaluation. By default one sequence in a hundred is held out.
+        max_length: the number of tokens per sequence, `[CLS]` and `[SEP]` included.
+        max_sequences: stop reading after this many sequences; by default, read the whole corpus.
+
+    Raises:
+        InputError: if `max_length` is less than 4.
     """
 
     dataset: str
@@ -49,19 +52,28 @@ class CorpusArguments:
 
 
 def load_corpus(corpus: CorpusArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
-    """The sequences to train on and those to evaluate on.
+    """Load the sequences for training and those for evaluation.
 
-    Texts are joined in their order, with the tokenizer's separator between them, and cut into sequences
-    `[CLS] … [SEP]` of exactly `max_length` tokens; what is left at the end is dropped. The text is read as a stream,
-    and the sequences lie in the cache of `datasets` on disk, so that memory does not grow with the corpus, an epoch
-    can be shuffled as a whole, and a resumed run finds its place.
+    The texts are joined in order, with the tokenizer's separator between them, and cut into sequences `[CLS] … [SEP]`
+    of exactly `max_length` tokens. The tokens after the last full sequence are dropped.
+
+    The text is read as a stream, and the sequences are stored in the cache of `datasets` on disk. Memory therefore does
+    not grow with the corpus, an epoch is shuffled as a whole, and a resumed run continues at the right sequence.
+
+    Args:
+        corpus: where the text comes from.
+        tokenizer: a tokenizer with `[CLS]`, `[SEP]` and `[MASK]` tokens.
 
     Returns:
-        two data sets with the column `input_ids`.
+        Two data sets with the column `input_ids`.
 
     Raises:
-        InputError: for a data set that cannot be read, without such a column, or too short, and for a tokenizer that
-            lacks a token this needs.
+        InputError: for a data set that cannot be read, is too short, or has no column of text, and for a tokenizer
+            without one of the three special tokens.
+
+    Example (`tokenizer`: that of a BERT-like encoder):
+
+        train, evaluation = load_corpus(CorpusArguments("novels/", max_length=256), tokenizer)
     """
     for name in ("mask_token", "cls_token", "sep_token"):
         if getattr(tokenizer, name) is None:
@@ -69,29 +81,30 @@ def load_corpus(corpus: CorpusArguments, tokenizer: PreTrainedTokenizerBase) -> 
                 f"the tokenizer {tokenizer.name_or_path!r} has no {name}, but masked language modelling needs one; "
                 "choose a BERT-like one with --tokenizer"
             )
-    sequences = _packed(corpus, "train", tokenizer)
+    sequences = _load_sequences(corpus, "train", tokenizer)
     if corpus.eval_split:
-        return sequences, _packed(corpus, "eval", tokenizer)
+        return sequences, _load_sequences(corpus, "eval", tokenizer)
     if len(sequences) < 2:
         raise InputError(
             f"{corpus.dataset} is one sequence of {corpus.max_length} tokens, so none is left to evaluate on; lower "
             "--max-length, or name a split with --eval-split"
         )
-    count = min(max(int(_HELD_OUT * len(sequences)), _FEWEST), _MOST, len(sequences) // 2)
-    split = sequences.train_test_split(test_size=count, seed=0)  # the same for all seeds of training
+    count = min(max(int(_EVAL_SHARE * len(sequences)), _MIN_EVAL_SEQUENCES), _MAX_EVAL_SEQUENCES, len(sequences) // 2)
+    # A fixed seed, so that runs with different training seeds are evaluated on the same sequences.
+    split = sequences.train_test_split(test_size=count, seed=0)
     return split["train"], split["test"]
 
 
 class MaskingCollator(DataCollatorForLanguageModeling):
-    """Masks tokens for masked language modelling, as `transformers` does, by a generator that the batch itself seeds.
+    """Mask tokens for masked language modelling as `transformers` does, with a seed derived from the batch.
 
-    Shuffling makes every batch a new one, so that the masks are new in each epoch; but a resumed run masks as the
-    uninterrupted one would have done, and every evaluation as the one before. (The global generator would do neither:
-    batches are fetched ahead of the step that a checkpoint is written at.)
+    Every epoch has new masks, because shuffling makes new batches. Yet a resumed run masks as the uninterrupted run
+    would have, and every evaluation has the same masks. Neither holds with the global random generator: a data loader
+    fetches batches ahead, so the state of the generator in a checkpoint is not that of the checkpoint's step.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels` (-100 where nothing is to be predicted) and `prediction_mask` (where
-        something is), each `(batch, length)`.
+        (from a call) `input_ids`, `attention_mask`, `labels` (-100 at tokens that are not predicted) and
+        `prediction_mask` (true at tokens that are predicted), each of shape (batch, length).
 
     Example (`tokenizer`: with a mask token):
 
@@ -99,54 +112,62 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     """
 
     def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        input_ids = _stacked(examples)
+        input_ids = _stack_input_ids(examples)
         content = hashlib.sha256(f"{self.seed} ".encode() + input_ids.numpy().tobytes())
         self.generator = torch.Generator().manual_seed(int.from_bytes(content.digest()[:7], "big"))
-        special = torch.isin(input_ids, torch.tensor(self.tokenizer.all_special_ids))
-        input_ids, labels = self.torch_mask_tokens(input_ids, special_tokens_mask=special)
-        mask = torch.ones_like(input_ids)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "prediction_mask": labels != -100}
+        is_special = torch.isin(input_ids, torch.tensor(self.tokenizer.all_special_ids))
+        input_ids, labels = self.torch_mask_tokens(input_ids, special_tokens_mask=is_special)
+        attention_mask = torch.ones_like(input_ids)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "prediction_mask": labels != -100,
+        }
 
 
 def stack_sequences(examples: list[dict]) -> dict[str, torch.Tensor]:
-    """Collates sequences without masking them, for what is learnt from the teacher's features alone."""
-    input_ids = _stacked(examples)
+    """Collate sequences without masking, for training on the teacher's features alone."""
+    input_ids = _stack_input_ids(examples)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
 def corpus_fingerprint(sequences: Dataset) -> str:
-    """A short hash of sequences, in order."""
+    """Return a short hash of the sequences and their order."""
     digest = hashlib.sha256()
     for batch in sequences.with_format("numpy").iter(10_000):
         digest.update(batch["input_ids"].tobytes())
     return digest.hexdigest()[:16]
 
 
-def _stacked(examples: list[dict]) -> torch.Tensor:
+def _stack_input_ids(examples: list[dict]) -> torch.Tensor:
     return torch.tensor([example["input_ids"] for example in examples])
 
 
-def _packed(corpus: CorpusArguments, part: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The sequences of one part, `"train"` or `"eval"`, from the cache where they have been packed before."""
+def _load_sequences(corpus: CorpusArguments, part: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Return the sequences of one part, `"train"` or `"eval"`, from the cache if they were packed before."""
     stream, state = _stream(corpus, part)
     column = _text_column(corpus, stream)
     try:
         return Dataset.from_generator(
-            _sequences,
+            _pack,
             features=Features({"input_ids": List(Value("int32"))}),
             gen_kwargs={"corpus": corpus, "part": part, "column": column, "tokenizer": tokenizer, "state": state},
         )
-    except Exception as error:  # `datasets` wraps whatever the reader raised, and what `_sequences` did
+    except Exception as error:  # `datasets` wraps errors of the reader and of `_pack`
         reason = error.__cause__ or error
         if isinstance(reason, InputError):
             raise reason from None
         raise InputError(f"{corpus.dataset} cannot be read: {first_line(reason)}") from error
 
 
-def _sequences(
+def _pack(
     corpus: CorpusArguments, part: str, column: str, tokenizer: PreTrainedTokenizerBase, state: str
 ) -> Iterator[dict[str, list[int]]]:
-    """Packs the texts of one part; `state` says in what state the data is, and makes the cache notice changes."""
+    """Pack the texts of one part into sequences.
+
+    `state` identifies the version of the data. `datasets` hashes the arguments, so a new version is packed again.
+    """
     stream, _ = _stream(corpus, part)
     length, separator, buffer, count = corpus.max_length - 2, tokenizer.sep_token_id, [], 0
     for rows in stream.select_columns(column).iter(batch_size=1000):
@@ -158,7 +179,7 @@ def _sequences(
                 count += 1
                 if count == corpus.max_sequences:
                     return
-                # a text that ends where the sequence does has its separator already
+                # If text and sequence end together, the separator of the sequence is also that of the text.
                 del buffer[: length + (buffer[length] == separator)]
     if count == 0:
         raise InputError(
@@ -168,25 +189,25 @@ def _sequences(
 
 
 def _text_column(corpus: CorpusArguments, stream: IterableDataset) -> str:
-    """The column of text, found in the first row."""
+    """Return the name of the text column, which must be in the first row."""
     try:
-        first: dict[str, Any] | None = next(iter(stream), None)
-    except Exception as error:  # whatever the reader of the format raises
+        first_row: dict[str, Any] | None = next(iter(stream), None)
+    except Exception as error:  # the readers of the formats raise different errors
         raise InputError(f"{corpus.dataset} cannot be read: {first_line(error.__cause__ or error)}") from error
-    if first is None:
+    if first_row is None:
         raise InputError(f"{corpus.dataset} has no rows, so there is nothing to train on")
-    wanted = (corpus.text_column,) if corpus.text_column else ("text", "sentence")
-    column = next((name for name in wanted if isinstance(first.get(name), str | None) and name in first), None)
-    if column is None:
-        raise InputError(
-            f"{corpus.dataset} has no column {' or '.join(map(repr, wanted))} of text; name one with --text-column "
-            f"(there are {', '.join(map(repr, first))})"
-        )
-    return column
+    candidates = (corpus.text_column,) if corpus.text_column else ("text", "sentence")
+    for name in candidates:
+        if name in first_row and isinstance(first_row[name], str | None):
+            return name
+    raise InputError(
+        f"{corpus.dataset} has no column {' or '.join(map(repr, candidates))} of text; name one with --text-column "
+        f"(there are {', '.join(map(repr, first_row))})"
+    )
 
 
 def _stream(corpus: CorpusArguments, part: str) -> tuple[IterableDataset, str]:
-    """The rows of one part, `"train"` or `"eval"`, read as they are asked for, and what identifies their state."""
+    """Return a stream of the rows of one part, `"train"` or `"eval"`, and a string that identifies their version."""
     split = corpus.eval_split if part == "eval" else corpus.train_split or "train"
     with explain_hub_errors(f"corpus {corpus.dataset!r}", "a local folder or file"):
         if Path(corpus.dataset).exists():
@@ -198,21 +219,24 @@ def _stream(corpus: CorpusArguments, part: str) -> tuple[IterableDataset, str]:
 
 
 def _local_files(corpus: CorpusArguments, part: str) -> tuple[str, list[str]]:
-    """How to read one part of a file or folder, and its files."""
+    """Return the loader and the files of one part of a local file or folder."""
     path = Path(corpus.dataset)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _LOADERS)
     loaders = {_LOADERS.get(file.suffix) for file in files}
     if len(loaders) != 1 or None in loaders:
         endings = ", ".join(sorted({file.suffix for file in files})) or "none"
         raise InputError(
-            f"{path} holds no corpus of one kind of file (endings found: {endings}); the readable ones are "
+            f"{path} must hold files of one kind (endings found: {endings}); the readable ones are "
             f"{', '.join(_LOADERS)}"
         )
-    wanted = corpus.eval_split if part == "eval" else corpus.train_split
-    chosen = [file for file in files if (file.stem == wanted if wanted else file.stem != corpus.eval_split)]
+    split = corpus.eval_split if part == "eval" else corpus.train_split
+    if split:
+        chosen = [file for file in files if file.stem == split]
+    else:
+        chosen = [file for file in files if file.stem != corpus.eval_split]
     if not chosen:
+        missing = repr(split) if split else f"beside {corpus.eval_split!r}"
         raise InputError(
-            f"{path} has no file {wanted or 'beside ' + str(corpus.eval_split)!r} for the {part} split; there are "
-            f"{', '.join(file.name for file in files)}"
+            f"{path} has no file {missing} for the {part} split; there are {', '.join(file.name for file in files)}"
         )
     return loaders.pop(), [str(file) for file in chosen]

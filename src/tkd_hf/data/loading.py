@@ -1,7 +1,13 @@
-"""Loading: a task's name, a Hub id or local files become splits with the columns `text`, `text_pair` and `label`."""
+"""Load examples: a task name, a Hub id or local files become splits with the columns `text`, `text_pair` and `label`.
+
+`load_splits` is what training uses, `load_split` what evaluation uses. Both return the `Task` beside the examples, so
+that nothing downstream asks where the data came from. A new data set needs no code: whatever has the usual column names
+is understood, and `DataArguments` names everything else.
+"""
 
 import csv
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +30,11 @@ from .word_labels import (
 )
 
 
-MAX_CHARACTERS = 1_000_000  # of a text: a tokenizer takes some hundred bytes for each, before it cuts
+# Tokenizers take some hundred bytes of memory per character, and they do so before they truncate.
+MAX_CHARACTERS = 1_000_000
 _STRINGS = ("string", "large_string")
-_LONGEST_HEADER = 1 << 20
-_PACKED = {
+_MAX_HEADER_CHARACTERS = 1 << 20
+_COMPRESSION_MAGIC = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
     b"BZh": "bzip2",
@@ -39,20 +46,35 @@ _LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json"
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Where the examples come from: exactly one of `task` and `dataset`.
+    """The source of the examples: exactly one of `task` and `dataset`.
 
     Args:
-        task: a GLUE task by name.
-        dataset: a Hub id, or a local folder or file (parquet, csv, tsv, json, jsonl; txt, one text a line).
-        data_dir: a folder with local copies, `<data_dir>/<task>/<split>.parquet`; nothing is fetched from the Hub then.
+        task: the name of a built-in task, such as `sst2` (see `tkd_hf.data.tasks.GLUE_TASKS`).
+        dataset: a Hub id, or a local file or folder. Files may be parquet, csv, tsv, json, jsonl, or txt with one text
+            per line; a folder holds one file per split, such as `train.csv` and `validation.csv`.
+        data_dir: a folder with local copies of the built-in tasks, `<data_dir>/<task>/<split>.parquet`. If it is given,
+            nothing is fetched from the Hub.
         config: the configuration of a Hub data set.
-        text_columns: one or two columns of text, or one of lists of words; needed with `dataset` unless it has `text`,
-            `sentence`, `tokens` or `words`.
-        label_column: the column of labels; `None` means `label` where there is one, and beside lists of words
-            `ner_tags`, `tags` or `labels`.
-        label_names: class names in the order of integer codes, where the data set does not carry them.
-        train_split, eval_split: names, or slices such as `train[:90%]`.
-        max_length: tokens at which examples are cut.
+        text_columns: one column for single texts, two for pairs, or one of lists of words. Needed with `dataset`
+            unless the data has a column `text`, `sentence`, `tokens` or `words`.
+        label_column: the column of labels. By default `label`; if the texts are lists of words, the first that exists
+            of `ner_tags`, `tags`, `labels` and `label`.
+        label_names: class names in the order of integer codes, for data that does not carry the names itself.
+        train_split, eval_split: names of the splits, or slices such as `train[:90%]`. By default those of the task.
+        max_length: the number of tokens at which the tokenizer truncates an example.
+
+    Raises:
+        InputError: if both or neither of `task` and `dataset` are given.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.data.loading import DataArguments
+    >>> data = DataArguments(dataset="org/reviews", text_columns=("title", "body"), eval_split="test")
+    >>> data.max_length
+    128
+
+    ```
     """
 
     task: str | None = None
@@ -74,23 +96,23 @@ class DataArguments:
 
 
 def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str, ...] = ()) -> tuple[Dataset, Task]:
-    """The examples of one split and the task they make.
+    """Load the examples of one split, and describe their task.
 
     Args:
         data: where the examples come from.
-        split: `"train"` or `"eval"`: which of the two splits that `data` names.
-        fallback_label_names: the label names of a model, or of another split, for a data set that has no names of its
-            own: one split need not hold every class.
+        split: `"train"` or `"eval"`: which of the two splits of `data` to load.
+        fallback_label_names: label names of a model, or of another split, for data that does not name its labels. They
+            keep the codes right if the split does not hold every class.
 
     Returns:
-        the examples with the columns `text`, `text_pair` (pairs only) and `label` (where there are labels: an `int`
-        code, a `float` score, or a multi-hot list of `float`), and the task, with what the data said about labels. For
-        token classification `text` is a list of words, and `label` one of as many `int` codes.
+        The examples and their task. The examples have the columns `text`, `text_pair` (pairs only) and `label` (if
+        there are labels): an `int` code, a `float` score, or a multi-hot list of `float`. For token classification,
+        `text` is a list of words and `label` a list with one `int` code per word.
 
     Raises:
         InputError: for an unknown task, a missing file, split or column, or a data set that cannot be fetched.
     """
-    task = get_task(data.task) if data.task else _unnamed_task(data)
+    task = get_task(data.task) if data.task else _task_of_dataset(data)
     task = replace(
         task,
         label_names=data.label_names or task.label_names,
@@ -99,46 +121,63 @@ def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str,
     )
     rows = read_split(data, task, task.train_split if split == "train" else task.eval_split)
     if data.dataset:
-        task = _complete(task, rows, data, fallback_label_names)
+        task = _complete_task(task, rows, data, fallback_label_names)
     return normalise(rows, task), task
 
 
 def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) -> tuple[Dataset, Dataset, Task]:
-    """The examples to train on, those to evaluate on, and the task: label names are those of the training split.
+    """Load the training examples, the evaluation examples and their task.
+
+    The training split decides the label names, and the evaluation split is encoded with them. If the training split has
+    no labels, a teacher can stand in: the label names are then those of the evaluation split, or else the teacher's.
 
     Args:
         data: where the examples come from.
-        teacher: what the labels are where the training split has none: those of the evaluation split if it has any,
-            otherwise the teacher's. Without a teacher, both splits must have labels.
+        teacher: the configuration of the teacher. Without one, both splits must have labels.
+
+    Returns:
+        The training examples, the evaluation examples (columns as in `load_split`) and the task.
 
     Raises:
-        InputError: as `load_split`; if the splits have different labels, or none where they are needed.
+        InputError: as in `load_split`; if the two splits have different labels; or if a split that needs labels has
+            none.
+
+    Example (`reviews`: a folder with `train.csv` and `test.csv`; `teacher`: a classifier):
+
+        data = DataArguments(dataset="reviews", text_columns=("title", "body"), eval_split="test")
+        train, evaluation, task = load_splits(data, teacher.config)
+        features = tokenize(train, tokenizer, data.max_length)
     """
     train, task = load_split(data, "train")
-    taught = label_names(teacher) if teacher else ()
-    if set(task.label_names) < set(taught):  # a class may be absent from what there is to learn from
-        train, task = load_split(data, "train", fallback_label_names=taught)
-    unlabelled = teacher is not None and "label" not in train.column_names
-    known = taught if unlabelled and not task.label_names else task.label_names
-    evaluation, other = load_split(data, "eval", fallback_label_names=known)
-    if unlabelled:
-        return train, evaluation, other if "label" in evaluation.column_names else _labelled_by(teacher, task)
+    teacher_labels = label_names(teacher) if teacher else ()
+    if set(task.label_names) < set(teacher_labels):
+        # The training split holds only some of the teacher's classes: keep the teacher's codes for them.
+        train, task = load_split(data, "train", fallback_label_names=teacher_labels)
+    learns_from_teacher_alone = teacher is not None and "label" not in train.column_names
+    fallback = teacher_labels if learns_from_teacher_alone and not task.label_names else task.label_names
+    evaluation, eval_task = load_split(data, "eval", fallback_label_names=fallback)
+    if learns_from_teacher_alone:
+        if "label" in evaluation.column_names:
+            return train, evaluation, eval_task
+        return train, evaluation, _with_labels_of(teacher, task)
     for name, rows in (("train", train), ("eval", evaluation)):
         if "label" not in rows.column_names:
             raise InputError(f"the {name} split of {task.name} has no column {task.label_column!r} to learn from")
-    if other.label_names != task.label_names:
-        raise InputError(f"the splits have different labels: {list(task.label_names)} and {list(other.label_names)}")
+    if eval_task.label_names != task.label_names:
+        raise InputError(
+            f"the splits have different labels: {list(task.label_names)} and {list(eval_task.label_names)}"
+        )
     return train, evaluation, task
 
 
-def _labelled_by(teacher: PretrainedConfig, task: Task) -> Task:
+def _with_labels_of(teacher: PretrainedConfig, task: Task) -> Task:
     names = task.label_names or label_names(teacher)
     if task.problem_type == "token_classification":
         return replace(task, label_names=names)
     return replace(task, label_names=names, problem_type=classifier_problem_type(teacher))
 
 
-def _unnamed_task(data: DataArguments) -> Task:
+def _task_of_dataset(data: DataArguments) -> Task:
     return Task(
         name=Path(data.dataset).name,
         text_columns=data.text_columns,
@@ -151,89 +190,100 @@ def _unnamed_task(data: DataArguments) -> Task:
 
 
 def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
-    """One split as it is stored; `split` may be a slice."""
+    """Read one split with its columns as they are stored; `split` may be a slice such as `train[:90%]`."""
     name = split.split("[")[0]
     if data.task and data.data_dir:
-        return _read_files(_find(Path(data.data_dir) / (task.config or task.name), name), name, split)
+        return _read_file(_split_file(Path(data.data_dir) / (task.config or task.name), name), name, split)
     if data.dataset and Path(data.dataset).exists():
         path = Path(data.dataset)
-        return _read_files(_find(path, name) if path.is_dir() else path, name if path.is_dir() else "train", split)
+        if path.is_dir():
+            return _read_file(_split_file(path, name), name, split)
+        return _read_file(path, "train", split)
     config = task.config or (task.name if data.task else None)
-    instead = "a local copy with --data-dir" if data.task else "a local folder or file"
-    with explain_hub_errors(f"data set {task.dataset!r}", instead):
+    alternative = "a local copy with --data-dir" if data.task else "a local folder or file"
+    with explain_hub_errors(f"data set {task.dataset!r}", alternative):
         return load_dataset(task.dataset, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
 
 
 @contextmanager
-def explain_hub_errors(what: str, instead: str):
-    """Says in one line what could not be fetched from the Hub, and what to give instead."""
+def explain_hub_errors(subject: str, alternative: str) -> Iterator[None]:
+    """Turn errors of a download from the Hub into an `InputError` of one line.
+
+    Args:
+        subject: the data to fetch, such as `"data set 'org/name'"`.
+        alternative: a source that needs no network, such as `"a local folder or file"`.
+    """
     try:
         yield
     except InputError:
         raise
     except (OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, DatasetNotFoundError, OSError) as error:
         raise InputError(
-            f"{what} is neither a local path nor can it be fetched from the Hub ({type(error).__name__}); check the "
-            f"name and the network, or give {instead}"
+            f"{subject} is neither a local path nor can it be fetched from the Hub ({type(error).__name__}); check the "
+            f"name and the network, or give {alternative}"
         ) from error
     except ValueError as error:
-        raise InputError(f"{what}: {first_line(error)}") from error
+        raise InputError(f"{subject}: {first_line(error)}") from error
 
 
-def _find(folder: Path, name: str) -> Path:
-    """The file of a split in a folder: `train.parquet`, `train.csv` …"""
+def _split_file(folder: Path, name: str) -> Path:
+    """Return the file of a split in a folder: `train.parquet`, `train.csv` and so on."""
     for suffix in _LOADERS:
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    found = sorted(f.name for f in folder.glob("*") if f.suffix in _LOADERS) if folder.is_dir() else []
+        path = folder / f"{name}{suffix}"
+        if path.is_file():
+            return path
+    data_files = sorted(path.name for path in folder.glob("*") if path.suffix in _LOADERS) if folder.is_dir() else []
     raise InputError(
-        f"no split {name!r} in {folder} (found: {', '.join(found) or 'no data files'}); "
+        f"no split {name!r} in {folder} (found: {', '.join(data_files) or 'no data files'}); "
         "name another split with --train-split or --eval-split"
     )
 
 
-def _read_files(path: Path, name: str, split: str) -> Dataset:
+def _read_file(path: Path, name: str, split: str) -> Dataset:
     if path.suffix not in _LOADERS:
         raise InputError(f"{path} has the ending {path.suffix!r}; the readable ones are {', '.join(_LOADERS)}")
-    _check_not_packed(path)
+    _check_not_compressed(path)
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
     if _LOADERS[path.suffix] == "csv":
         _check_header(path, options.get("sep", ","))
     try:
         rows = load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
-    except Exception as error:  # `datasets` wraps whatever the reader raised
+    except Exception as error:  # `datasets` wraps whatever error the reader raises
         reason = first_line(error.__cause__ or error)
         raise InputError(f"split {split!r} cannot be read from {path}: {reason}") from error
-    if path.suffix == ".txt":  # blank lines are no texts
+    if path.suffix == ".txt":  # skip blank lines
         rows = rows.filter(lambda lines: [bool(line.strip()) for line in lines], batched=True, input_columns="text")
     return rows
 
 
-def _check_not_packed(path: Path) -> None:
-    """`datasets` would unpack an archive of any size, whatever its name."""
+def _check_not_compressed(path: Path) -> None:
+    """Refuse compressed files: `datasets` would decompress an archive of any size, whatever its name."""
     with path.open("rb") as file:
         start = file.read(6)
-    for magic, kind in _PACKED.items():
+    for magic, compression in _COMPRESSION_MAGIC.items():
         if start.startswith(magic):
             raise InputError(
-                f"{path} is packed ({kind}), and not the {path.suffix} that its name says; unpack it first"
+                f"{path} is compressed ({compression}), although its name ends in {path.suffix}; decompress it first"
             )
 
 
 def _check_header(path: Path, separator: str) -> None:
-    """Of two columns of one name, pandas would rename the second."""
+    """Refuse two columns with the same name: pandas would silently rename the second."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = file.readline(_LONGEST_HEADER)
-    if len(header) == _LONGEST_HEADER:
-        raise InputError(f"the first line of {path} is longer than {_LONGEST_HEADER} characters, and no header")
+        header = file.readline(_MAX_HEADER_CHARACTERS)
+    if len(header) == _MAX_HEADER_CHARACTERS:
+        raise InputError(
+            f"the first line of {path} is longer than {_MAX_HEADER_CHARACTERS} characters; give the file a header line "
+            "with the column names"
+        )
     names = next(csv.reader([header], delimiter=separator), [])
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise InputError(f"{path} has several columns {', '.join(map(repr, twice))}; give each a name of its own")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise InputError(f"{path} has several columns {', '.join(map(repr, repeated))}; give each its own name")
 
 
-def _complete(task: Task, rows: Dataset, data: DataArguments, fallback_label_names: tuple[str, ...]) -> Task:
-    """Fills in what a data set without a name says about itself: text columns, label names, problem type, metrics."""
+def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_label_names: tuple[str, ...]) -> Task:
+    """Infer from the rows what `data` does not say: text columns, label names, problem type and metrics."""
     task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
     if holds_word_lists(rows, task.text_columns):
         column = data.label_column or guess_label_column(rows)
@@ -242,13 +292,16 @@ def _complete(task: Task, rows: Dataset, data: DataArguments, fallback_label_nam
         )
     if task.label_column not in rows.column_names:
         if data.label_column:
-            raise InputError(f"no label column {data.label_column!r}; the columns are {_names(rows)}")
+            raise InputError(f"no label column {data.label_column!r}; the columns are {_quoted_columns(rows)}")
         return replace(task, metrics=task.metrics or ("accuracy", "f1_macro"))
     if task.problem_type == "token_classification":
-        own_names, found = word_label_names(rows, task.label_column)
-        return replace(task, label_names=task.label_names or own_names or fallback_label_names or found)
-    problem_type, own_names, found = _label_type(rows, task.label_column)
-    names = task.label_names or own_names or (fallback_label_names if problem_type != "regression" else ()) or found
+        declared_names, inferred_names = word_label_names(rows, task.label_column)
+        names = task.label_names or declared_names or fallback_label_names or inferred_names
+        return replace(task, label_names=names)
+    problem_type, declared_names, inferred_names = _label_type(rows, task.label_column)
+    if problem_type == "regression":
+        fallback_label_names = ()
+    names = task.label_names or declared_names or fallback_label_names or inferred_names
     metrics = {
         "single_label_classification": ("accuracy", "f1") if len(names) == 2 else ("accuracy", "f1_macro"),
         "multi_label_classification": ("f1_micro", "f1_macro"),
@@ -261,11 +314,13 @@ def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
     for name in ("text", "sentence", *WORD_COLUMNS):
         if name in rows.column_names:
             return (name,)
-    raise InputError(f"which columns hold the text? name one or two with --text-column; there are {_names(rows)}")
+    raise InputError(
+        f"which columns hold the text? name one or two with --text-column; there are {_quoted_columns(rows)}"
+    )
 
 
 def _label_type(rows: Dataset, column: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Problem type, the names that the data set itself carries, and names made up from the values it holds."""
+    """Return the problem type, the label names that the data set declares, and names inferred from its values."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         return "single_label_classification", tuple(feature.names), ()
@@ -280,11 +335,11 @@ def _label_type(rows: Dataset, column: str) -> tuple[str, tuple[str, ...], tuple
         raise InputError(f"label column {column!r} has empty entries; fill or drop them")
     if feature.dtype in _STRINGS:
         return "single_label_classification", (), tuple(sorted(values))
-    return "single_label_classification", (), tuple(f"LABEL_{i}" for i in range(max(values) + 1))
+    return "single_label_classification", (), tuple(f"LABEL_{code}" for code in range(max(values) + 1))
 
 
 def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """As `_label_type`, for a column of lists: of class codes with names, of names, or multi-hot."""
+    """Return declared and inferred label names of a column of lists: of class codes, of class names, or multi-hot."""
     feature = rows.features[column].feature
     if isinstance(feature, ClassLabel):
         return tuple(feature.names), ()
@@ -293,19 +348,22 @@ def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tup
         return (), tuple(sorted(values))
     width = len(rows[0][column])
     if values <= {0, 1} and all(len(row) == width for row in rows[column]):
-        return (), tuple(f"LABEL_{i}" for i in range(width))
+        return (), tuple(f"LABEL_{code}" for code in range(width))
     raise InputError(f"label column {column!r} holds lists that are neither of class names nor multi-hot (0 and 1)")
 
 
 def normalise(rows: Dataset, task: Task) -> Dataset:
-    """Only `text`, `text_pair` and `label`, with labels as the loss wants them.
+    """Keep only the columns `text`, `text_pair` and `label`, and encode the labels as the loss takes them.
 
     Raises:
-        InputError: for missing columns, no rows, texts that are none, or labels without a name.
+        InputError: for missing columns, no rows, empty or overlong texts, columns of another type, or labels without a
+            name.
     """
     missing = [column for column in task.text_columns if column not in rows.column_names]
     if missing:
-        raise InputError(f"missing column {', '.join(map(repr, missing))} for {task.name}; there are {_names(rows)}")
+        raise InputError(
+            f"missing column {', '.join(map(repr, missing))} for {task.name}; there are {_quoted_columns(rows)}"
+        )
     if len(rows) == 0:
         raise InputError(f"the data of {task.name} has no examples")
     columns = dict(zip(("text", "text_pair"), task.text_columns, strict=False))
@@ -316,20 +374,23 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
         check_word_lists(rows["text"], columns["text"], task.name)
         return encode_word_labels(rows, task.label_names, columns, task.name) if "label" in columns else rows
     for column in ("text", "text_pair"):
-        if column not in rows.column_names:
-            continue
-        if rows.features[column] not in map(Value, (*_STRINGS, "null")):
-            raise InputError(f"column {columns[column]!r} of {task.name} holds {rows.features[column]}, not texts")
-        texts = rows.unique(column)
-        if None in texts:
-            raise InputError(f"column {columns[column]!r} of {task.name} has empty texts; fill or drop them")
-        longest = max(map(len, texts))
-        if longest > MAX_CHARACTERS:
-            raise InputError(
-                f"column {columns[column]!r} of {task.name} has a text of {longest} characters; cut it to "
-                f"{MAX_CHARACTERS} or fewer, of which the first max_length tokens are read"
-            )
+        if column in rows.column_names:
+            _check_texts(rows, column, f"column {columns[column]!r} of {task.name}")
     return _encode_labels(rows, task) if "label" in columns else rows
+
+
+def _check_texts(rows: Dataset, column: str, subject: str) -> None:
+    if rows.features[column] not in map(Value, (*_STRINGS, "null")):
+        raise InputError(f"{subject} holds {rows.features[column]}, not texts")
+    texts = rows.unique(column)
+    if None in texts:
+        raise InputError(f"{subject} has empty texts; fill or drop them")
+    longest = max(map(len, texts))
+    if longest > MAX_CHARACTERS:
+        raise InputError(
+            f"{subject} has a text of {longest} characters; cut it to {MAX_CHARACTERS} or fewer (the model reads only "
+            "the first max_length tokens)"
+        )
 
 
 def _encode_labels(rows: Dataset, task: Task) -> Dataset:
@@ -338,8 +399,8 @@ def _encode_labels(rows: Dataset, task: Task) -> Dataset:
     codes = {name: code for code, name in enumerate(task.label_names)}
     labels = rows["label"]
     if task.problem_type == "multi_label_classification":
-        named = isinstance(rows.features["label"].feature, ClassLabel)
-        encoded = [_multi_hot(label, codes, named) for label in labels]
+        holds_codes = isinstance(rows.features["label"].feature, ClassLabel)
+        encoded = [_multi_hot(label, codes, holds_codes) for label in labels]
         return rows.remove_columns("label").add_column("label", encoded, feature=List(Value("float32")))
     if rows.features["label"].dtype in _STRINGS:
         unknown = sorted(set(labels) - set(codes))
@@ -348,7 +409,7 @@ def _encode_labels(rows: Dataset, task: Task) -> Dataset:
         encoded = [codes[label] for label in labels]
     else:
         encoded = list(labels)
-        if set(encoded) == {-1}:  # the Hub's convention for hidden labels, as in GLUE's test splits
+        if set(encoded) == {-1}:  # data sets on the Hub hide labels this way, as in the test splits of GLUE
             return rows.remove_columns("label")
         outside = sorted({label for label in encoded if not 0 <= label < len(codes)})
         if outside:
@@ -356,18 +417,19 @@ def _encode_labels(rows: Dataset, task: Task) -> Dataset:
     return rows.remove_columns("label").add_column("label", encoded, feature=Value("int64"))
 
 
-def _multi_hot(label: list, codes: dict[str, int], coded: bool) -> list[float]:
+def _multi_hot(label: list, codes: dict[str, int], holds_codes: bool) -> list[float]:
+    """Encode the labels of one example, which are class names, class codes, or multi-hot already."""
     if all(isinstance(name, str) for name in label):
         unknown = sorted(set(label) - set(codes))
         if unknown:
             raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
         active = {codes[name] for name in label}
-    elif coded:
+    elif holds_codes:
         active = set(label)
     else:
         return [float(value) for value in label]
     return [float(code in active) for code in range(len(codes))]
 
 
-def _names(rows: Dataset) -> str:
+def _quoted_columns(rows: Dataset) -> str:
     return ", ".join(map(repr, rows.column_names))

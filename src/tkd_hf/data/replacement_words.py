@@ -1,4 +1,4 @@
-"""Words to put in another's place: those that a masked language model expects there, or the nearest in meaning."""
+"""Propose words that can replace a word of a text: those a masked language model expects, or the nearest in meaning."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,26 +13,34 @@ from ..hardware import mixed_precision
 from ..teacher import LiveTeacher
 
 
-# A word with what is joined to it (won't, well-made), but not what an apostrophe leads: the 's of "it 's".
+# A word with parts joined by apostrophes and hyphens (won't, well-made). A detached 's, as in "it 's", is skipped.
 WORD = re.compile(r"(?<![\w'’])\w+(?:['’-]\w+)*")
 
-# A text, and where in it a word starts and ends.
-Place = tuple[str, int, int]
+# A text, and the start and the end of one of its words.
+WordSpan = tuple[str, int, int]
 
 
 class MaskedWords:
-    """The words that a masked language model finds likeliest where a word alone is masked.
+    """Propose the words that a masked language model finds most likely for a masked word.
+
+    The proposals fit the sentence, but may reverse its meaning, as *bad* does for *good*. The label of the original
+    therefore no longer holds, and a teacher must label the new text. Each word costs a pass through the model.
 
     Args:
-        model, tokenizer: the masked language model, on the device to run on; its weights and mode stay as they are.
-        candidates: how many proposals there are for each word. Pieces of words, punctuation, special tokens, and the
-            word itself are never among them.
-        words: propose only these, lower case; by default, whatever the model knows.
-        batch_size: masked texts at a time.
-        max_length: tokens at which a text is cut; there are no proposals for what comes after.
+        model, tokenizer: the masked language model, on the device to run on. Its weights and its mode (training or
+            evaluation) stay as they are.
+        candidates: the number of proposals per word. Pieces of words, punctuation, special tokens and the word itself
+            are never proposed.
+        words: propose only these words, in lower case; by default, all words of the vocabulary.
+        batch_size: the number of masked texts per batch.
+        max_length: the number of tokens at which a text is truncated. Words after that have no proposals.
 
     Raises:
-        InputError: if the tokenizer has no mask token, or does not fit the model, or if no word can be proposed.
+        InputError: if the tokenizer has no mask token or does not fit the model, or if no word can be proposed.
+
+    Example (`mlm`, `tokenizer`: a masked language model and its tokenizer):
+
+        proposals = MaskedWords(mlm, tokenizer, candidates=3)([("a good film", 2, 6)])
     """
 
     def __init__(
@@ -45,57 +53,68 @@ class MaskedWords:
         max_length: int = 128,
     ):
         if tokenizer.mask_token is None:
-            raise InputError(f"the tokenizer of {model.config.name_or_path!r} has no mask token to put for a word")
-        known = _only(words, _known(model, tokenizer), model)
-        self.words = list(known.values())
-        self.codes = torch.tensor(list(known), device=model.device)
+            raise InputError(
+                f"the tokenizer of {model.config.name_or_path!r} has no mask token to put in place of a word; choose a "
+                "masked language model"
+            )
+        vocabulary = _allowed_words(_vocabulary_words(model, tokenizer), words, model)
+        self.words = list(vocabulary.values())
+        self.codes = torch.tensor(list(vocabulary), device=model.device)
         self.model, self.tokenizer, self.candidates, self.batch_size = model, tokenizer, candidates, batch_size
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.run = LiveTeacher(model)
 
-    def __call__(self, places: list[Place]) -> list[list[str]]:
-        """For the word at each place others, the likeliest first; perhaps none."""
+    def __call__(self, spans: list[WordSpan]) -> list[list[str]]:
+        """Return replacements for each word, the most likely first; the list may be empty."""
         mask = self.tokenizer.mask_token
-        masked = [text[:start] + mask + text[end:] for text, start, end in places]
-        order = sorted(range(len(places)), key=lambda i: -len(masked[i]))
-        # a text that spells the mask token out would have two places to fill
-        order = [i for i in order if mask not in places[i][0]]
-        found: list[list[str]] = [[] for _ in places]
-        for first in range(0, len(order), self.batch_size):
-            chunk = order[first : first + self.batch_size]
-            for row, words in self._likeliest([masked[i] for i in chunk]):
-                text, start, end = places[chunk[row]]
-                found[chunk[row]] = _others(words, text[start:end])[: self.candidates]
-        return found
+        masked = [text[:start] + mask + text[end:] for text, start, end in spans]
+        order = sorted(range(len(spans)), key=lambda i: -len(masked[i]))
+        # A text that itself contains the mask token would have two masked positions.
+        order = [i for i in order if mask not in spans[i][0]]
+        proposals: list[list[str]] = [[] for _ in spans]
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for row, words in self._most_likely([masked[i] for i in batch]):
+                text, word_start, word_end = spans[batch[row]]
+                proposals[batch[row]] = _without(text[word_start:word_end], words)[: self.candidates]
+        return proposals
 
-    def _likeliest(self, texts: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _most_likely(self, texts: list[str]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the row and the most likely words of every text whose mask was not truncated."""
         batch = self.tokenizer(texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
-        rows, places = (batch["input_ids"] == self.tokenizer.mask_token_id).nonzero(as_tuple=True)
-        with mixed_precision(self.model.device), _decoding_only(self.model, rows, places):
+        rows, positions = (batch["input_ids"] == self.tokenizer.mask_token_id).nonzero(as_tuple=True)
+        with mixed_precision(self.model.device), _decode_only(self.model, rows, positions):
             logits = self.run(batch).logits
-        if logits.dim() == 3:  # a model without a decoder of its own
-            logits = logits[rows, places]
+        if logits.dim() == 3:  # the model has no separate decoder, so it gave logits for all tokens
+            logits = logits[rows, positions]
         logits = logits[:, self.codes].float()
         best = logits.topk(min(self.candidates + 1, len(self.words))).indices
-        return ((row, [self.words[i] for i in line]) for row, line in zip(rows.tolist(), best.tolist(), strict=True))
+        return (
+            (row, [self.words[i] for i in indices]) for row, indices in zip(rows.tolist(), best.tolist(), strict=True)
+        )
 
 
 class NearestWords:
-    """The words whose embeddings in a model point most nearly where a word's own does, wherever it stands.
+    """Propose the words whose embeddings have the highest cosine similarity with that of the word.
 
-    Any encoder has such embeddings, the teacher too, where a masked language model has to be found first.
+    The proposals do not depend on the sentence. Any encoder will do, such as the teacher itself, and a word costs no
+    pass through it.
 
     Args:
         model, tokenizer: the encoder, with or without a head.
-        candidates, words: as in `MaskedWords`. A word of several tokens has no embedding of its own, and no proposals.
+        candidates, words: as in `MaskedWords`. A word of several tokens has no embedding, and so no proposals.
 
     Raises:
         InputError: if the tokenizer does not fit the model, or if no word can be proposed.
 
     Reference:
-        Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1, which takes GloVe's embeddings, for words of several
-        tokens alone.
+        Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1. TinyBERT uses GloVe embeddings, and only for words of
+        several tokens.
+
+    Example (`encoder`, `tokenizer`: any encoder and its tokenizer):
+
+        proposals = NearestWords(encoder, tokenizer, candidates=3)([("a good film", 2, 6)])
     """
 
     def __init__(
@@ -107,76 +126,76 @@ class NearestWords:
     ):
         weight = model.get_input_embeddings().weight.detach().float()
         directions = nn.functional.normalize(weight, dim=-1)
-        known = _known(model, tokenizer)
-        chosen = _only(words, known, model)
-        self.code_of = {word: code for code, word in known.items()}
-        self.words, self.choices = list(chosen.values()), directions[list(chosen)]
+        vocabulary = _vocabulary_words(model, tokenizer)
+        allowed = _allowed_words(vocabulary, words, model)
+        self.code_of = {word: code for code, word in vocabulary.items()}
+        self.words, self.allowed_directions = list(allowed.values()), directions[list(allowed)]
         self.directions, self.candidates = directions, candidates
-        self.found: dict[str, list[str]] = {}
+        self.cache: dict[str, list[str]] = {}
 
-    def __call__(self, places: list[Place]) -> list[list[str]]:
-        """For the word at each place others, the nearest first; perhaps none."""
-        return [self._nearest(text[start:end]) for text, start, end in places]
+    def __call__(self, spans: list[WordSpan]) -> list[list[str]]:
+        """Return replacements for each word, the nearest first; the list may be empty."""
+        return [self._nearest(text[start:end]) for text, start, end in spans]
 
     def _nearest(self, word: str) -> list[str]:
-        if word not in self.found:
+        if word not in self.cache:
             code = self.code_of.get(word, self.code_of.get(word.casefold()))
-            self.found[word] = [] if code is None else self._of(code, word)
-        return self.found[word]
+            self.cache[word] = [] if code is None else self._nearest_to_code(code, word)
+        return self.cache[word]
 
-    def _of(self, code: int, word: str) -> list[str]:
-        cosines = self.choices @ self.directions[code]
-        # a cased model has a word in up to three ways
+    def _nearest_to_code(self, code: int, word: str) -> list[str]:
+        cosines = self.allowed_directions @ self.directions[code]
+        # A cased vocabulary may hold the word itself in three spellings (good, Good, GOOD), which are not proposed.
         best = cosines.topk(min(self.candidates + 3, len(self.words))).indices.tolist()
-        return _others([self.words[i] for i in best], word)[: self.candidates]
+        return _without(word, [self.words[i] for i in best])[: self.candidates]
 
 
-def _others(words: list[str], original: str) -> list[str]:
+def _without(original: str, words: list[str]) -> list[str]:
     return [word for word in words if word.casefold() != original.casefold()]
 
 
-def _known(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The words that a model knows, by code."""
+def _vocabulary_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Return the words in the vocabulary of a model, by token id."""
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"the tokenizer of {model.config.name_or_path!r} has {len(tokenizer)} tokens, the model "
             f"{model.config.vocab_size}: they do not belong together"
         )
-    return _whole_words(tokenizer)
+    return _single_token_words(tokenizer)
 
 
-def _only(words: Collection[str] | None, known: dict[int, str], model: PreTrainedModel) -> dict[int, str]:
-    """Those of the known words that may be proposed."""
-    chosen = {code: word for code, word in known.items() if words is None or word.casefold() in words}
-    if not chosen:
+def _allowed_words(vocabulary: dict[int, str], words: Collection[str] | None, model: PreTrainedModel) -> dict[int, str]:
+    """Restrict a vocabulary to the words that may be proposed."""
+    allowed = {code: word for code, word in vocabulary.items() if words is None or word.casefold() in words}
+    if not allowed:
         raise InputError(f"the vocabulary of {model.config.name_or_path!r} has no word that could be proposed")
-    return chosen
+    return allowed
 
 
 @contextmanager
-def _decoding_only(model: PreTrainedModel, rows: torch.Tensor, places: torch.Tensor):
-    """Only these tokens reach the decoder: the logits of all the others are most of the cost of a small model."""
+def _decode_only(model: PreTrainedModel, rows: torch.Tensor, positions: torch.Tensor) -> Iterator[None]:
+    """Compute logits only at these positions: at all positions they are most of the cost of a small model."""
     decoder = model.get_output_embeddings()
     if decoder is None:
         yield
         return
-    handle = decoder.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, places], *inputs[1:]))
+    handle = decoder.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, positions], *inputs[1:]))
     try:
         yield
     finally:
         handle.remove()
 
 
-def _whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The tokens that are words by themselves, by code: those that a text with the word in it is cut into."""
+def _single_token_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Return the words that the tokenizer encodes as one token in the middle of a text, by token id."""
     special = set(tokenizer.all_special_ids)
     codes = [code for code in sorted(tokenizer.get_vocab().values()) if code not in special]
     words = [text.strip() for text in tokenizer.batch_decode([[code] for code in codes])]
-    # after a comma: some tokenizers cut the first word of a text otherwise
-    before = len(tokenizer(",", add_special_tokens=False)["input_ids"])
-    cut = tokenizer([f", {word}" for word in words], add_special_tokens=False)["input_ids"]
+    # Some tokenizers encode the first word of a text differently, so each word is encoded after a comma.
+    prefix_length = len(tokenizer(",", add_special_tokens=False)["input_ids"])
+    encoded = tokenizer([f", {word}" for word in words], add_special_tokens=False)["input_ids"]
     return {
         code: word
-        for code, word, ids in zip(codes, words, cut, strict=True)
-        if WORD.fullmatch(word) and ids[before:] == [code]
+        for code, word, ids in zip(codes, words, encoded, strict=True)
+        if WORD.fullmatch(word) and ids[prefix_length:] == [code]
     }

@@ -1,25 +1,30 @@
-"""The tasks: which columns hold the text, what the labels are called, and what is measured."""
+"""The built-in tasks: which columns hold the text, how the classes are named, and which metrics apply.
 
-from dataclasses import dataclass, field
+To add a task, add one `Task` to `GLUE_TASKS`. Loading, training, evaluation and model cards read everything they need
+from it. Data that has no entry here works as well: `tkd_hf.data.loading` builds a `Task` from the data set itself.
+"""
+
+from dataclasses import dataclass
 
 from ..errors import InputError
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a data set asks of a model.
+    """A data set and the problem it poses: its columns, labels, metrics and splits.
 
     Args:
-        name: the task's name; for GLUE also the name of its configuration on the Hub.
-        text_columns: one column for single sentences, two for pairs, in the order in which the model reads them; for
-            token classification one, of lists of words.
-        metrics: names of metrics in `tkd_hf.evaluation.metrics`; the first one is the one to choose models by.
-        label_names: the class names in the order of the label codes; empty for regression.
+        name: the name of the task. For GLUE it is also the name of the configuration on the Hub.
+        text_columns: one column for single texts, two for pairs, in the order in which the model reads them. For token
+            classification, one column of lists of words.
+        metrics: keys of `tkd_hf.evaluation.metrics.METRICS`. The first one selects the best checkpoint.
+        label_names: class names in the order of the label codes; empty for regression.
         label_column: the column that holds the codes, scores or lists of codes.
-        problem_type: as in `transformers`: what the classification head is trained for; or `"token_classification"`.
-        train_split, eval_split: names of the splits to train on and to evaluate on.
-        dataset: the Hub id that holds the task.
-        config: the configuration of that data set.
+        problem_type: a problem type of `transformers`, or `"token_classification"`. It decides the loss and the form of
+            the labels.
+        train_split, eval_split: names of the splits for training and for evaluation.
+        dataset: the Hub id of the data set.
+        config: the configuration of that data set; by default the name of the task.
 
     Example:
 
@@ -40,11 +45,11 @@ class Task:
     train_split: str = "train"
     eval_split: str = "validation"
     dataset: str = "nyu-mll/glue"
-    config: str | None = field(default=None)
+    config: str | None = None
 
     @property
     def num_labels(self) -> int:
-        """Width of the classification head: one output for regression."""
+        """The width of the classification head: the number of classes, or 1 for regression."""
         return len(self.label_names) or 1
 
 
@@ -53,8 +58,8 @@ _NLI = ("entailment", "neutral", "contradiction")
 _PARAPHRASE = ("not_equivalent", "equivalent")
 _PAIR = ("sentence1", "sentence2")
 
-# The nine GLUE tasks (Wang et al. 2018, arXiv 1804.07461) with the columns, label names and metrics of the benchmark;
-# MNLI's second validation set stands as a task of its own.
+# The nine GLUE tasks (Wang et al. 2018, arXiv 1804.07461) with the columns, label names and metrics of the benchmark.
+# MNLI has two validation sets; the mismatched one is a task of its own.
 GLUE_TASKS = {
     task.name: task
     for task in (
@@ -80,13 +85,13 @@ GLUE_TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The GLUE task of that name.
+    """Return the built-in task of that name.
 
     Raises:
-        InputError: if there is none, with the names there are.
+        InputError: if no task has that name; the message lists the names.
     """
     if name not in GLUE_TASKS:
         raise InputError(
-            f"unknown task {name!r}; the tasks are {', '.join(GLUE_TASKS)} (any other data goes through --dataset)"
+            f"unknown task {name!r}; the tasks are {', '.join(GLUE_TASKS)} (use --dataset for any other data)"
         )
     return GLUE_TASKS[name]

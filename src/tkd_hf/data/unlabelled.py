@@ -1,6 +1,6 @@
-"""Examples without labels: read, cleared of what is known already, and joined to those to train on.
+"""Read texts without labels, drop those that the task already has, and append the others to the training examples.
 
-The student learns from the teacher's answers to them alone.
+The student learns from the teacher's soft labels on these texts; the hard loss ignores them.
 """
 
 import logging
@@ -21,39 +21,40 @@ logger = logging.getLogger(__name__)
 
 
 def read_unlabelled(sources: list[str], task: Task, data_dir: str | None = None) -> Dataset:
-    """Reads texts for a task; labels that stand beside them are ignored.
+    """Read more texts for a task; if a source has labels, they are ignored.
 
     Args:
-        sources: local files (parquet, csv, tsv, json, jsonl, or txt with one text a line), folders, Hub ids, or GLUE
-            tasks by name, each perhaps with a split: `org/name:validation`. The split is `train` where none is named.
-        task: says how many texts an example has. They are in its own columns, or in `text` and `text_pair`.
-        data_dir: where local copies of tasks are, as in `DataArguments`.
+        sources: local files (parquet, csv, tsv, json, jsonl, or txt with one text per line), folders, Hub ids or names
+            of GLUE tasks. Each may name a split, as in `org/name:validation`; the default is `train`.
+        task: single texts or pairs. A source holds them in the columns of the task, or in `text` and `text_pair`.
+        data_dir: the folder with local copies of the GLUE tasks, as in `DataArguments`.
 
     Returns:
-        the rows of all sources with the columns `text` and, for pairs, `text_pair`.
+        The rows of all sources with the columns `text` and, for pairs, `text_pair`.
 
     Raises:
-        InputError: for a source that cannot be read, holds nothing, or lacks a column, and for token classification.
+        InputError: for a source that cannot be read, is empty, or lacks a column, and for token classification.
     """
     if task.problem_type == "token_classification":
         raise InputError(
-            f"{', '.join(sources)} cannot join {task.name}: beside tagged words, tokens without a label do not count. "
-            "Distil lists of words without tags by themselves, with --dataset"
+            f"{', '.join(sources)} cannot be added to {task.name}: beside labelled words, words without a label are "
+            "ignored. Distil lists of words without labels separately, with --dataset"
         )
     return concatenate_datasets([_read(source, task, data_dir) for source in sources])
 
 
 def drop_duplicates(extra: Dataset, train: Dataset, evaluation: Dataset) -> Dataset:
-    """Leaves out what is in the training or the evaluation data already, and repetitions, and logs how many.
+    """Drop examples that are in the training or the evaluation data, and repetitions, and log how many.
 
-    Texts are the same if they differ in case and spaces alone.
+    Texts count as equal if they differ only in case and whitespace. Training on texts of the evaluation split would
+    make its results too good.
 
     Args:
         extra: examples without labels.
-        train, evaluation: the splits of the task; a text to evaluate on must never be trained on.
+        train, evaluation: the splits of the task.
 
     Raises:
-        InputError: if nothing is left.
+        InputError: if no example is left.
 
     Example:
 
@@ -66,28 +67,29 @@ def drop_duplicates(extra: Dataset, train: Dataset, evaluation: Dataset) -> Data
 
     ```
     """
-    known = dict.fromkeys(text_keys(train), "training data") | dict.fromkeys(text_keys(evaluation), "evaluation data")
-    kept, dropped = [], Counter()
-    for place, key in enumerate(text_keys(extra)):
-        if key in known:
-            dropped[known[key]] += 1
+    source_of = dict.fromkeys(text_keys(train), "training data")
+    source_of |= dict.fromkeys(text_keys(evaluation), "evaluation data")
+    new_indices, dropped = [], Counter()
+    for index, key in enumerate(text_keys(extra)):
+        if key in source_of:
+            dropped[source_of[key]] += 1
         else:
-            known[key] = "unlabelled data"
-            kept.append(place)
-    left_out = ", ".join(f"{count} that the {where} hold already" for where, count in dropped.items())
-    if not kept:
+            source_of[key] = "unlabelled data"
+            new_indices.append(index)
+    left_out = ", ".join(f"{count} already in the {source}" for source, count in dropped.items())
+    if not new_indices:
         raise InputError(f"none of the {len(extra)} unlabelled examples is new: left out {left_out}")
-    logger.info("%d unlabelled examples%s", len(kept), f"; left out {left_out}" if left_out else "")
-    return extra.select(kept)
+    logger.info("%d unlabelled examples%s", len(new_indices), f"; left out {left_out}" if left_out else "")
+    return extra.select(new_indices)
 
 
 def append_unlabelled(train: Dataset, extra: Dataset) -> Dataset:
-    """Training examples and, after them, those without labels.
+    """Append examples without labels to the training examples.
 
     Args:
-        train: rows with `text`, perhaps `text_pair` and `label`.
-        extra: rows with the same texts. Where the others have labels, theirs is the one that the hard loss leaves out:
-            -100 for a class, NaN for a score or for each of several labels.
+        train: rows with `text`, and optionally `text_pair` and `label`.
+        extra: rows with the same text columns. If the training examples have labels, these rows get the label that the
+            hard loss ignores: -100 for a class, NaN for a score or for each of several labels.
 
     Example:
 
@@ -101,42 +103,46 @@ def append_unlabelled(train: Dataset, extra: Dataset) -> Dataset:
     ```
     """
     if "label" in train.column_names:
-        extra = extra.add_column("label", [_no_label(train[0]["label"])] * len(extra), feature=train.features["label"])
+        missing_label = _missing_label(train[0]["label"])
+        extra = extra.add_column("label", [missing_label] * len(extra), feature=train.features["label"])
     return concatenate_datasets([train, extra.cast(train.features)])
 
 
 def text_keys(rows: Dataset) -> Iterator[tuple[str, ...]]:
-    """`text_key` of each row."""
+    """Return the `text_key` of each row."""
     columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
     return map(text_key, zip(*columns, strict=True))
 
 
 def text_key(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """What tells examples apart: their one or two texts, whatever the case and the spaces."""
+    """Return a key for one or two texts that is the same for any case and whitespace."""
     return tuple(" ".join(text.casefold().split()) for text in texts)
 
 
-def _no_label(like: int | float | list[float]) -> int | float | list[float]:
-    if isinstance(like, list):
-        return [math.nan] * len(like)
-    return math.nan if isinstance(like, float) else -100
+def _missing_label(example_label: int | float | list[float]) -> int | float | list[float]:
+    """Return the label that the hard loss ignores, in the form of a label of the same data."""
+    if isinstance(example_label, list):
+        return [math.nan] * len(example_label)
+    return math.nan if isinstance(example_label, float) else -100
 
 
 def _read(source: str, task: Task, data_dir: str | None) -> Dataset:
     name, _, split = (source, "", "") if Path(source).exists() else source.partition(":")
-    count, split = len(task.text_columns), split or "train"
-    choices = [task.text_columns, ("text", "text_pair")[:count]]
+    split = split or "train"
+    texts_per_example = len(task.text_columns)
+    choices = [task.text_columns, ("text", "text_pair")[:texts_per_example]]
     if name in GLUE_TASKS and not Path(name).exists():
-        other = GLUE_TASKS[name]
-        rows = read_split(DataArguments(task=name, data_dir=data_dir), other, split)
-        choices = [other.text_columns] if len(other.text_columns) == count else choices
+        source_task = GLUE_TASKS[name]
+        rows = read_split(DataArguments(task=name, data_dir=data_dir), source_task, split)
+        if len(source_task.text_columns) == texts_per_example:
+            choices = [source_task.text_columns]
     else:
         rows = read_split(DataArguments(dataset=name), replace(task, dataset=name, config=None), split)
     columns = next((names for names in choices if set(names) <= set(rows.column_names)), None)
     if columns is None:
-        wanted = " or ".join(dict.fromkeys(" and ".join(map(repr, names)) for names in choices))
+        expected = " or ".join(dict.fromkeys(" and ".join(map(repr, names)) for names in choices))
         raise InputError(
-            f"{source} has the columns {', '.join(map(repr, rows.column_names))}; {task.name} needs {wanted}"
+            f"{source} has the columns {', '.join(map(repr, rows.column_names))}; {task.name} needs {expected}"
         )
     rows = normalise(rows, replace(task, name=source, text_columns=columns, label_column=""))
     return rows.cast(Features(dict.fromkeys(rows.column_names, Value("string"))))
