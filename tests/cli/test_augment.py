@@ -90,16 +90,19 @@ def test_pairs_shuffled_without_a_model(run, tmp_path, pairs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "choose one of --mlm, --neighbours and --shuffle-pairs (got mlm=None, neighbours=None and shuffle_pairs"),
+        (
+            "",
+            "choose one of --mlm, --neighbours and --shuffle-pairs (given: mlm=None, neighbours=None and shuffle_pairs",
+        ),
         ("--mlm {mlm} --shuffle-pairs", "choose one of --mlm, --neighbours and --shuffle-pairs"),
         ("--mlm {mlm} --neighbours {mlm}", "choose one of --mlm, --neighbours and --shuffle-pairs"),
         ("--neighbours no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),
         ("--shuffle-pairs", "only pairs of texts can be shuffled"),
-        ("--shuffle-pairs --words-from x", "words_from='x' limits what a model proposes"),
+        ("--shuffle-pairs --words-from x", "words_from='x' limits the words that a model proposes; leave it out"),
         ("--mlm no/such", "'no/such' is neither a folder with a loadable tokenizer nor"),
-        ("--mlm {teacher}", "is no trained masked language model; `tkd-hf pretrain` makes one"),
+        ("--mlm {teacher}", "is not a trained masked language model; `tkd-hf pretrain` makes one"),
         ("--mlm {maskless}", "has no mask token"),
-        ("--mlm {mlm} --probability 0", "no new text came of 8 examples; raise the copies or the probability"),
+        ("--mlm {mlm} --probability 0", "no new text came out of 8 examples; raise --copies or --probability"),
         ("--mlm {mlm} --words-from {teacher}/missing.txt", "missing.txt' is neither a local path"),
         ("--mlm {mlm} --output-dir {mlm}/config.json", "config.json is a file; name a folder"),
     ],

@@ -198,11 +198,11 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers x", "--layers 'x' is neither"),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --layers 2 --student {teacher}",
-            "is made already, but {'layers': 2} are of one that is cut out",
+            "already has a shape, but {'layers': 2} is for a student that is cut out",
         ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --dropout 1",
-            "dropout=1.0 is no probability below 1",
+            "dropout=1.0 must be at least 0 and below 1",
         ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --temperature 0",
@@ -227,7 +227,7 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("distill {teacher} --task sst2 --data-dir {data} --output-dir {data}", "already holds files; add --resume"),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {data} --overwrite",
-            "no tkd_run.json, so it is no run",
+            "no tkd_run.json, so it is not a run",
         ),
         ("evaluate {teacher} --task sst2 --data-dir {data} --json {data}/no/such.json", "cannot write"),
     ],
@@ -410,7 +410,7 @@ def test_several_teachers_cached_and_live(run, teacher_folder, sst2_dir, tmp_pat
     [
         ("--teacher-weights 1,2", "teacher_weights=[1.0, 2.0] for 1 teacher; give each a weight"),
         ("--teacher-weights heavy", "--teacher-weights 'heavy' is no list of numbers"),
-        ("--extra-teacher {teacher} --soft-labels x", "x is one file of soft labels, and there are 2 teachers"),
+        ("--extra-teacher {teacher} --soft-labels x", "x is one file of soft labels, but there are 2 teachers"),
     ],
 )
 def test_teachers_that_do_not_fit(run, teacher_folder, sst2_dir, tmp_path, flags, message):

@@ -66,7 +66,7 @@ def test_sigterm_writes_a_checkpoint_and_the_resumed_run_ends_the_same(distill, 
     before = signal.getsignal(signal.SIGTERM)
     code, out, err = distill("--save-steps", 100)
     assert (code, out) == (143, "")
-    assert last_line(err) == "tkd-hf: stopped after step 2 with a checkpoint; --resume goes on from there"
+    assert last_line(err) == "tkd-hf: stopped after step 2 with a checkpoint; --resume continues from it"
     assert signal.getsignal(signal.SIGTERM) == before
     assert read_json(tmp_path / "student" / "tkd_run.json")["finished"] is None
     assert (tmp_path / "student" / "checkpoint-2" / "trainer_state.json").exists()
@@ -113,10 +113,8 @@ def test_out_of_memory(distill, at_step):
     at_step(2, lambda trainer: torch.empty(10**15))
     code, out, err = distill()
     assert (code, out) == (2, "")
-    assert (
-        "out of memory with batches of 4: --per-device-train-batch-size 2 --gradient-accumulation-steps 2 learns the "
-        "same" in last_line(err)
-    )
+    assert "out of memory with batches of 4" in last_line(err)
+    assert "--per-device-train-batch-size 2 --gradient-accumulation-steps 2 (the same result)" in last_line(err)
 
 
 def test_a_full_disk_costs_nothing_that_was_there(distill, at_step, tmp_path):
@@ -161,7 +159,7 @@ def test_a_folder_where_another_run_is_at_work(distill, tmp_path):
         assert other.stdout.readline() == "held\n"
         code, out, err = distill("--overwrite")
         assert (code, out) == (2, "")
-        assert "another run is at work in" in last_line(err)
+        assert "another run is using" in last_line(err)
         after = {path: path.stat().st_mtime_ns for path in (tmp_path / "student").rglob("*")}
         assert {path: time for path, time in after.items() if path.name != ".tkd_run.lock"} == {
             path: time for path, time in before.items() if path.name != ".tkd_run.lock"

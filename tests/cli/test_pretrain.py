@@ -15,7 +15,7 @@ def test_pretrain(run, tmp_path):
     code, _, err = run("pretrain", *words)
     assert (code, err.splitlines()[-1]) == (
         2,
-        "tkd-hf: an encoder from scratch needs --tokenizer, such as that of google-bert/bert-base-uncased",
+        "tkd-hf: an encoder without a teacher needs --tokenizer, for example google-bert/bert-base-uncased",
     )
     words += ["--tokenizer", tmp_path / "words"]
     code, out, err = run("pretrain", *words, "--json", tmp_path / "p.json")

@@ -57,7 +57,7 @@ def test_pruned_without_training(prune, tmp_path, teacher):
         kept = [n for n in range(32) if n not in numbers(record["details"]["removed"]["neurons"].get(str(layer), ""))]
         assert torch.equal(ours.feed_forward.intermediate.weight, theirs.feed_forward.intermediate.weight[kept])
         assert torch.equal(ours.attention.query.weight, theirs.attention.query.weight)
-    assert prune(*words, "--resume")[0] == 0  # is finished already
+    assert prune(*words, "--resume")[0] == 0  # is already finished
     code, _, err = prune("--target-params", 0.7, "--units", "neurons", "--no-train", "--resume")
     assert (code, "target_params was 0.8, now 0.7" in err) == (2, True)
 

@@ -272,9 +272,9 @@ def test_a_student_that_learns_to_be_int8(run, teacher_folder, sst2_dir, tmp_pat
     [
         (
             ["--quantization-aware", "int3"],
-            "quantization_aware='int3' is unknown; there are weights, dynamic, dynamic-int4-embeddings, static",
+            "unknown quantization_aware='int3'; choose one of weights, dynamic, dynamic-int4-embeddings, static",
         ),
-        (["--quantization-aware", "static", "--lora"], "quantization_aware is without lora"),
+        (["--quantization-aware", "static", "--lora"], "quantization_aware rounds the weights that lora keeps frozen"),
     ],
 )
 def test_what_cannot_be_learned(run, teacher_folder, sst2_dir, tmp_path, words, message):

@@ -72,7 +72,7 @@ def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     code, _, err = run(*words)
     assert code == 0, err
-    assert f"{out}/distill-2 is finished already" in caplog.text
+    assert f"{out}/distill-2 is already finished" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
 
     code, _, err = run(*words, "--seed", 1)
@@ -230,7 +230,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
         ({"distill": {"student": None, "learning_rat": 1}}, "stage 3 of 3, distill: unknown option '--learning_rat'"),
         (
             {"distill": {"layers": 1}},
-            "distill' is made already, but {'layers': 1} are of one that is cut out of the teacher",
+            "distill' already has a shape, but {'layers': 1} is for a student that is cut out of the",
         ),
         ({"distill": {"teacher": "no/such"}}, "'no/such' is neither a folder with a loadable tokenizer"),
         ({"distill": {"teacher": None}}, "stage 3 of 3, distill: lacks teacher; name it in the stage, or at the top"),
@@ -285,7 +285,7 @@ def test_a_killed_run_goes_on_to_the_same_student(run, tmp_path, teacher_folder,
     tuned = (parts / "finetune" / "model.safetensors").stat().st_mtime_ns
     code, _, err = run(*words)
     assert code == 0, err
-    assert "goes on from checkpoint-4" in caplog.text
+    assert "resumes from checkpoint-4" in caplog.text
     assert (parts / "finetune" / "model.safetensors").stat().st_mtime_ns == tuned
     for name in ("finetune", "distill", "finetune-2"):
         assert same_weights(whole / name, parts / name), name

@@ -146,7 +146,7 @@ def test_objectives_that_need_labels_are_refused_without_any(run, tmp_path, teac
         (tmp_path / "d" / f"{split}.txt").write_text("\n".join(TEXTS))
     words = ["--dataset", tmp_path / "d", "--objectives", '{"hard": 1.0}', "--output-dir", tmp_path / "s"]
     code, _, err = run("distill", teacher_folder, *words)
-    assert (code, "need labels, and the training data of d has no column 'label'" in err) == (2, True)
+    assert (code, "need labels, but the training data of d has no column 'label'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("written", ["{}", "[{}]"])

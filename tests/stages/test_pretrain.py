@@ -191,8 +191,8 @@ def test_scores_of_sequences_by_hand():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder, teacher, words: ({}, {}, None), "an encoder from scratch needs --tokenizer"),
-        (lambda folder, teacher, words: ({}, {"layers": (0, 2)}, words), r"layers=\[0, 2\] are a teacher's"),
+        (lambda folder, teacher, words: ({}, {}, None), "an encoder without a teacher needs --tokenizer"),
+        (lambda folder, teacher, words: ({}, {"layers": (0, 2)}, words), r"layers=\[0, 2\] select a teacher's layers"),
         (lambda folder, teacher, words: ({"teacher": teacher}, {"layers": 9}, None), "num_hidden_layers=9"),
         (
             lambda folder, teacher, words: ({"teacher": teacher}, {}, save_tokenizer(folder)),
@@ -227,7 +227,7 @@ def test_a_teacher_too_small_for_tokenizer_or_text(tmp_path, corpus, encoder_fol
 def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="objectives relations need a teacher"):
         arguments(tmp_path, objectives={"relations": 1.0, "hard": 1.0})
-    with pytest.raises(ValueError, match=r"mlm_probability=1\.5 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"mlm_probability=1\.5 must be between 0 and 1"):
         arguments(tmp_path, mlm_probability=1.5)
 
 
@@ -263,7 +263,7 @@ def test_without_dropout(tmp_path, corpus, encoder_folder, shape):
     pretrain(corpus, args, EncoderArguments(dropout=0.0, **shape))
     config = read_json(tmp_path / "base" / "config.json")
     assert [config[f"{part}_dropout_prob"] for part in ("hidden", "attention_probs")] == [0, 0]
-    with pytest.raises(InputError, match=r"dropout=1\.0 is no probability below 1"):
+    with pytest.raises(InputError, match=r"dropout=1\.0 must be at least 0 and below 1"):
         EncoderArguments(dropout=1.0)
 
 

@@ -1,6 +1,6 @@
-"""The stages of the recipe, each one public function: fine-tune a teacher, label, distil, evaluate.
+"""The stages of a recipe, one module and one public function each: pre-train, fine-tune, label, distil, evaluate, …
 
-The commands of `tkd-hf` are thin shells over these.
+Each command of `tkd-hf` parses its options and calls the function of the same name.
 """
 
 from ..registration import register_auto_classes

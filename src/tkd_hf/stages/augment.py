@@ -1,4 +1,4 @@
-"""`tkd-hf augment`: more texts like those of a task, without labels."""
+"""`tkd-hf augment`: make more texts like those of a task, without labels."""
 
 import time
 from pathlib import Path
@@ -32,45 +32,68 @@ def augment(
     overwrite: bool = False,
     resume: bool = False,
 ) -> StageRecord:
-    """Makes new texts of the training split, for `distill(…, unlabelled=[output_dir])`.
+    """Make new texts from the training split, and save them for `distill(…, unlabelled=[output_dir])`.
 
-    They are left in `train.parquet`, in the columns `text` and, for pairs, `text_pair`.
+    Use it if the training data are few and no other texts from the domain are at hand. Each copy of an example has some
+    words replaced, so its label may no longer hold: the texts are saved without labels, and the teacher labels them.
+    The gain depends on the task, and pairs of sentences can lose (examples/results/augmentation.md); compare the
+    agreement on unseen texts with and without.
+
+    The texts are saved in `train.parquet`, in the columns `text` and, for pairs, `text_pair`. Choose exactly one of
+    `mlm`, `neighbours` and `shuffle`.
 
     Args:
-        data: the task, or the data set.
-        output_dir: folder for them.
-        mlm: folder or Hub id of a masked language model, to replace words by what it proposes.
-        neighbours: of any encoder, such as the teacher, to replace words by those of nearest embeddings instead.
-        shuffle: put the texts of different pairs together instead.
-        copies, probability, seed: as in `tkd_hf.data.augmentation`.
-        candidates, batch_size: as in `tkd_hf.data.replacement_words`.
-        words_from: file or Hub id of texts; only words that occur there are proposed.
-        overwrite: delete what the folder holds.
-        resume: take what the folder holds, if it was made like this.
+        data: the task or data set; it must have texts, not lists of words.
+        output_dir: folder for the new texts.
+        mlm: folder or Hub id of a masked language model; words are replaced by words that it predicts in context.
+        neighbours: folder or Hub id of an encoder, such as the teacher; words are replaced by words with the nearest
+            embeddings.
+        shuffle: pair texts of different examples instead of replacing words.
+        copies: number of copies per example.
+        probability: probability of replacing a word in a copy.
+        candidates: number of words to draw a replacement from.
+        words_from: file or Hub id of texts; only words that occur in them are used as replacements.
+        seed: random seed of all draws.
+        batch_size: texts per batch for the masked language model.
+        overwrite: delete the run in the folder first.
+        resume: if the folder holds the finished result of the same call, return its record.
 
     Returns:
-        the record; its metrics are the number of `examples` of the training split, and of `new` ones that are not among
-        them.
+        the record. Its metrics are the number of `examples` in the training split and of `new` texts not among them.
 
     Raises:
-        InputError: for bad data, a folder that holds something else, a model that proposes no words, or if nothing new
-            came out.
+        InputError: for bad data, a folder that holds another run, a model that proposes no words, or if no text is new.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, augment
+
+    record = augment(DataArguments(task="sst2"), "runs/more", neighbours="textattack/bert-base-uncased-SST-2")
+    print(record.metrics["new"])
+    ```
+
+    References:
+        Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1.
     """
     if sum(map(bool, (mlm, neighbours, shuffle))) != 1:
         raise InputError(
-            f"choose one of --mlm, --neighbours and --shuffle-pairs (got mlm={mlm!r}, neighbours={neighbours!r} and "
+            f"choose one of --mlm, --neighbours and --shuffle-pairs (given: mlm={mlm!r}, neighbours={neighbours!r} and "
             f"shuffle_pairs={shuffle})"
         )
     if words_from and shuffle:
-        raise InputError(f"words_from={words_from!r} limits what a model proposes, and shuffling pairs uses none")
+        raise InputError(
+            f"words_from={words_from!r} limits the words that a model proposes; leave it out, since shuffling pairs "
+            "uses no model"
+        )
     examples, task = load_split(data, "train")
     if task.problem_type == "token_classification":
         raise InputError(
-            f"{task.name} has lists of words in {task.text_columns[0]!r}, and only texts are augmented; name a column "
-            "of texts with --text-column"
+            f"{task.name} has lists of words in {task.text_columns[0]!r}, but only texts can be augmented; name a "
+            "column of texts with --text-column"
         )
     model = mlm or neighbours
-    tokenizer = load_tokenizer(model) if model else None  # names a missing model before anything is hashed
+    tokenizer = load_tokenizer(model) if model else None  # fails early if the model does not exist
     record = StageRecord(
         "augment",
         inputs={
@@ -99,20 +122,20 @@ def augment(
         new = shuffle_pairs(examples, copies, seed)
     else:
         if mlm:
-            propose = MaskedWords(_load(mlm), tokenizer, candidates, words, batch_size, data.max_length)
+            propose = MaskedWords(_load_masked_lm(mlm), tokenizer, candidates, words, batch_size, data.max_length)
         else:
             propose = NearestWords(load_encoder(neighbours), tokenizer, candidates, words)
         new = replace_words(examples, propose, copies, probability, seed)
     if len(new) == 0:
-        raise InputError(f"no new text came of {len(examples)} examples; raise the copies or the probability")
+        raise InputError(f"no new text came out of {len(examples)} examples; raise --copies or --probability")
     folder.start(since=started)
     with atomic_write(folder.path / f"{Task.train_split}.parquet") as file:
         new.to_parquet(file)
     return folder.finish({"examples": len(examples), "new": len(new)})
 
 
-def _load(mlm: str):
+def _load_masked_lm(mlm: str):
     model = load_masked_lm_if_trained(mlm)
     if model is None:
-        raise InputError(f"{mlm!r} is no trained masked language model; `tkd-hf pretrain` makes one")
+        raise InputError(f"{mlm!r} is not a trained masked language model; `tkd-hf pretrain` makes one")
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""`tkd-hf distill`: a student from a teacher, or from several."""
+"""`tkd-hf distill`: train a student on the predictions of a teacher, or of several."""
 
 import copy
 import logging
@@ -32,7 +32,8 @@ from .training import train_into, training_arguments
 
 logger = logging.getLogger(__name__)
 
-# what `QuantizationAwareCallback` is to round; our int8 of ONNX goes to 64, so that sums do not overflow anywhere
+# Arguments of `QuantizationAwareCallback` by name of the scheme. ONNX's int8 here uses 7 bits (up to 64), so that sums
+# do not overflow on processors without VNNI.
 QUANTIZATION_AWARE = {
     "weights": {"top": 127, "activations": None},
     "dynamic": {"top": 64, "activations": "dynamic"},
@@ -55,38 +56,70 @@ def distill(
     teacher_weights: Sequence[float] | None = None,
     quantization_aware: str | None = None,
 ) -> StageRecord:
-    """Distils a student and leaves it in `args.output_dir`, ready to load.
+    """Distil a teacher into a smaller student, and save the student in `args.output_dir`.
 
-    Training data without labels will do: the student then learns from the teacher's answers alone. Where the evaluation
-    split has none either, it is measured by its agreement with the teacher, and by the loss.
+    By default the student is cut out of the teacher: it keeps some of the layers, copies their weights, and then learns
+    to give the teacher's predictions. The saved folder loads with `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`, and holds the tokenizer, the record (`tkd_run.json`) and a model card.
+
+    The default objectives are the teacher's logits and the labels; both work from stored soft labels and are fast. If
+    the teacher can run along, distilling its features first (`hidden`, `relations`) in a run of its own and the logits
+    in a second one brings a small student closer to it on small data sets. Texts as they occur in production can be
+    added as `unlabelled`, since the student learns them from the teacher's logits. Data without a label column works as
+    well: the student then learns from the teacher alone. If the evaluation split has no labels either, the student is
+    measured by its agreement with the teacher and by the loss.
+
+    A student agrees poorly if it trained too briefly or on texts unlike those it meets later. Check its agreement on
+    unseen texts with `evaluate` before use.
 
     Args:
         teacher: folder or Hub id of a classifier; or several, whose logits are averaged. The student is cut out of the
             first.
-        data: the task, or the data set.
-        args: what to learn from and how.
-        student: the student's shape.
-        soft_labels: file of soft labels; by default the one for this teacher in the Hugging Face cache. What it lacks
-            is computed first.
-        live: run the teacher on each batch instead; always so where an objective reads more than its logits.
-        overwrite: delete the run that the folder holds.
-        resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
-        unlabelled: files or Hub ids of more texts to learn from, by the teacher's answers alone; see
-            `tkd_hf.data.unlabelled`. What the evaluation split holds is left out.
-        lora: train LoRA adapters on the frozen student, and merge them; `LORA_LEARNING_RATE` suits them. With
-            `adapter_only`, several tasks may share the student that `student.student` names: the adapter holds the
-            task's head.
-        teacher_weights: of several teachers; equal by default.
-        quantization_aware: the student computes in int8 while it learns, and loses less when it is quantized for good:
-            `"weights"`, or with them the activations, `"dynamic"` as in ONNX's int8, `"static"` as in OpenVINO's, or
-            `"dynamic-int4-embeddings"` as in ONNX's int8 of that name. What is left is a model in floats.
+        data: the task or data set.
+        args: training arguments, among them the objectives; `args.output_dir` is the run folder.
+        student: the student's shape, or an existing student to start from; by default all layers of the teacher.
+        soft_labels: file of soft labels; by default one for this teacher's revision in the Hugging Face cache. Missing
+            soft labels are computed first, so the teacher runs only once per example.
+        live: run the teacher on each batch instead of storing soft labels. This is always done if an objective needs
+            more than the teacher's logits, such as `hidden` or `relations`.
+        overwrite: delete the run in the folder first.
+        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
+        unlabelled: files, Hub ids or tasks with more texts to learn from; see `tkd_hf.data.unlabelled`. Texts that also
+            occur in the evaluation split are dropped.
+        lora: train LoRA adapters on the frozen student, and merge them afterwards. They need a higher learning rate,
+            such as `tkd_hf.adapters.LORA_LEARNING_RATE`. With `adapter_only`, the adapter is kept separate and holds
+            the task's head, so that several tasks can share the student that `student.student` names.
+        teacher_weights: weight of each of several teachers; equal by default.
+        quantization_aware: round the student to int8 while it trains, so that it loses less when it is quantized later.
+            `"weights"` rounds only weights, `"dynamic"` also activations as ONNX's int8 does, `"static"` as OpenVINO's
+            does, and `"dynamic-int4-embeddings"` as ONNX's scheme of that name does. The saved model is in floats.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
 
     Raises:
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
-            or another teacher's, a folder that holds another run, or an adapter for a base without a name.
+            or belong to another teacher, a folder that holds another run, or `adapter_only` without an existing
+            student.
+        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, DistillationTrainingArguments, StudentArguments, distill
+
+    record = distill(
+        "textattack/bert-base-uncased-SST-2",
+        DataArguments(task="sst2"),
+        DistillationTrainingArguments("runs/student", learning_rate=2e-4),
+        StudentArguments(layers=3),
+    )
+    print(record.metrics["accuracy"], record.metrics["agreement"])
+    ```
+
+    References:
+        Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the recipe is that of
+        TKD-NLP, arXiv 2405.11704.
     """
     teachers, live = to_tuple(teacher), live or bool(CombinedObjective(args).features)
     _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
@@ -119,9 +152,10 @@ def distill(
     if folder.done:
         return folder.record
 
-    set_seed(args.seed)  # before what the teacher cannot give is initialised
+    set_seed(args.seed)  # before weights that the teacher does not have are initialised
     model = make_student(teachers[0], student, task, lora)
-    if (report := getattr(model, "init_report", None)) and not student.student:  # else they are the base's own
+    report = getattr(model, "init_report", None)
+    if report and not student.student:  # an existing student's layers do not come from this teacher
         record.details["teacher_layers"] = list(report.layers)
     trainer = distillation_trainer(
         add_adapters(model, lora) if lora else model,
@@ -153,15 +187,15 @@ def distillation_trainer(
     live: bool = False,
     teacher_weights: Sequence[float] | None = None,
 ) -> DistillationTrainer:
-    """A trainer of a student on a task's data, the teachers' soft labels completed and attached, or the teachers live.
+    """Return a trainer for a student on a task's data, with the teachers' soft labels attached or the teachers live.
 
     Args:
-        model, tokenizer: the student's.
-        teachers: folders or Hub ids, each with its revision.
+        model, tokenizer: the student and its tokenizer.
+        teachers: folder or Hub id and revision of each teacher.
         splits: examples to train on and to evaluate on.
-        task: what they are.
-        args: what to learn from and how.
-        max_length: tokens at which examples are cut.
+        task: the task of the examples.
+        args: the training arguments.
+        max_length: number of tokens to which examples are truncated.
         soft_labels, live, teacher_weights: as in `distill`.
     """
     tokenizers = [load_tokenizer(name) for name, _ in teachers]
@@ -175,9 +209,9 @@ def distillation_trainer(
                 revision,
                 rows,
                 problem_type=task.problem_type,
-                place=place,
+                teacher_index=index,
             )[0]
-            for place, (name, revision) in enumerate(teachers)
+            for index, (name, revision) in enumerate(teachers)
         ]
         rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
     return DistillationTrainer(
@@ -201,32 +235,34 @@ def _check(
     lora: LoraArguments | None,
     quantization_aware: str | None,
 ) -> None:
-    """Mistakes that show before anything is loaded."""
+    """Refuse arguments that contradict each other, before anything is loaded."""
     if quantization_aware not in (None, *QUANTIZATION_AWARE):
         raise InputError(
-            f"quantization_aware={quantization_aware!r} is unknown; there are {', '.join(QUANTIZATION_AWARE)}"
+            f"unknown quantization_aware={quantization_aware!r}; choose one of {', '.join(QUANTIZATION_AWARE)}"
         )
     if quantization_aware and lora:
-        raise InputError("adapters are trained on weights that stay as they are; quantization_aware is without lora")
+        raise InputError("quantization_aware rounds the weights that lora keeps frozen; choose one of the two")
     normalize_weights(teacher_weights, len(teachers))
     if soft_labels and len(teachers) > 1:
         raise InputError(
-            f"{soft_labels} is one file of soft labels, and there are {len(teachers)} teachers; leave it out: each has "
-            "a file of its own in the cache"
+            f"{soft_labels} is one file of soft labels, but there are {len(teachers)} teachers; leave it out, since "
+            "each teacher has its own file in the cache"
         )
     if lora and lora.adapter_only and not student.student:
-        raise InputError("an adapter alone needs a base to be loaded on: name it with --student, or have it merged")
+        raise InputError(
+            "adapter_only needs a base model to load the adapter on; name it with --student, or leave out adapter_only"
+        )
 
 
 def arguments_without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
-    """Instead of the default objectives, those that need no labels; what else was chosen must need none."""
+    """Replace the default objectives by the teacher's logits alone; refuse objectives that need labels."""
     if args.objectives == DEFAULT_OBJECTIVES:
-        args = copy.copy(args)  # the user's own stays as it is
+        args = copy.copy(args)  # the caller's arguments stay unchanged
         args.objectives = {"logits": 1.0}
     if CombinedObjective(args).needs("labels"):
         raise InputError(
-            f"objectives={args.objectives} need labels, and the training data of {task.name} has no column "
-            f'{task.label_column!r}; without labels, distil with objectives={{"logits": 1.0}}'
+            f"objectives={args.objectives} need labels, but the training data of {task.name} has no column "
+            f'{task.label_column!r}; to distil without labels, choose objectives={{"logits": 1.0}}'
         )
     logger.info("no column %r in the training data: learning from the teacher alone", task.label_column)
     return args

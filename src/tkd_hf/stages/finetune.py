@@ -1,4 +1,4 @@
-"""`tkd-hf finetune`: make a teacher, or fine-tune a student."""
+"""`tkd-hf finetune`: train a classifier on labelled data, to become a teacher or as a student."""
 
 from dataclasses import asdict
 from functools import partial
@@ -26,21 +26,44 @@ def finetune(
     resume: bool = False,
     lora: LoraArguments | None = None,
 ) -> StageRecord:
-    """Fine-tunes a classifier of texts, or of tokens, on a task and leaves it in `args.output_dir`.
+    """Fine-tune a model on labelled data, and save a classifier in `args.output_dir`.
+
+    Use it to make the teacher that `distill` needs, or to train a distilled student further on the labels. A pretrained
+    encoder gets a new classifier head. A classifier keeps its head if its labels are those of the task, and gets a new
+    one otherwise. The saved folder loads with `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`, and holds the tokenizer, the record (`tkd_run.json`) and a model card.
+
+    A learning rate that is too high makes the gradient infinite or NaN; training stops before it damages the weights,
+    and the message names the step.
 
     Args:
-        model: folder or Hub id of a pretrained encoder or a classifier.
-        data: the task, or the data set.
-        args: training arguments; the run is saved in their `output_dir`.
-        overwrite: delete the run that the folder holds.
-        resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
-        lora: train LoRA adapters instead of all weights, and merge them; `LORA_LEARNING_RATE` suits them.
+        model: folder or Hub id of a pretrained encoder or of a classifier.
+        data: the task or data set. Both splits need labels.
+        args: training arguments; `args.output_dir` is the run folder.
+        overwrite: delete the run in the folder first.
+        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
+        lora: train LoRA adapters instead of all weights, and merge them afterwards. Adapters need a higher learning
+            rate, such as `tkd_hf.adapters.LORA_LEARNING_RATE`.
 
     Returns:
-        the record of the run, with its metrics on the evaluation split.
+        the record of the run, with the metrics on the evaluation split.
 
     Raises:
-        InputError: for bad data, a model that cannot be loaded, or a folder that holds another run.
+        InputError: for bad data, a model that cannot be loaded or trained, or a folder that holds another run.
+        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, FineTuningArguments, finetune
+
+    record = finetune(
+        "google-bert/bert-base-uncased",
+        DataArguments(task="sst2"),
+        FineTuningArguments("runs/teacher", num_train_epochs=2),
+    )
+    print(record.metrics["accuracy"])
+    ```
     """
     train, evaluation, task = load_splits(data)
     tokenizer = load_tokenizer(model)
@@ -61,7 +84,7 @@ def finetune(
     if folder.done:
         return folder.record
 
-    set_seed(args.seed)  # before the classifier is initialised
+    set_seed(args.seed)  # before a new classifier head is initialised
     classifier = load_for_training(model, task)
     trainer = BaseTrainer(
         model=add_adapters(classifier, lora) if lora else classifier,

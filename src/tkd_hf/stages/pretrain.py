@@ -1,4 +1,4 @@
-"""`tkd-hf pretrain`: an encoder from raw text, by masked language modelling, and from a teacher encoder."""
+"""`tkd-hf pretrain`: train an encoder on raw text, by masked language modelling or on a teacher encoder's features."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,19 @@ from .training import train_into, training_arguments
 
 @dataclass
 class PretrainingArguments(DistillationTrainingArguments):
-    """`DistillationTrainingArguments` with the defaults of pre-training.
+    """Training arguments for `pretrain`: `DistillationTrainingArguments` with other defaults and a teacher encoder.
+
+    Args:
+        teacher: folder or Hub id of the encoder to learn from; without one, only masked language modelling is possible.
+        objectives: weight of each objective by name. The default is masked language modelling (`hard`), with a teacher
+            also its attention relations (`relations`).
+        mlm_probability: share of tokens to mask and predict.
+        learning_rate: peak learning rate of AdamW; the default is higher than for fine-tuning.
+        train_sampling_strategy: how batches are drawn. Grouping by length is useless here, since all sequences have the
+            same length.
 
     Raises:
-        ValueError: for objectives that need a teacher where there is none.
+        ValueError: for objectives that need a teacher if none is given, or a probability outside (0, 1).
 
     Example:
 
@@ -46,50 +55,67 @@ class PretrainingArguments(DistillationTrainingArguments):
     """
 
     teacher: str | None = field(
-        default=None, metadata={"help": "Encoder to learn from, with or without a masked-LM head: folder or Hub id."}
+        default=None,
+        metadata={"help": "Encoder to learn from, with or without a masked-LM head: folder or Hub id (none)."},
     )
     objectives: dict[str, float] | str | None = field(
         default=None,
         metadata={
-            "help": 'Weight of each objective, by name. The default is masked language modelling, {"hard": 1.0}; with '
-            'a teacher, {"relations": 1.0, "hard": 1.0}.'
+            "help": 'Weight of each objective by name ({"hard": 1.0}, that is masked language modelling; with a '
+            'teacher {"relations": 1.0, "hard": 1.0}).'
         },
     )
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW."})
-    train_sampling_strategy: str = field(default="random", metadata={"help": "All sequences are of one length."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to mask and predict (0.15)."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW (5e-4)."})
+    train_sampling_strategy: str = field(
+        default="random", metadata={"help": "How batches are drawn (random: all sequences have the same length)."}
+    )
 
     def __post_init__(self):
         if self.objectives is None:
             self.objectives = {"relations": 1.0, "hard": 1.0} if self.teacher else {"hard": 1.0}
         super().__post_init__()
-        taught = [name for name in self.objective_names if OBJECTIVES[name].needs_teacher]
-        if taught and not self.teacher:
-            raise ValueError(f"objectives {', '.join(taught)} need a teacher; name one, or leave them out")
+        teacher_objectives = [name for name in self.objective_names if OBJECTIVES[name].needs_teacher]
+        if teacher_objectives and not self.teacher:
+            raise ValueError(f"objectives {', '.join(teacher_objectives)} need a teacher; name one, or leave them out")
         if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability={self.mlm_probability} must lie between 0 and 1")
+            raise ValueError(f"mlm_probability={self.mlm_probability} must be between 0 and 1; 0.15 is usual")
 
     @property
     def objective_names(self) -> tuple[str, ...]:
-        """Names of the objectives that have a weight, be it only at the end."""
+        """Names of the objectives that have a weight at the start or the end of training."""
         return CombinedObjective(self).names
 
     @property
     def predicts_tokens(self) -> bool:
-        """Whether tokens are masked and predicted; if not, the student learns from the teacher's features alone."""
+        """Whether tokens are masked and predicted; otherwise the student learns only from the teacher's features."""
         return bool({"hard", "logits"} & set(self.objective_names))
 
 
 @dataclass(frozen=True)
 class EncoderArguments:
-    """The encoder's shape; what is left out is the teacher's, or without one the default of `TKDConfig`.
+    """Shape of the encoder. Omitted values are the teacher's, or without a teacher the defaults of `TKDConfig`.
 
     Args:
-        layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
-        heads: attention heads a layer.
-        intermediate_size: width of the feed-forward layers; from scratch, by default four times `hidden_size`.
-        hidden_size: width of an encoder from scratch; with a teacher, it then only learns from it.
-        dropout: everywhere in it, and in what is distilled into it later; by default the teacher's.
+        layers: number of layers, taken evenly from the teacher; or indices of the teacher's layers (from 0).
+        heads: attention heads per layer; without a teacher by default one per 64 dimensions.
+        intermediate_size: width of the feed-forward layers; without a teacher by default four times `hidden_size`.
+        hidden_size: width of an encoder that is initialised randomly. With a teacher, the encoder then learns from it
+            without starting from its weights.
+        dropout: dropout everywhere in the encoder; it also applies when the encoder is distilled into later. By default
+            the teacher's.
+
+    Raises:
+        InputError: if the dropout is not in [0, 1).
+
+    Example:
+
+    ```python
+    >>> from tkd_hf import EncoderArguments
+    >>> EncoderArguments(layers=4).layers
+    4
+
+    ```
     """
 
     layers: int | tuple[int, ...] | None = None
@@ -110,30 +136,51 @@ def pretrain(
     overwrite: bool = False,
     resume: bool = False,
 ) -> StageRecord:
-    """Pre-trains a TKD encoder and leaves it in `args.output_dir`, ready to be fine-tuned or to be distilled into.
+    """Pre-train an encoder on raw text, and save it in `args.output_dir`.
 
-    With `args.teacher` it starts from the teacher's layers, unless `encoder.hidden_size` asks for one from scratch.
-    A teacher without a masked-LM head (MiniLM, a sentence encoder) will do: the student's is then made new. Where
-    no objective predicts tokens, nothing is masked, and the student is an encoder without a head.
+    Use it if one small encoder is to serve several tasks: pre-train it once, then name it as the student in `distill`,
+    or fine-tune it. For a single task it is simpler to distil a student that is cut out of the teacher.
+
+    With `args.teacher` the encoder starts from the teacher's layers, unless `encoder.hidden_size` asks for one that is
+    initialised randomly. The teacher may lack a masked-LM head (MiniLM, a sentence encoder); the student then gets a
+    new one. If no objective predicts tokens, nothing is masked, and the saved encoder has no head.
 
     Args:
         corpus: the text.
-        args: what to learn from and how.
-        encoder: the student's shape.
+        args: training arguments, among them the teacher and the objectives; `args.output_dir` is the run folder.
+        encoder: the shape of the encoder.
         tokenizer: folder or Hub id of the tokenizer; by default the teacher's.
-        overwrite: delete the run that the folder holds.
-        resume: go on from the last checkpoint of the run that the folder holds; a finished run is returned as it is.
+        overwrite: delete the run in the folder first.
+        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
 
     Returns:
-        the record of the run. On the sequences held out it has the loss, each objective's, and for masked language
-        modelling `masked_accuracy` and `perplexity`, over all masked tokens.
+        the record of the run. Its metrics are measured on held-out sequences: the loss, each objective's part of it,
+        and for masked language modelling `masked_accuracy` and `perplexity` over all masked tokens.
 
     Raises:
         InputError: for a bad corpus, models that cannot be loaded or do not fit, or a folder that holds another run.
+        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+
+    Example:
+
+    ```python
+    from tkd_hf import CorpusArguments, EncoderArguments, PretrainingArguments, pretrain
+
+    record = pretrain(
+        CorpusArguments("Salesforce/wikitext", config="wikitext-103-raw-v1"),
+        PretrainingArguments("runs/base", teacher="google-bert/bert-base-uncased", max_steps=10_000),
+        EncoderArguments(layers=4),
+    )
+    print(record.metrics["perplexity"])
+    ```
+
+    References:
+        Devlin et al. 2019, BERT, arXiv 1810.04805; Wang et al. 2021, MiniLMv2, arXiv 2012.15828, for the relations.
     """
-    teacher, words = _load_teacher(args), _load_tokenizer(args.teacher, tokenizer)
-    _check_fit(teacher, words, corpus.max_length)
-    train, evaluation = load_corpus(corpus, words)
+    teacher = _load_teacher(args)
+    loaded_tokenizer = _load_matching_tokenizer(args.teacher, tokenizer)
+    _check_fit(teacher, loaded_tokenizer, corpus.max_length)
+    train, evaluation = load_corpus(corpus, loaded_tokenizer)
     record = StageRecord(
         "pretrain",
         inputs={
@@ -155,17 +202,17 @@ def pretrain(
     if folder.done:
         return folder.record
 
-    set_seed(args.seed)  # before what the teacher cannot give is initialised
+    set_seed(args.seed)  # before weights that the teacher does not have are initialised
     model_class = TKDForMaskedLM if args.predicts_tokens else TKDModel
-    collator = MaskingCollator(words, mlm_probability=args.mlm_probability, seed=args.seed)
+    collator = MaskingCollator(loaded_tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
     trainer = DistillationTrainer(
-        model=_student(teacher, encoder, words, model_class, corpus.max_length),
+        model=_student(teacher, encoder, loaded_tokenizer, model_class, corpus.max_length),
         args=args,
-        teacher_model=_teaching(teacher, args),
+        teacher_model=_teacher_part(teacher, args),
         train_dataset=train,
         eval_dataset=evaluation,
         data_collator=collator if args.predicts_tokens else stack_sequences,
-        processing_class=words,
+        processing_class=loaded_tokenizer,
         compute_metrics=masked_lm_metrics if args.predicts_tokens else None,
         preprocess_logits_for_metrics=score_sequences if args.predicts_tokens else None,
     )
@@ -173,51 +220,50 @@ def pretrain(
 
 
 def score_sequences(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of each sequence: how many tokens were to be predicted, how many were, and the sum of their negative log
-    likelihoods; so that evaluation need not keep the logits.
+    """Reduce logits to three sums per sequence, so that evaluation does not keep a vocabulary's logits per token.
 
     Args:
-        logits: (selected, vocabulary), of the tokens that are to be predicted.
-        labels: (batch, length), -100 where nothing is.
+        logits: (masked tokens, vocabulary), for the masked tokens only.
+        labels: (batch, length), -100 for tokens that are not masked.
 
     Returns:
-        (batch, 3).
+        (batch, 3): number of masked tokens, number predicted correctly, and sum of negative log-likelihoods.
     """
     mask = labels != -100
     losses = F.cross_entropy(logits.float(), labels[mask], reduction="none")
-    found = (logits.argmax(dim=-1) == labels[mask]).float()
-    scores = torch.stack([torch.ones_like(losses), found, losses], dim=1)
+    correct = (logits.argmax(dim=-1) == labels[mask]).float()
+    scores = torch.stack([torch.ones_like(losses), correct, losses], dim=1)
     return scores.new_zeros(len(labels), 3).index_add(0, mask.nonzero()[:, 0], scores)
 
 
 def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and perplexity over all tokens that were to be predicted."""
-    count, found, loss = prediction.predictions.sum(axis=0, dtype=np.float64)
-    return {"masked_accuracy": found / count, "perplexity": float(np.exp(loss / count))}
+    """Return accuracy and perplexity over all masked tokens, from the sums of `score_sequences`."""
+    count, correct, loss = prediction.predictions.sum(axis=0, dtype=np.float64)
+    return {"masked_accuracy": correct / count, "perplexity": float(np.exp(loss / count))}
 
 
 def _load_teacher(args: PretrainingArguments) -> PreTrainedModel | None:
     if not args.teacher:
         return None
-    found = load_masked_lm_if_trained(args.teacher) if args.predicts_tokens else None
-    if found is None and "logits" in args.objective_names:
+    masked_lm = load_masked_lm_if_trained(args.teacher) if args.predicts_tokens else None
+    if masked_lm is None and "logits" in args.objective_names:
         raise InputError(
-            f"the objective 'logits' needs a teacher that predicts tokens, and {args.teacher!r} has no masked-LM head; "
-            "choose a teacher that has one, or learn from its features, such as relations"
+            f"the objective 'logits' needs a teacher that predicts tokens, but {args.teacher!r} has no masked-LM head; "
+            "choose a teacher that has one, or an objective on features, such as relations"
         )
-    return found or load_encoder(args.teacher)
+    return masked_lm or load_encoder(args.teacher)
 
 
-def _load_tokenizer(teacher: str | None, tokenizer: str | None) -> PreTrainedTokenizerBase:
+def _load_matching_tokenizer(teacher: str | None, tokenizer: str | None) -> PreTrainedTokenizerBase:
     if not (teacher or tokenizer):
-        raise InputError("an encoder from scratch needs --tokenizer, such as that of google-bert/bert-base-uncased")
-    found = load_tokenizer(tokenizer or teacher)
-    if teacher and tokenizer and not same_tokenizer(found, load_tokenizer(teacher)):
+        raise InputError("an encoder without a teacher needs --tokenizer, for example google-bert/bert-base-uncased")
+    loaded = load_tokenizer(tokenizer or teacher)
+    if teacher and tokenizer and not same_tokenizer(loaded, load_tokenizer(teacher)):
         raise InputError(
-            f"{tokenizer!r} and the teacher {teacher!r} have different tokenizers, so that their tokens cannot be "
-            "compared one by one; leave out --tokenizer, or the teacher"
+            f"{tokenizer!r} and the teacher {teacher!r} have different tokenizers, so their tokens cannot be compared "
+            "one by one; leave out --tokenizer, or the teacher"
         )
-    return found
+    return loaded
 
 
 def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, max_length: int):
@@ -225,16 +271,16 @@ def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBa
         return
     if len(tokenizer) > teacher.config.vocab_size:
         raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the teacher {teacher.config.name_or_path!r} embeddings for "
-            f"{teacher.config.vocab_size}; save the teacher with its own tokenizer"
+            f"the tokenizer has {len(tokenizer)} tokens, but the teacher {teacher.config.name_or_path!r} has "
+            f"embeddings for {teacher.config.vocab_size}; save the teacher with its own tokenizer"
         )
     longest = getattr(teacher.config, "max_position_embeddings", max_length)
     if max_length > longest:
         raise InputError(f"max_length={max_length}, but the teacher reads at most {longest} tokens; lower --max-length")
 
 
-def _teaching(teacher: PreTrainedModel | None, args: PretrainingArguments) -> PreTrainedModel | None:
-    """The part of the teacher that is needed: a head only for its logits, and these only where tokens are masked."""
+def _teacher_part(teacher: PreTrainedModel | None, args: PretrainingArguments) -> PreTrainedModel | None:
+    """Return the part of the teacher that is needed: its encoder, with the head only if its logits are learned."""
     if teacher is None or "logits" not in args.objective_names:
         return teacher and teacher.base_model
     return to_tkd(teacher) if teacher.config.model_type in ARCHITECTURES else teacher
@@ -252,7 +298,9 @@ def _student(
         shape = shape_arguments(layers, encoder.heads, encoder.intermediate_size)
         return student_from_teacher(teacher, model_class=model_class, **shape, **dropout_fields(encoder.dropout))
     if layers is not None and not isinstance(layers, int):
-        raise InputError(f"layers={list(layers)} are a teacher's, but the encoder starts from scratch; give a number")
+        raise InputError(
+            f"layers={list(layers)} select a teacher's layers, but the encoder is initialised randomly; give a number"
+        )
     width = encoder.hidden_size or TKDConfig.hidden_size
     shape = {
         "num_hidden_layers": layers or TKDConfig.num_hidden_layers,

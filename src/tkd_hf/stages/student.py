@@ -1,4 +1,4 @@
-"""The student of a run: its shape, or where it comes from."""
+"""The student of a run: its shape, or the model to start from."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +15,30 @@ from ..student import classifier_from_base, student_from_teacher
 
 @dataclass(frozen=True)
 class StudentArguments:
-    """The student's shape, or where it comes from.
+    """Shape of a student that is cut out of the teacher, or an existing student to start from.
 
     Args:
-        layers: number of layers, taken evenly from the teacher, or the teacher's layers by index (from 0).
-        heads: attention heads a layer; by default the teacher's.
+        layers: number of layers, taken evenly from the teacher; or indices of the teacher's layers (from 0). By default
+            all layers.
+        heads: attention heads per layer; by default the teacher's.
         intermediate_size: width of the feed-forward layers; by default the teacher's.
-        student: folder or Hub id of a student to start from instead, perhaps with another tokenizer: a classifier, or a
-            pre-trained encoder, which gets one.
-        dropout: of a student that is cut out of the teacher, everywhere in it. By default none: answers of a teacher
-            keep it from learning by heart, and without dropout it learns more in as many steps
-            (examples/paper/results/tuning.md), and faster.
+        student: folder or Hub id of an existing student, instead of a shape: a classifier, or a pre-trained encoder,
+            which then gets a classifier. It may have another tokenizer than the teacher.
+        dropout: dropout everywhere in a student that is cut out; by default 0. The teacher's logits already keep the
+            student from memorising the data, and without dropout it learns more per step and runs faster
+            (examples/paper/results/tuning.md).
 
     Raises:
-        InputError: for a shape or dropout beside a student, or a dropout that is no probability.
+        InputError: for a shape or a dropout together with an existing student, or a dropout outside [0, 1).
+
+    Example:
+
+    ```python
+    >>> from tkd_hf import StudentArguments
+    >>> StudentArguments(layers=3, heads=6).layers
+    3
+
+    ```
     """
 
     layers: int | tuple[int, ...] | None = None
@@ -42,22 +52,22 @@ class StudentArguments:
         check_dropout(self.dropout)
         if self.student and given:
             raise InputError(
-                f"the student {self.student!r} is made already, but {given} are of one that is cut out of the teacher; "
-                "give only one of the two"
+                f"the student {self.student!r} already has a shape, but {given} is for a student that is cut out of "
+                "the teacher; give only one of the two"
             )
 
 
 def make_student(
     teacher: str, student: StudentArguments, task: Task, lora: LoraArguments | None = None
 ) -> PreTrainedModel:
-    """The student before training: cut out of the teacher, or loaded, with the task's classes in the data's order.
+    """Cut a student out of the teacher, or load one; its labels are in the order of the data.
 
     Args:
         teacher: folder or Hub id.
-        student: the shape, or what to load: a classifier, or an encoder, which takes the teacher's classifier where
-            the widths fit and a new one where they do not.
-        task: what the data asks for.
-        lora: with `adapter_only`, the student is a base for the adapter, which has the classifier.
+        student: the shape, or an existing student: a classifier, or an encoder, which gets a copy of the teacher's
+            classifier if the widths match and a new one otherwise.
+        task: the task of the data.
+        lora: with `adapter_only`, the student is only a base; the adapter holds the classifier.
     """
     names = task.label_names
     if student.student and lora and lora.adapter_only:
@@ -76,13 +86,13 @@ def make_student(
 
 
 def check_dropout(dropout: float | None) -> None:
-    """That it is a probability below 1, or left out."""
+    """Refuse a dropout outside [0, 1); `None` is allowed."""
     if dropout is not None and not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout} is no probability below 1; 0 turns it off")
+        raise InputError(f"dropout={dropout} must be at least 0 and below 1; 0 turns it off")
 
 
 def dropout_fields(dropout: float | None) -> dict[str, float]:
-    """The fields of `TKDConfig` that turn it on everywhere; none by default."""
+    """Return the fields of `TKDConfig` that set the dropout everywhere; none for `None`."""
     fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     return {} if dropout is None else dict.fromkeys(fields, dropout)
 
@@ -90,7 +100,7 @@ def dropout_fields(dropout: float | None) -> dict[str, float]:
 def shape_arguments(
     layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None
 ) -> dict[str, Any]:
-    """The shape to cut out of a teacher, as `student_from_teacher` takes it: `layers` says how many, or which."""
+    """Return a shape as arguments of `student_from_teacher`; `layers` is a number or indices."""
     counted = isinstance(layers, int) or layers is None
     chosen = {"num_hidden_layers": layers} if counted else {"layers": list(layers)}
     return chosen | {"num_attention_heads": heads, "intermediate_size": intermediate_size}
