@@ -134,8 +134,8 @@ def say(text: str) -> None:
 # --- tiny models and data
 
 
-def tiny_model(folder: Path, labels: int = 2, layers: int = 6) -> str:
-    """Save a random BERT of two heads with a word-level tokenizer, unless the folder has one; return the folder."""
+def tiny_model(folder: Path, layers: int = 6) -> str:
+    """Save a random BERT classifier of two classes and its tokenizer, unless they exist; return the folder."""
     if not (folder / "tokenizer.json").exists():
         vocabulary = [*_SPECIAL_TOKENS, *_WORDS]
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
@@ -154,7 +154,8 @@ def tiny_model(folder: Path, labels: int = 2, layers: int = 6) -> str:
             intermediate_size=32,
             max_position_embeddings=32,
             initializer_range=0.5,
-            num_labels=labels,
+            id2label={0: "negative", 1: "positive"},
+            label2id={"negative": 0, "positive": 1},
         )
         BertForSequenceClassification(config).save_pretrained(folder)
         names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
