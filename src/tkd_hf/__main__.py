@@ -1,4 +1,4 @@
-"""`python -m tkd_hf`: the command `tkd-hf`, of this interpreter."""
+"""Let `python -m tkd_hf` run the command `tkd-hf`."""
 
 from .cli import main
 

@@ -1,6 +1,6 @@
-"""LoRA: small matrices trained beside the frozen linear layers of a model (Hu et al. 2021, arXiv 2106.09685).
+"""LoRA: train small matrices next to the frozen linear layers of a model (Hu et al. 2021, arXiv 2106.09685).
 
-The one place that knows PEFT, which is loaded when it is first needed.
+Only this module imports PEFT, and only inside functions, because importing it is slow.
 """
 
 import logging
@@ -34,33 +34,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Adapters start at nothing and are few: they take a rate some times that of all weights. 5e-4 is what Hu et al. (2021,
-# table 9) used for most of GLUE, and five times our default for all weights.
+# Adapters start at zero and hold few weights, so they need a larger learning rate than full training. Hu et al. (2021,
+# table 9) used 5e-4 for most of GLUE.
 LORA_LEARNING_RATE = 5e-4
 
-# the projections that make queries, keys and values, as bert-like models and their cousins call them
+# names of the layers that compute queries, keys and values in BERT-like and other encoders
 ATTENTION_INPUTS = {
     *("query", "key", "value", "q_lin", "k_lin", "v_lin", "query_proj", "key_proj", "value_proj"),
     *("q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
 }
 
-MODEL_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
+AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
 
 
 @dataclass(frozen=True)
 class LoraArguments:
-    """How a model is trained as LoRA adapters on its frozen weights. What follows the encoder is trained in full.
+    """Train LoRA adapters on the frozen weights of an encoder; the head is trained in full.
+
+    Use it when a model is too large to train in full: gradients and optimizer states are needed only for the adapters
+    and the head. Small students are cheap enough to train in full.
 
     Args:
-        rank: width of the adapters. They are scaled by 2 (`lora_alpha` is twice the rank).
-        targets: `"linear"`, every linear layer of the encoder's blocks, as QLoRA found to be needed to match full
-            fine-tuning (arXiv 2305.14314), or `"attention"`, those that make queries, keys and values.
-        load_in_8bit, load_in_4bit: freeze the base in 8 bits, or as QLoRA does in 4 (nf4), by bitsandbytes. The head
-            and the adapters stay floats.
-        adapter_only: keep the adapter as it is, for a base that several tasks share, instead of merging it.
+        rank: rank of the adapter matrices (8), usually 4 to 64. Their output is scaled by 2 (`lora_alpha` is twice the
+            rank).
+        targets: `"linear"` adapts every linear layer of the encoder's blocks, which QLoRA found necessary to match full
+            fine-tuning (arXiv 2305.14314). `"attention"` adapts only queries, keys and values.
+        load_in_8bit: freeze the base in 8 bits with bitsandbytes. Adapters and head stay in floats.
+        load_in_4bit: freeze the base in 4 bits (nf4) with bitsandbytes, as QLoRA does.
+        adapter_only: save the adapter alone, for a base that several tasks share, instead of a merged model.
 
     Raises:
-        InputError: for a rank below 1, other targets, or a base both in 8 and in 4 bits.
+        InputError: if the rank is below 1, if the targets are unknown, or if both 8 and 4 bits are set.
 
     Example:
 
@@ -80,27 +84,30 @@ class LoraArguments:
 
     def __post_init__(self):
         if self.rank < 1:
-            raise InputError(f"LoRA of rank {self.rank} has nothing to train; the rank is at least 1, usually 4 to 64")
+            raise InputError(f"LoRA of rank {self.rank} has nothing to train; use at least 1, usually 4 to 64")
         if self.targets not in ("linear", "attention"):
-            raise InputError(f"LoRA targets {self.targets!r} are unknown; there are linear and attention")
+            raise InputError(f"LoRA targets {self.targets!r} are unknown; choose linear or attention")
         if self.load_in_8bit and self.load_in_4bit:
-            raise InputError("load_in_8bit and load_in_4bit are both set; the base is frozen in 8 bits or in 4")
+            raise InputError("load_in_8bit and load_in_4bit are both set; choose one of them")
 
     @property
     def base_weights(self) -> str | None:
-        """What bitsandbytes makes of the base's weights; `None` if they stay floats."""
-        return "int8" if self.load_in_8bit else "nf4" if self.load_in_4bit else None
+        """The bitsandbytes scheme of the frozen base, `"int8"` or `"nf4"`; `None` if its weights stay floats."""
+        if self.load_in_8bit:
+            return "int8"
+        return "nf4" if self.load_in_4bit else None
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
-    """Freezes a model and puts adapters into it; in 8 or 4 bits, into a copy of it.
+    """Freeze a model and add adapters to it.
 
     Args:
-        model: a bert-like classifier; with a base in floats its modules are replaced in place, as PEFT does.
-        lora: which adapters.
+        model: a BERT-like classifier. With a float base, PEFT replaces its modules in place; with a base in 8 or 4
+            bits, the adapters are added to a quantized copy.
+        lora: rank, targets and precision of the base.
 
     Raises:
-        InputError: if the model has no linear layers where they are looked for.
+        InputError: if the encoder has no linear layers of the kind in `lora.targets`.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -120,28 +127,35 @@ def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
 
 
 def linear_modules(model: PreTrainedModel, targets: str) -> list[str]:
-    """The linear layers of the encoder's blocks, named within a block, such as `attention.query`.
+    """Return the names of the encoder's linear layers inside a block, such as `attention.query`.
+
+    Args:
+        model: the model.
+        targets: `"linear"` for all, `"attention"` for queries, keys and values.
 
     Raises:
-        InputError: if there are none.
+        InputError: if the encoder has no such layers in numbered blocks.
     """
-    found = {
+    names = {
         re.split(r"\.\d+\.", name)[-1]
         for name, module in model.base_model.named_modules()
         if isinstance(module, nn.Linear) and re.search(r"\.\d+\.", name)
     }
     if targets == "attention":
-        found = {name for name in found if name.rpartition(".")[2] in ATTENTION_INPUTS}
-    if not found:
+        names = {name for name in names if name.rpartition(".")[2] in ATTENTION_INPUTS}
+    if not names:
         raise InputError(
             f"LoRA finds no {targets} layers in a model of type {model.config.model_type!r}; it needs blocks of linear "
-            "layers, as bert, roberta, distilbert, electra and tkd have; train such a model in full, without LoRA"
+            "layers, as bert, roberta, distilbert, electra and tkd have; train this model in full, without LoRA"
         )
-    return sorted(found)
+    return sorted(names)
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """What follows the encoder, the pooler included: too small to save on, and often new."""
+    """Return the names of the modules after the encoder, including its pooler.
+
+    They are trained in full and never quantized: they are small, and often newly initialised.
+    """
     encoder = model.base_model_prefix
     pooler = [f"{encoder}.pooler"] if getattr(model.base_model, "pooler", None) is not None else []
     return pooler + [
@@ -150,40 +164,46 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 
 
 def finish_adapters(trainer: "BaseTrainer", base: PreTrainedModel, lora: LoraArguments) -> None:
-    """After training: the trainer's model becomes the merged, ordinary one, unless the adapter alone is to be kept.
+    """Merge trained adapters, so that the trainer's model is an ordinary one; with `adapter_only`, keep them separate.
 
-    Where the base has a name, the adapter is also kept as it is, in the folder `adapter`.
+    If the base has a name to load it by, the adapter is also saved, in the folder `adapter`.
 
     Args:
-        trainer: has trained what `add_adapters` made of `base`.
-        base: the model in floats. An adapter trained on 8 or 4 bits is merged into these weights, not the rounded ones.
+        trainer: the trainer of the model with adapters, after training.
+        base: the model in floats that was given to `add_adapters`. Adapters trained on a base in 8 or 4 bits are merged
+            into these weights, which differ a little from the rounded ones.
         lora: as given to `add_adapters`.
     """
     trained, folder = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
     if lora.adapter_only:
         if trainer.args.should_save:
-            base.config.save_pretrained(folder)  # the labels, which neither the adapter nor its base's folder knows
+            base.config.save_pretrained(folder)  # for the labels, which neither adapter nor base folder contains
         return
     if base.name_or_path and trainer.args.should_save:
         with _peft_warnings():
             trained.save_pretrained(folder / "adapter")
     if lora.base_weights:
-        bits = lora.base_weights
-        logger.info("merging into the float weights of the base: answers differ a little from those on %s", bits)
-        trained = _transplant(trained, base)
+        logger.info(
+            "merging into the float weights of the base; predictions differ a little from those on %s weights",
+            lora.base_weights,
+        )
+        trained = _move_adapter(trained, base)
     trainer.replace_model(trained.merge_and_unload())
 
 
 def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None = None) -> PreTrainedModel:
-    """Merges an adapter with the float weights of the base that it names, and saves an ordinary model.
+    """Merge an adapter into the float weights of its base, and save the result as an ordinary model.
 
     Args:
-        adapter: folder of an adapter, with the tokenizer and the labels (`config.json`) that training left there.
-        output_dir: folder for the model; it must be new or empty.
-        base: where the base is now, if it has moved since.
+        adapter: folder of the adapter, with the tokenizer and `config.json` (for the labels) that training saved.
+        output_dir: folder for the merged model; it must be new or empty.
+        base: folder or Hub id of the base, if it is no longer at the path in the adapter's configuration.
+
+    Returns:
+        The merged model.
 
     Raises:
-        InputError: if there is no adapter or no base, or if the output folder holds files.
+        InputError: if the adapter or its base cannot be loaded, or if the output folder contains files.
     """
     from peft import PeftConfig, PeftModel
 
@@ -193,18 +213,18 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
     if any(output_dir.glob("*")):
         raise InputError(f"{output_dir} already holds files; name a new folder for the merged model")
     check_weight_files(adapter)
-    made = PeftConfig.from_pretrained(adapter)
-    name, revision = (base, None) if base else (made.base_model_name_or_path, made.revision)
+    peft_config = PeftConfig.from_pretrained(adapter)
+    name, revision = (base, None) if base else (peft_config.base_model_name_or_path, peft_config.revision)
     check_weight_files(name)
     config = AutoConfig.from_pretrained(adapter, **NO_CODE) if (adapter / "config.json").exists() else None
-    auto_class = MODEL_CLASSES.get(made.task_type, AutoModelForSequenceClassification)
+    auto_class = AUTO_CLASSES.get(peft_config.task_type, AutoModelForSequenceClassification)
     try:
         model = auto_class.from_pretrained(
             name, revision=revision, config=config, ignore_mismatched_sizes=True, **NO_PICKLES
         )
     except OSError as error:
         raise InputError(
-            f"{name!r}, the base of {adapter}, cannot be loaded ({first_line(error)}); give where it is now as base=…"
+            f"{name!r}, the base of {adapter}, cannot be loaded ({first_line(error)}); if it has moved, pass base=…"
         ) from error
     with _peft_warnings():
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -214,10 +234,12 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
 
 
 def refuse_adapter(model: str, revision: str | None = None) -> None:
-    """Transformers would load an adapter's base, with the adapter left out or half in it, as if it were the model.
+    """Raise an error if a folder or Hub id contains an adapter instead of a model.
+
+    transformers would load its base instead, with the adapter missing or only partly applied.
 
     Raises:
-        InputError: if a folder or Hub id holds an adapter; the message names its base and how to merge the two.
+        InputError: if it contains an adapter. The message names the base and the command to merge the two.
     """
     if find_adapter_config_file(model, revision=revision) is None:
         return
@@ -230,25 +252,29 @@ def refuse_adapter(model: str, revision: str | None = None) -> None:
 
 
 def refuse_adapters(model: PreTrainedModel) -> None:
-    """Raises an `InputError` for a loaded model with adapters in it."""
+    """Raise an error if a loaded model contains adapters.
+
+    Raises:
+        InputError: if it does.
+    """
     if getattr(model, "peft_config", None):
         name = model.config.name_or_path or type(model).__name__
-        raise InputError(f"{name!r} carries an adapter that is not merged; merge the two first (merge_and_unload)")
+        raise InputError(f"{name!r} contains an adapter that is not merged; merge the two first (merge_and_unload)")
 
 
 def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
-    """What to type to merge an adapter with its base."""
+    """Return the shell command that merges an adapter with its base."""
     arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
     return f'python -c "from tkd_hf.adapters import merge_adapter; merge_adapter({arguments})"'
 
 
 def _task_type(model: PreTrainedModel) -> str | None:
-    kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
-    return next((kind for suffix, kind in kinds.items() if type(model).__name__.endswith(suffix)), None)
+    task_types = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    return next((task for suffix, task in task_types.items() if type(model).__name__.endswith(suffix)), None)
 
 
-def _transplant(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":
-    """The same adapter on another base."""
+def _move_adapter(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":
+    """Put a trained adapter on another base."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     state = get_peft_model_state_dict(trained, save_embedding_layers=False)
@@ -260,7 +286,7 @@ def _transplant(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":
 
 @contextmanager
 def _peft_warnings():
-    """Peft 0.21 asks transformers under a name that is on its way out, which is no news to the user."""
+    """Silence a deprecation warning that peft 0.21 causes in transformers, and that users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield

@@ -173,7 +173,7 @@ def tkd_config_from(config: PreTrainedConfig) -> TKDConfig:
     """Return a TKD configuration with the shape and labels of another; a `TKDConfig` is copied.
 
     Raises:
-        InputError: if the architecture is none of bert, roberta, distilbert, electra and tkd, or if it is a decoder.
+        InputError: if the model is a decoder, or not a bert, roberta, distilbert, electra or tkd.
     """
     if isinstance(config, TKDConfig):
         return copy.deepcopy(config)
@@ -244,7 +244,7 @@ def to_tkd(model: PreTrainedModel) -> TKDPreTrainedModel:
 def to_padding_free(model: PreTrainedModel) -> PreTrainedModel:
     """Return a TKD with the model's weights for inference, such as labelling with a teacher, that skips padding.
 
-    The logits of real tokens are the same. The result shares the weights, so do not train it.
+    Real tokens get the same logits as before. The two models share their weights, so do not train the result.
 
     Args:
         model: a classifier. It does not change.

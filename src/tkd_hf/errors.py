@@ -1,12 +1,12 @@
-"""The exceptions with a meaning of their own: the input was wrong, a check failed, or a run was stopped."""
+"""Exceptions of tkd-hf: the input is wrong, a check failed, or training was stopped."""
 
 import errno
 
 
 class InputError(ValueError):
-    """Bad input found by tkd-hf: the message is one line that names the offending values and the way out.
+    """Wrong input. The message is one line with the offending values and a hint how to correct them.
 
-    The commands print it without a traceback and exit with code 2. In Python it is an ordinary `ValueError`.
+    The commands print the message without a traceback and exit with code 2. In Python it is an ordinary `ValueError`.
 
     Example:
 
@@ -22,33 +22,33 @@ class InputError(ValueError):
 
 
 class CheckFailed(Exception):
-    """What a command was to check does not hold. The commands print the message and exit with code 1."""
+    """A check of a model failed. The commands print the message and exit with code 1."""
 
     exit_code = 1
 
 
 class GateFailed(CheckFailed):
-    """A model lost more than it was allowed to."""
+    """A model lost more of its quality than the user allowed (`--max-drop`)."""
 
 
 class CardMismatch(CheckFailed):
-    """What is on the Hub is not what its card, or its commit, says."""
+    """A model on the Hub differs from what its card or its commit says."""
 
 
 class TrainingStopped(Exception):
-    """Training was asked to stop and wrote a checkpoint. The commands print the message and exit with code 143."""
+    """Training received SIGTERM and wrote a checkpoint. The commands print the message and exit with code 143."""
 
     exit_code = 143
 
 
-# what a full, read-only or forbidden place says, by error number or, from Rust and C++, in words alone
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-_STORAGE_WORDS = ("No space left", "quota exceeded", "File too large", "Read-only file system", "Permission denied",
-                  "PytorchStreamWriter failed", "unexpected pos")  # fmt: skip
+# Errors of a full, read-only or forbidden disk: their numbers, and messages from Rust and C++, which have no number.
+_STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_STORAGE_MESSAGES = ("No space left", "quota exceeded", "File too large", "Read-only file system", "Permission denied",
+                     "PytorchStreamWriter failed", "unexpected pos")  # fmt: skip
 
 
 def storage_error_message(error: BaseException) -> str | None:
-    """One line for an error of the disk, at whatever depth it was raised; `None` for any other.
+    """Return a one-line message if an error, or an error that caused it, comes from the disk, or else `None`.
 
     Example:
 
@@ -62,19 +62,20 @@ def storage_error_message(error: BaseException) -> str | None:
     ```
     """
     while error is not None:
-        if getattr(error, "errno", None) in _STORAGE or any(words in str(error) for words in _STORAGE_WORDS):
-            place = f" {error.filename!r}" if getattr(error, "filename", None) else ""
+        is_storage_error = getattr(error, "errno", None) in _STORAGE_ERRNOS
+        if is_storage_error or any(message in str(error) for message in _STORAGE_MESSAGES):
+            path = f" {error.filename!r}" if getattr(error, "filename", None) else ""
             reason = getattr(error, "strerror", None) or first_line(error)
             return (
-                f"cannot write or read{place}: {reason}; make room or see to the permissions and repeat the command, "
-                "a training with --resume"
+                f"cannot write or read{path}: {reason}; free some space or correct the permissions, then repeat the "
+                "command (with --resume to continue training)"
             )
         error = error.__cause__ or error.__context__
     return None
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, with the next where it only announces it, for one line."""
+    """Return an error's first line that is not empty, joined with the next if it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

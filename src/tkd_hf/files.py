@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whoever is killed while writing leaves what was there before."""
+"""Atomic writing of files: an interrupted process leaves the previous file."""
 
 import json
 import os
@@ -12,7 +12,9 @@ from .errors import InputError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of `path` once all is written; its folder is made if need be.
+    """Yield a temporary path to write to, and move it to `path` at the end.
+
+    If the body of the `with` statement fails, `path` keeps its previous content. Missing folders are created.
 
     Example:
 
@@ -22,9 +24,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     >>> from tkd_hf.files import atomic_write
     >>> with TemporaryDirectory() as folder:
     ...     with atomic_write(f"{folder}/new/notes.txt") as file:
-    ...         _ = file.write_text("all of it")
+    ...         _ = file.write_text("complete")
     ...     Path(folder, "new", "notes.txt").read_text()
-    'all of it'
+    'complete'
 
     ```
     """
@@ -39,7 +41,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def read_json(path: Path, hint: str) -> Any:
-    """The content of a file that tkd-hf or the Trainer wrote; `InputError` with the way out where it is damaged."""
+    """Return the content of a JSON file that tkd-hf or the Trainer wrote.
+
+    Args:
+        path: the file.
+        hint: how the user can replace a damaged file, for the error message.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What the machine can do, and what a measurement must record of it."""
+"""Capabilities of the machine, and the description of hardware and software to record with a measurement."""
 
 import os
 import platform
@@ -11,13 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def has_fast_bf16(use_cpu: bool = False) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively.
+    """Return whether the device multiplies bfloat16 matrices natively.
 
-    transformers calls bf16 available on every CPU; without AVX512-BF16 or AMX it is emulated there, many times slower
+    transformers considers bf16 available on every CPU, but without AVX512-BF16 or AMX it is emulated, many times slower
     than float32.
 
     Args:
-        use_cpu: ask about the CPU even where there is a GPU.
+        use_cpu: check the CPU even if there is a GPU.
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -26,26 +26,26 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
 
 
 def mixed_precision(device: torch.device, bf16: bool | None = None):
-    """The context to run a model in: bfloat16 if `bf16`, by default where the device computes in it natively."""
+    """Return the context to run a model in: bfloat16 with `bf16`, by default if the device supports it natively."""
     bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
 def padding_multiple(device: torch.device, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """What the length of a batch is to be a multiple of: on a GPU 8, elsewhere anything.
+    """Return the multiple to which batches are padded: 8 on a GPU, none on a CPU.
 
-    There attention is planned anew for each length that occurs (cuDNN, torch 2.11), and of multiples there are fewer.
-    Where the longest text that the tokenizer allows is no multiple, nothing is padded beyond it.
+    cuDNN (torch 2.11) plans attention again for every new length, and multiples of 8 leave it fewer lengths. If the
+    tokenizer's longest text is not a multiple of 8, the result is `None`, as padding would exceed that length.
     """
     return 8 if device.type == "cuda" and int(tokenizer.model_max_length) % 8 == 0 else None
 
 
 @contextmanager
 def unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
-    """Trains a model whose attention is fused (sdpa) with separate matrix products where those are faster.
+    """Switch a model from fused attention (sdpa) to separate matrix products while it trains, where these are faster.
 
-    On a CPU, training through the fused kernel in bfloat16 (torch 2.13) takes several times as long, the more so the
-    shorter the texts (`examples/benchmarks/attention.py`). In float32, and without gradients, it does not.
+    On a CPU in bfloat16, training through the fused kernel (torch 2.13) is several times slower, most of all with short
+    texts. In float32, and without gradients, it is not.
     """
     slow = bf16 and device.type == "cpu" and model.config._attn_implementation == "sdpa"
     if slow:
@@ -58,7 +58,7 @@ def unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) 
 
 
 def describe_hardware() -> dict:
-    """Processor, threads and accelerator, as recorded beside every figure."""
+    """Return the processor, threads and accelerator, to record with a measurement."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {
         "cpu": capabilities.get("cpu_name") or platform.processor() or platform.machine(),
@@ -70,14 +70,14 @@ def describe_hardware() -> dict:
 
 
 def describe_software() -> dict[str, str]:
-    """Versions of what a result depends on; of the backends, those that are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that a result depends on, optional packages if installed."""
+    versions = {"python": platform.python_version()}
     for name in ("tkd-hf", "torch", "transformers", "datasets", "accelerate"):
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            found[name] = "not installed"
+            versions[name] = version(name)
+        except PackageNotFoundError:  # tkd-hf may run from its source tree
+            versions[name] = "not installed"
     for name in ("bitsandbytes", "onnxruntime", "openvino", "optimum", "optimum-intel", "optimum-quanto"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions

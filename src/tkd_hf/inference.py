@@ -1,4 +1,4 @@
-"""Running a classifier over a data set: sorted by length, answers in the data set's order."""
+"""Run a classifier over a data set in batches sorted by length, and return logits in the data set's order."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,56 +17,59 @@ if TYPE_CHECKING:
 
 
 def predict_logits(
-    runner: "Runner", features: Dataset, batch_size: int = 128, description: str = "predicting", tokens: int = 0
+    runner: "Runner", features: Dataset, batch_size: int = 128, description: str = "predicting", token_budget: int = 0
 ) -> np.ndarray | list[np.ndarray]:
-    """The model's logits for tokenised examples.
+    """Return a model's logits for tokenized examples.
 
     Args:
-        runner: the model, ready to answer; its tokenizer pads the features.
-        features: rows with `input_ids` and what else the model takes, not padded; other columns are left alone.
-        batch_size: examples at a time; sorted by length, so little is spent on padding.
-        description: of the progress bar.
-        tokens: of short texts more are taken at a time, up to so many tokens or, if that is less, to those of
-            `batch_size` of the longest: small matrices multiply slowly. By default all batches are alike, since answers
-            that are quantized as they are computed depend on what else is in a batch.
+        runner: the model; its tokenizer pads the features.
+        features: unpadded rows with `input_ids` and the model's other inputs. Other columns are ignored.
+        batch_size: number of examples per batch. Batches are sorted by length, so little padding is needed.
+        description: label of the progress bar.
+        token_budget: let batches of short texts hold more examples, up to this many tokens per batch, but not more than
+            `batch_size` examples of the greatest length have. Larger batches make better use of the processor. 0, the
+            default, keeps all batches at `batch_size`, because the logits of models with dynamically quantized
+            activations depend on the other examples in the batch.
 
     Returns:
-        (examples, labels) `float32`, row i for example i; of a token classifier, for each example in order, the logits
-        of all its tokens, (length, labels).
+        Logits of `(examples, labels)` in float32, in the order of `features`; for a token classifier, a list with an
+        array of `(tokens, labels)` per example.
 
     Raises:
-        InputError: if an answer is not a number.
+        InputError: if some logits are NaN or infinite.
     """
-    known = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
-    features = features.select_columns(known)
-    lengths = np.array([len(ids) for (ids,) in iterate_rows(features, ["input_ids"])])
-    batches = list(_batches(lengths, batch_size, tokens))
+    model_inputs = [name for name in runner.tokenizer.model_input_names if name in features.column_names]
+    features = features.select_columns(model_inputs)
+    lengths = np.array([len(input_ids) for (input_ids,) in iterate_rows(features, ["input_ids"])])
+    batches = list(_batches(lengths, batch_size, token_budget))
     multiple = padding_multiple(runner.device, runner.tokenizer)
-    answers = [None] * len(features)
+    logits = [None] * len(features)
     with runner.batch_context():
-        for places in tqdm(batches, desc=description, unit="batch"):
-            columns = features[places]  # of all rows at once: one by one they take much longer to read
-            logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
-            for i, ids, answer in zip(places, columns["input_ids"], logits, strict=True):
-                answers[i] = answer if answer.ndim == 1 else answer[token_slice(len(ids), runner.tokenizer)]
-    _check_finite(answers, runner.name)
-    return np.stack(answers) if answers[0].ndim == 1 else answers
+        for indices in tqdm(batches, desc=description, unit="batch"):
+            columns = features[indices]  # reading all rows at once is much faster than one by one
+            batch_logits = runner(pad(columns, runner.tokenizer, multiple)).float().cpu().numpy()
+            for index, input_ids, example_logits in zip(indices, columns["input_ids"], batch_logits, strict=True):
+                if example_logits.ndim > 1:  # one row per token
+                    example_logits = example_logits[token_slice(len(input_ids), runner.tokenizer)]
+                logits[index] = example_logits
+    _check_finite(logits, runner.name)
+    return np.stack(logits) if logits[0].ndim == 1 else logits
 
 
-def _batches(lengths: np.ndarray, batch_size: int, tokens: int) -> Iterator[list[int]]:
-    """Places of the examples of each batch, the longest first, so that what does not fit in memory fails at once."""
+def _batches(lengths: np.ndarray, batch_size: int, token_budget: int) -> Iterator[list[int]]:
+    """Yield the indices of the examples per batch, longest texts first, so that too large a batch fails at once."""
     order = np.argsort(-lengths, kind="stable")
-    tokens = min(tokens, batch_size * lengths.max(initial=0))
+    token_budget = min(token_budget, batch_size * lengths.max(initial=0))
     while len(order):
-        size = max(batch_size, tokens // max(lengths[order[0]], 1))
+        size = max(batch_size, token_budget // max(lengths[order[0]], 1))
         yield order[:size].tolist()
         order = order[size:]
 
 
-def _check_finite(answers: list[np.ndarray], name: str) -> None:
-    wrong = [place for place, answer in enumerate(answers) if not np.isfinite(answer).all()]
-    if wrong:
+def _check_finite(logits: list[np.ndarray], name: str) -> None:
+    indices = [index for index, example_logits in enumerate(logits) if not np.isfinite(example_logits).all()]
+    if indices:
         raise InputError(
-            f"{name} answers {len(wrong)} of {len(answers)} examples with NaN or infinity, the first one example "
-            f"{wrong[0]} (from 0): its weights are broken, or overflow in this precision"
+            f"{name} predicts NaN or infinity for {len(indices)} of {len(logits)} examples, the first at index "
+            f"{indices[0]}: its weights are broken, or overflow in this precision"
         )

@@ -1,4 +1,4 @@
-"""Labels are aligned by name, never by position."""
+"""Names of labels, and their alignment between models and data: always by name, never by position."""
 
 from collections.abc import Sequence
 
@@ -8,43 +8,51 @@ from .errors import InputError
 
 
 def label_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """A model's class names in the order of its logits; empty for regression, whose score has no name."""
+    """Return a model's label names in the order of its logits; empty for regression, whose score has no name."""
     if config.num_labels == 1:
         return ()
-    return tuple(config.id2label[code] for code in range(config.num_labels))
+    return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
 def classifier_problem_type(config: PretrainedConfig) -> str:
-    """What a classifier of texts answers; where its configuration does not say, one output is a score, several are
-    classes.
+    """Return the problem type of a text classifier.
+
+    If the configuration has none, a single output means regression and several outputs mean one label per text.
     """
     return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
 def check_label_codes(config: PretrainedConfig, model: str) -> None:
-    """Raises `InputError` where `id2label` and `label2id` give the same names other codes.
+    """Check that `id2label` and `label2id` agree if they have the same names.
 
-    Other names in `label2id` are no contradiction: transformers fills it with LABEL_0, LABEL_1 and so on where a
-    configuration has none.
+    Different names are allowed, as transformers fills a missing `label2id` with LABEL_0, LABEL_1 and so on.
+
+    Args:
+        config: the model's configuration.
+        model: the model's name for the error message.
+
+    Raises:
+        InputError: if the two give the same name different indices.
     """
-    names, codes = config.id2label or {}, config.label2id or {}
-    if set(names.values()) == set(codes) and any(codes[name] != code for code, name in names.items()):
+    id2label, label2id = config.id2label or {}, config.label2id or {}
+    same_names = set(id2label.values()) == set(label2id)
+    if same_names and any(label2id[name] != index for index, name in id2label.items()):
         raise InputError(
-            f"id2label={names} and label2id={codes} of {model!r} contradict each other; correct one of them"
+            f"id2label={id2label} and label2id={label2id} of {model!r} contradict each other; correct one of them"
         )
 
 
 def label_order(source: Sequence[str], target: Sequence[str], source_owner: str, target_owner: str) -> list[int]:
-    """Where each target label stands in the source: `source_logits[:, order]` are in the target's order.
+    """Return the index in `source` of each target label, so that `source_logits[:, order]` is in the target's order.
 
-    Upper and lower case are the same, since one label is often spelt both ways (`NEGATIVE`, `negative`).
+    Upper and lower case are equal, because the same label is often spelt both ways (`NEGATIVE`, `negative`).
 
     Args:
         source, target: label names in the order of the logits.
-        source_owner, target_owner: what to call the two in the message, such as `"teacher"`.
+        source_owner, target_owner: whose labels they are, for the error message, such as `"teacher"`.
 
     Raises:
-        InputError: unless both are the same set of names; the message prints both.
+        InputError: if the two sets of names differ, or if names differ only in case.
 
     Example:
 
@@ -55,11 +63,12 @@ def label_order(source: Sequence[str], target: Sequence[str], source_owner: str,
 
     ```
     """
-    places = {name.casefold(): place for place, name in enumerate(source)}
-    wanted = [name.casefold() for name in target]
-    if len(places) != len(source) or sorted(places) != sorted(wanted):
+    source_indices = {name.casefold(): index for index, name in enumerate(source)}
+    target_names = [name.casefold() for name in target]
+    if len(source_indices) != len(source) or sorted(source_indices) != sorted(target_names):
         raise InputError(
             f"the labels of the {source_owner}, {list(source)}, are not those of the {target_owner}, {list(target)}; "
-            "set id2label in the configuration of the one that is named wrongly, or name the data's with --label-names"
+            "correct id2label in the configuration of the model with the wrong names, or name the data's labels with "
+            "--label-names"
         )
-    return [places[name] for name in wanted]
+    return [source_indices[name] for name in target_names]

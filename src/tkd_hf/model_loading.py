@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: a folder, or a Hub id; and one clear line where there is none."""
+"""Load models and tokenizers from a folder or the Hub, with a one-line error if that fails."""
 
 import re
 from contextlib import contextmanager
@@ -27,29 +27,37 @@ from .model_names import split_revision
 from .untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight_files
 
 
-_OF_TEXTS, _OF_TOKENS = "ForSequenceClassification", "ForTokenClassification"
-_CLASSIFIERS = {_OF_TEXTS: AutoModelForSequenceClassification, _OF_TOKENS: AutoModelForTokenClassification}
-_OF_LAYERS = re.compile(r"\blayers?\.\d+\.")
+_SEQUENCE, _TOKEN = "ForSequenceClassification", "ForTokenClassification"
+_CLASSIFIERS = {_SEQUENCE: AutoModelForSequenceClassification, _TOKEN: AutoModelForTokenClassification}
+_LAYER_WEIGHT = re.compile(r"\blayers?\.\d+\.")
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id; `InputError` where there is none."""
+    """Load the tokenizer of a folder or Hub id, and check that it fits the model.
+
+    Args:
+        model: a folder, or a Hub id, optionally at a revision (`org/model@revision`).
+
+    Raises:
+        InputError: if it cannot be loaded, if it has no vocabulary, or if the model has fewer word embeddings than the
+            tokenizer has tokens.
+    """
     name, revision = split_revision(model)
-    with _named(model, "tokenizer"):
-        found = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE)
-        if len(found) <= len(found.all_special_ids):  # what transformers makes up where there are no files
-            raise InputError(f"the tokenizer of {model!r} knows no words; save the model's own beside it")
-        last, rows = max(found.get_vocab().values()), _embeddings(name, revision)
-        if rows is not None and last >= rows:
+    with _loading_errors(model, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers returns such a tokenizer for missing files
+            raise InputError(f"the tokenizer of {model!r} has no vocabulary; save the model's own tokenizer next to it")
+        largest_id, num_embeddings = max(tokenizer.get_vocab().values()), _num_word_embeddings(name, revision)
+        if num_embeddings is not None and largest_id >= num_embeddings:
             raise InputError(
-                f"the tokenizer of {model!r} has a token number {last}, the model only {rows} word embeddings; save "
-                "the model's own tokenizer beside it, or resize_token_embeddings"
+                f"the tokenizer of {model!r} has a token with id {largest_id}, but the model has only {num_embeddings} "
+                "word embeddings; save the model's own tokenizer next to it, or use resize_token_embeddings"
             )
-        return found
+        return tokenizer
 
 
-def _embeddings(name: str, revision: str | None) -> int | None:
-    """Rows of a model's word embeddings, as far as its configuration says; `None` for a tokenizer by itself."""
+def _num_word_embeddings(name: str, revision: str | None) -> int | None:
+    """Return the vocabulary size in a model's configuration; `None` for a folder that holds only a tokenizer."""
     try:
         return getattr(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE), "vocab_size", None)
     except (OSError, ValueError):
@@ -57,9 +65,13 @@ def _embeddings(name: str, revision: str | None) -> int | None:
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """The configuration of a folder or Hub id; `InputError` where there is none."""
+    """Load the configuration of a folder or Hub id, and check that it is safe and consistent.
+
+    Raises:
+        InputError: if it cannot be loaded, requests code from elsewhere, or contradicts itself about labels.
+    """
     name, revision = split_revision(model)
-    with _named(model, "configuration"):
+    with _loading_errors(model, "configuration"):
         config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         check_attention_kernel(config, model)
         check_label_codes(config, model)
@@ -67,89 +79,101 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def load_classifier(model: str, problem_type: str | None = None) -> PreTrainedModel:
-    """The trained classifier of a folder or Hub id: of tokens where its configuration says so, otherwise of texts.
+    """Load a trained classifier of tokens, if its configuration says so, or else of texts.
 
     Args:
-        model: the folder or Hub id.
-        problem_type: what it is to answer, as in `Task`; by default whatever it does.
+        model: a folder, or a Hub id, optionally at a revision (`org/model@revision`).
+        problem_type: the problem type that the classifier must have, as in `Task`; by default any.
 
     Raises:
-        InputError: where there is none, or one of the other kind, or only an encoder, whose classifier transformers
-            would make up.
+        InputError: if it cannot be loaded, if it has another problem type, or if its classifier was never trained:
+            transformers would initialise that at random.
     """
-    found, missing = _classifier(model, problem_type)
-    if missing:
-        some = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
+    classifier, missing_weights = _load_any_classifier(model, problem_type)
+    if missing_weights:
+        names, num_unnamed = ", ".join(missing_weights[:3]), len(missing_weights[3:])
+        if num_unnamed:
+            names += f" and {num_unnamed} more"
         raise InputError(
-            f"{model!r} is no trained classifier ({some} are missing); make one of it with `tkd-hf finetune`"
+            f"{model!r} is not a trained classifier ({names} are missing); train it with `tkd-hf finetune` first"
         )
-    return found
+    return classifier
 
 
 def load_classifier_if_trained(model: str, problem_type: str | None = None) -> PreTrainedModel | None:
-    """As `load_classifier`, but `None` for an encoder without a classifier."""
-    found, missing = _classifier(model, problem_type)
-    return None if missing else found
+    """Load a classifier as `load_classifier` does; return `None` for an encoder without a trained classifier."""
+    classifier, missing_weights = _load_any_classifier(model, problem_type)
+    return None if missing_weights else classifier
 
 
-def _classifier(model: str, problem_type: str | None) -> tuple[PreTrainedModel, list[str]]:
-    """A classifier of the kind that the model's configuration names, and which of its weights are made up."""
-    found, missing = _with_missing(classifier_class(load_config(model), problem_type, model), model)
-    scores = classifier_problem_type(found.config) == "regression"
-    if not missing and problem_type and scores != (problem_type == "regression"):
-        gives = "a score" if scores else f"one of {found.config.num_labels} classes"
-        wants = "scores" if problem_type == "regression" else "classes"
+def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrainedModel, list[str]]:
+    """Load a classifier with the head that its configuration names, and list the weights missing from its files."""
+    auto_class = classifier_class(load_config(model), problem_type, model)
+    classifier, missing_weights = _load_with_missing_weights(auto_class, model)
+    is_regression = classifier_problem_type(classifier.config) == "regression"
+    if not missing_weights and problem_type and is_regression != (problem_type == "regression"):
+        prediction = "a score" if is_regression else f"one of {classifier.config.num_labels} classes"
+        labels = "scores" if problem_type == "regression" else "classes"
         raise InputError(
-            f"{model!r} answers with {gives}, but the labels of the data are {wants}; name a model for them, or "
-            "write the labels as names"
+            f"{model!r} predicts {prediction}, but the labels of the data are {labels}; use a model that predicts "
+            f"{labels}, or write the labels as names"
         )
-    return found, missing
+    return classifier, missing_weights
 
 
 def classifier_class(config: PretrainedConfig, problem_type: str | None = None, model: str = "the model") -> type:
-    """The Auto class of a classifier's configuration: of tokens where that says so, otherwise of texts.
+    """Return the Auto class that loads a classifier: of tokens, if its configuration says so, or else of texts.
 
     Args:
-        config: the configuration.
-        problem_type: what it is to answer, as in `Task`; decides for what has no classifier yet.
-        model: what to call it in the message.
+        config: the model's configuration.
+        problem_type: the problem type that the classifier must have, as in `Task`. It decides the class of a model
+            without a classifier.
+        model: the model's name for the error message.
 
     Raises:
-        InputError: if it answers something else.
+        InputError: if the model is a classifier for another problem type.
     """
-    wanted = problem_type and _kind_for(problem_type)
+    required_head = problem_type and _head_for(problem_type)
     architecture = next(iter(config.architectures or ()), "")
-    kind = next((kind for kind in _CLASSIFIERS if architecture.endswith(kind)), wanted or _OF_TEXTS)
-    if wanted not in (None, kind):
+    head = next((head for head in _CLASSIFIERS if architecture.endswith(head)), required_head or _SEQUENCE)
+    if required_head not in (None, head):
         raise InputError(
-            f"{model!r} is {architecture}, but the data asks for {problem_type}; name a model for that, or make one "
+            f"{model!r} is {architecture}, but the data asks for {problem_type}; name a model for that, or train one "
             "with `tkd-hf finetune`"
         )
-    return _CLASSIFIERS[kind]
+    return _CLASSIFIERS[head]
 
 
-def _kind_for(problem_type: str) -> str:
-    return _OF_TOKENS if problem_type == "token_classification" else _OF_TEXTS
+def _head_for(problem_type: str) -> str:
+    return _TOKEN if problem_type == "token_classification" else _SEQUENCE
 
 
 def load_encoder(model: str) -> PreTrainedModel:
-    """The encoder of a folder or Hub id, whatever head it has."""
+    """Load the encoder of a folder or Hub id without its head.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
     name, revision = split_revision(model)
-    load_config(model)  # says what is wrong with it
-    with _named(model, "model"):
+    load_config(model)  # raises clearer errors than loading the model
+    with _loading_errors(model, "model"):
         return AutoModel.from_pretrained(name, revision=revision, **NO_PICKLES)
 
 
 def load_masked_lm_if_trained(model: str) -> PreTrainedModel | None:
-    """The masked language model of a folder or Hub id; `None` where its head was not trained, or there can be none."""
+    """Load a masked language model; return `None` if the model has no trained masked-LM head.
+
+    Raises:
+        InputError: if the model cannot be loaded.
+    """
     if type(load_config(model)) not in MODEL_FOR_MASKED_LM_MAPPING:
         return None
-    found, missing = _with_missing(AutoModelForMaskedLM, model)
-    return None if missing else found
+    masked_lm, missing_weights = _load_with_missing_weights(AutoModelForMaskedLM, model)
+    return None if missing_weights else masked_lm
 
 
 def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
-    """Which library quantized the weights of a model, as its configuration has it: `"bitsandbytes"`, `"quanto"` …
+    """Return the library that quantized a model's weights, such as `"bitsandbytes"` or `"quanto"`, or `None`.
 
     Args:
         model: the model, or its configuration.
@@ -166,85 +190,92 @@ def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
 
     ```
     """
-    found = getattr(getattr(model, "config", model), "quantization_config", None)
-    if found is None:
+    config = getattr(getattr(model, "config", model), "quantization_config", None)
+    if config is None:
         return None
-    method = found["quant_method"] if isinstance(found, dict) else found.quant_method
+    method = config["quant_method"] if isinstance(config, dict) else config.quant_method
     return str(getattr(method, "value", method))
 
 
-def refuse_quantized(model: PreTrainedModel | PretrainedConfig, to_do: str, name: str | None = None) -> None:
-    """Refuses what is done to weights in floats where they are not.
+def refuse_quantized(model: PreTrainedModel | PretrainedConfig, action: str, name: str | None = None) -> None:
+    """Raise an error if a model is quantized, before an action that needs float weights.
 
     Args:
         model: the model, or its configuration.
-        to_do: what is to be done, such as `"quantize"`.
-        name: what to call the model; by default where it was loaded from.
+        action: the action as a verb for the error message, such as `"quantize"`.
+        name: the model's name for the error message; by default the one it was loaded by.
 
     Raises:
         InputError: if the weights are quantized.
     """
     if library := quantized_by(model):
         name = name or getattr(model, "name_or_path", "") or type(model).__name__
-        raise InputError(f"{name!r} is quantized already, by {library}; {to_do} the float model that it was made of")
+        raise InputError(f"{name!r} is quantized already, by {library}; {action} the float model it was made from")
 
 
-def _with_missing(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
-    """A model, and which of its weights are made up for want of trained ones."""
+def _load_with_missing_weights(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model, and list the weights that its files lack and transformers initialised at random."""
     name, revision = split_revision(model)
     library = quantized_by(load_config(model))
     if library == "bitsandbytes":
         from .quantization.bitsandbytes import silence_cast_warning
 
         silence_cast_warning()
-    with _named(model, "model"):
+    with _loading_errors(model, "model"):
         if library == "quanto":
             from .quantization import quanto
 
             return quanto.load(name, revision), []
-        found, loading = auto_class.from_pretrained(name, revision=revision, output_loading_info=True, **NO_PICKLES)
-        # heads that are not asked for may be left over, but not parts of the encoder
-        if left := sorted(key for key in loading["unexpected_keys"] if _OF_LAYERS.search(key)):
+        loaded, info = auto_class.from_pretrained(name, revision=revision, output_loading_info=True, **NO_PICKLES)
+        # Weights of another head may be unused, but not weights of the encoder.
+        if unused := sorted(key for key in info["unexpected_keys"] if _LAYER_WEIGHT.search(key)):
             raise InputError(
-                f"{model!r} holds weights of layers that its configuration does not have ({left[0]} and "
-                f"{len(left) - 1} more); correct num_hidden_layers in its config.json"
+                f"{model!r} holds weights of layers that its configuration does not have ({unused[0]} and "
+                f"{len(unused) - 1} more); correct num_hidden_layers in its config.json"
             )
-    return found, sorted(loading["missing_keys"])
+    return loaded, sorted(info["missing_keys"])
 
 
 def load_for_training(model: str, task: Task) -> PreTrainedModel:
-    """A model with a classifier for the task: the model's own where it fits, otherwise a new one.
+    """Load a model with a classifier for a task: its own if the shapes match, or else a new one.
+
+    Args:
+        model: a folder, or a Hub id, optionally at a revision (`org/model@revision`).
+        task: gives the problem type and the labels.
 
     Raises:
-        InputError: where there is none, or its weights are quantized, which no optimizer can change.
+        InputError: if the model cannot be loaded, or if its weights are quantized, which optimizers cannot train.
     """
     refuse_quantized(load_config(model), "train", model)
-    kind = _kind_for(task.problem_type)
-    # transformers knows classifiers of tokens by their class alone
-    fields = {} if kind == _OF_TOKENS else {"problem_type": task.problem_type}
+    head = _head_for(task.problem_type)
+    # transformers recognises classifiers of tokens by their class and has no problem type for them
+    fields = {} if head == _TOKEN else {"problem_type": task.problem_type}
     if task.label_names:
         fields |= {"id2label": dict(enumerate(task.label_names))}
-        fields |= {"label2id": {name: code for code, name in enumerate(task.label_names)}}
+        fields |= {"label2id": {name: index for index, name in enumerate(task.label_names)}}
     name, revision = split_revision(model)
-    with _named(model, "model"):
-        return _CLASSIFIERS[kind].from_pretrained(
+    with _loading_errors(model, "model"):
+        return _CLASSIFIERS[head].from_pretrained(
             name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **NO_PICKLES, **fields
         )
 
 
 def local_path(model: str) -> Path:
-    """The folder or file of a model or of an export, fetched where it lies within a repository of the Hub.
+    """Return the local path of a model or export, after downloading it if it is inside a Hub repository.
 
     Args:
-        model: a folder or file; `org/model/place/within`; or `org/model`, of which only an OpenVINO export is fetched:
-            transformers fetches its weights by itself.
+        model: a local folder or file; `org/model/path/inside` of a Hub repository; or `org/model`. From the last, only
+            an OpenVINO export is downloaded, because transformers downloads PyTorch weights itself.
+
+    Raises:
+        InputError: if it cannot be downloaded.
     """
     name, revision = split_revision(model)
     if Path(name).exists():
         return Path(name)
     repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     patterns = ["*.json", "*.txt", f"{inside}*" if inside else "openvino_model.*"]
-    with _named(model, "model"):
+    with _loading_errors(model, "model"):
         if not inside and not _on_hub(repository, "openvino_model.xml", revision):
             return Path(name)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns), inside)
@@ -253,12 +284,12 @@ def local_path(model: str) -> Path:
 def _on_hub(repository: str, file: str, revision: str | None) -> bool:
     try:
         return file_exists(repository, file, revision=revision)
-    except (OSError, HfHubHTTPError):  # no network: what is in the cache has to do
+    except (OSError, HfHubHTTPError):  # without a network, look into the cache
         return isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
 
 
 def weight_files(model: str) -> list[Path]:
-    """The files of a model's PyTorch weights, of a Hub id those in the cache; none for an export."""
+    """Return the paths of a model's PyTorch weights, in the cache for a Hub id; empty for an export."""
     name, revision = split_revision(model)
     folder = Path(name)
     if not folder.exists() and name.count("/") < 2:
@@ -268,27 +299,29 @@ def weight_files(model: str) -> list[Path]:
 
 
 @contextmanager
-def _named(model: str, what: str):
+def _loading_errors(model: str, part: str):
+    """Check a model for unsafe files first, then turn any error from loading a part of it into one clear line."""
     try:
         refuse_adapter(*split_revision(model))
         check_weight_files(split_revision(model)[0])
         yield
     except InputError:
         raise
-    except Exception as error:  # files of strangers fail at every depth, each library in its own way
+    except Exception as error:  # damaged files raise all kinds of errors, as each library has its own
         if "trust_remote_code" in str(error):
             raise InputError(
-                f"{model!r} brings code of its own, which no command runs; read it, load the model in Python with "
-                "trust_remote_code=True and a pinned revision, and give it to DistillationTrainer"
+                f"{model!r} contains custom code, which the commands never run; review it, load the model in Python "
+                "with trust_remote_code=True and a pinned revision, and give it to DistillationTrainer"
             ) from error
         if (
             not isinstance(error, (OSError, HFValidationError))
             and Path(split_revision(model)[0], "config.json").exists()
         ):
-            shapes = "its weights have other shapes than its config.json says"
-            reason = shapes if "ignore_mismatched_sizes" in str(error) else first_line(error)
-            raise InputError(f"the {what} in {model!r} cannot be loaded: {reason}") from error
+            reason = first_line(error)
+            if "ignore_mismatched_sizes" in str(error):
+                reason = "the shapes of its weights differ from those in its config.json"
+            raise InputError(f"the {part} in {model!r} cannot be loaded: {reason}") from error
         raise InputError(
-            f"{model!r} is neither a folder with a loadable {what} nor the Hub id of one that can be fetched: "
+            f"{model!r} is neither a folder with a loadable {part} nor the Hub id of one that can be downloaded: "
             f"check the name and the network ({first_line(error)})"
         ) from error

@@ -1,11 +1,13 @@
-"""How models are named: a folder, a Hub id, or a Hub id at a revision."""
+"""Names of models: a folder, a Hub id, or a Hub id at a revision."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
-    """Splits `org/model@revision` into the Hub id and the commit, branch or tag; a folder is itself, at none.
+    """Split `org/model@revision` into the Hub id and the commit, branch or tag.
+
+    Without a revision, and for an existing folder even if its name contains `@`, the revision is `None`.
 
     Example:
 
@@ -23,7 +25,7 @@ def split_revision(model: str) -> tuple[str, str | None]:
 
 
 def short_names(models: Sequence[str]) -> list[str]:
-    """For tables: of each name as many parts from its end as tell it from the others.
+    """Shorten paths for a table: keep as many trailing parts of each as make it unique.
 
     Example:
 
@@ -36,10 +38,11 @@ def short_names(models: Sequence[str]) -> list[str]:
     """
     parts = [[part for part in model.split("/") if part] for model in models]
 
-    def short(own: list[str]) -> str:
-        for count in range(1, len(own)):
-            if sum(other[-count:] == own[-count:] for other in parts) == 1:
-                return "/".join(own[-count:])
-        return "/".join(own)
+    def shorten(model_parts: list[str]) -> str:
+        for count in range(1, len(model_parts)):
+            ending = model_parts[-count:]
+            if sum(any_parts[-count:] == ending for any_parts in parts) == 1:
+                return "/".join(ending)
+        return "/".join(model_parts)
 
-    return [short(own) for own in parts]
+    return [shorten(model_parts) for model_parts in parts]

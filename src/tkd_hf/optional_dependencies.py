@@ -1,4 +1,4 @@
-"""Packages of optional backends: loaded when they are first used, and told not to report their use to their makers."""
+"""Packages of optional backends: imported on first use, with their telemetry turned off."""
 
 import os
 from importlib import import_module
@@ -9,21 +9,21 @@ from .errors import InputError
 
 
 def import_optional(module: str, extra: str, purpose: str) -> ModuleType:
-    """A module of an optional backend.
+    """Import a module of an optional backend.
 
     Args:
-        module: its name.
-        extra: of tkd-hf, which brings it.
-        purpose: what needs it, for the error.
+        module: name of the module.
+        extra: the extra of tkd-hf that installs it.
+        purpose: what needs it, for the error message.
 
     Raises:
-        InputError: with the command that installs it, if it is not there.
+        InputError: if it is not installed. The message contains the command to install it.
     """
     package = module.partition(".")[0]
     if not find_spec(package) or not find_spec(module):
         raise InputError(f'{purpose} needs {module}, which is not installed: pip install "tkd-hf[{extra}]"')
-    os.environ.setdefault("NNCF_CI", "1")  # without it NNCF sends what is done with it to an analytics service
-    found = import_module(module)
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use to an analytics service
+    imported = import_module(module)
     if module == "onnxruntime":
-        found.disable_telemetry_events()
-    return found
+        imported.disable_telemetry_events()
+    return imported

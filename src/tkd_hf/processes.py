@@ -1,11 +1,13 @@
-"""The processes of one run, as `accelerate launch` and torchrun start them."""
+"""Processes of a distributed run, as `accelerate launch` and torchrun start them."""
 
 import os
 import sys
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and writes for all of a run's; known before torch is imported.
+    """Return whether this process is the one that logs and writes files for the run.
+
+    It reads an environment variable, so that it works before torch is imported.
 
     Example:
 
@@ -20,17 +22,17 @@ def is_first_process() -> bool:
 
 
 def destroy_process_group() -> None:
-    """Leaves the group of processes that accelerate made, if any: the last thing to do before a process ends.
+    """Leave the process group that accelerate created, if there is one. Call this last in a process.
 
-    torch (2.13) does not do it by itself: threads of gloo may still hold tensors when the interpreter is torn down, and
-    now and then that ends a finished process with SIGABRT, and so the whole run with an error
-    (https://github.com/pytorch/pytorch/pull/179291, closed without a cure).
+    torch (2.13) does not do so itself. Threads of gloo may then still hold tensors while the interpreter shuts down,
+    which sometimes ends a finished process with SIGABRT, and so the whole run with an error
+    (https://github.com/pytorch/pytorch/pull/179291, closed without a fix).
 
     Example:
 
     ```python
     >>> from tkd_hf.processes import destroy_process_group
-    >>> destroy_process_group()  # there are none
+    >>> destroy_process_group()  # does nothing outside a distributed run
 
     ```
     """

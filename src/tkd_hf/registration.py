@@ -1,4 +1,4 @@
-"""Make transformers know TKD: its Auto classes load it, and a saved student carries its source files."""
+"""Register TKD with transformers: the Auto classes load it, and saved students include its source files."""
 
 from transformers import (
     AutoConfig,
@@ -21,11 +21,11 @@ MODEL_CLASSES = {
 
 
 def register_auto_classes() -> None:
-    """Register TKD with the Auto classes of transformers; calling it again changes nothing.
+    """Register TKD with the Auto classes of transformers. Calling this again changes nothing.
 
-    `.register` lets `AutoModel.from_pretrained` and `pipeline` find the classes of this package, which win over remote
-    code. `register_for_auto_class` makes `save_pretrained` copy the source files into the folder, for those who load it
-    with `trust_remote_code=True` and without this package.
+    `register` lets `AutoModel.from_pretrained` and `pipeline` find this package's classes, which take precedence over
+    remote code. `register_for_auto_class` makes `save_pretrained` copy the source files into the folder, for users
+    without this package who load the model with `trust_remote_code=True`.
     """
     AutoConfig.register(TKDConfig.model_type, TKDConfig, exist_ok=True)
     TKDConfig.register_for_auto_class()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StudentReport:
-    """Where the weights of a new student come from. `str(report)` is a summary in a few lines.
+    """Origin of the weights of a new student. `str(report)` is a summary in a few lines.
 
     Attributes:
         teacher: the teacher's name or path, or its class if it has neither.
@@ -171,7 +171,7 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
 
 
 def choose_layers(teacher_layers: int, num_hidden_layers: int | None, layers: list[int] | None) -> list[int]:
-    """Return the teacher layers (from 0) for a student: `layers`, or `num_hidden_layers` evenly spread ones.
+    """Return the teacher layers (from 0) for a student: `layers`, or `num_hidden_layers` layers evenly spread.
 
     Raises:
         InputError: if the teacher does not have them, if they do not ascend, or if the two arguments contradict each
@@ -335,7 +335,7 @@ def _student_weights(
 
 
 def _copy_weights(student: TKDPreTrainedModel, weights: dict[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Copy the weights that fit into the student; return the names of the copied and of the initialised ones."""
+    """Copy the weights that fit into the student; return the names of those copied and of those left."""
     copied, initialised = [], []
     with torch.no_grad():
         for name, parameter in student.named_parameters():

@@ -1,4 +1,4 @@
-"""What files of strangers are not allowed: to be pickles, to bring code, and to name files outside their folder."""
+"""Checks for untrusted model folders: no pickles, no remote code, no paths outside the folder."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from .errors import InputError
 from .files import read_json
 
 
-# arguments of `from_pretrained`: without the first, transformers would ask whoever sits at a terminal
+# Arguments of `from_pretrained`. Without `trust_remote_code`, transformers asks in a terminal whether to run code.
 NO_CODE = {"trust_remote_code": False}
 NO_PICKLES = {**NO_CODE, "use_safetensors": True}
 
@@ -16,35 +16,41 @@ _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
 def check_weight_files(model: str | Path) -> None:
-    """Refuses the folder of a model whose weights are pickles, or not in it; of a Hub id there is nothing to see yet.
+    """Check that the weights in a model's folder are safetensors, and that they are all inside the folder.
+
+    Does nothing for a Hub id, whose files are not downloaded yet; `NO_PICKLES` keeps transformers from reading pickles.
 
     Raises:
-        InputError: it names the file.
+        InputError: if the only weights are pickles, or if an index names files elsewhere.
     """
     folder = Path(model)
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")):
         raise InputError(
-            f"{pickles[0]} is a pickle, which may run code when it is loaded; where you trust it, load it in Python "
-            "and save it as safetensors (save_pretrained)"
+            f"{pickles[0]} is a pickle, which may run code when it is loaded; if you trust it, load it in Python and "
+            "save it as safetensors (save_pretrained)"
         )
     for index in folder.glob("*.safetensors.index.json"):
-        content = read_json(index, hint="save the model anew")
+        content = read_json(index, hint="save the model again")
         weights = content.get("weight_map") if isinstance(content, dict) else None
         for name in sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else ():
             if Path(name).name != name or not name.endswith(".safetensors"):
-                raise InputError(f"{index} names the weights {name!r}; only safetensors of its own folder are loaded")
+                raise InputError(f"{index} names the weights {name!r}; only safetensors in its own folder are loaded")
 
 
 def check_attention_kernel(config: PretrainedConfig, model: str) -> None:
-    """Refuses a configuration that has transformers fetch a kernel, which is code, from a repository that it names.
+    """Check that a configuration does not make transformers download an attention kernel, which is code.
+
+    Args:
+        config: the model's configuration.
+        model: the model's name for the error message.
 
     Raises:
-        InputError: it names the repository.
+        InputError: if the configuration names a repository to take the kernel from.
     """
     attention = str(getattr(config, "_attn_implementation", None))
     if "/" in attention:
         raise InputError(
-            f"{model!r} asks for the attention of {attention!r}, which is code of another repository, and is not run; "
-            "take attn_implementation out of its config.json"
+            f"{model!r} requests the attention kernel {attention!r}, which is code from another repository and is not "
+            "run; remove attn_implementation from its config.json"
         )

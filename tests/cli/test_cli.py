@@ -249,7 +249,10 @@ def test_an_encoder_without_a_classifier_is_no_teacher(run, tmp_path, teacher, t
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "s", "--live"]):
         code, _, err = run(command[0], tmp_path / "encoder", *data, *command[1:])
-        assert (code, "is no trained classifier (classifier.bias, classifier.weight are missing)" in err) == (2, True)
+        assert (code, "not a trained classifier (classifier.bias, classifier.weight are missing)" in err) == (
+            2,
+            True,
+        )
     assert run("finetune", tmp_path / "encoder", *data, "--output-dir", tmp_path / "t", *FAST.split())[0] == 0
 
 

@@ -89,7 +89,7 @@ def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
     broken.save_pretrained(student_folder)
     code, _, err = run(*words)
     assert code == 2
-    assert f"{student_folder} answers 8 of 8 examples with NaN or infinity, the first one example 0" in err
+    assert f"{student_folder} predicts NaN or infinity for 8 of 8 examples, the first at index 0" in err
 
 
 @pytest.mark.parametrize(

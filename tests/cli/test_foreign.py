@@ -85,7 +85,7 @@ def shards(name):
     return move
 
 
-NO_CODE = "brings code of its own, which no command runs; read it, load the model in Python with trust_remote_code=True"
+NO_CODE = "contains custom code, which the commands never run; review it, load the model in Python with"
 MODELS = {
     "a pickle": (pickled, "pytorch_model.bin is a pickle, which may run code when it is loaded"),
     "a harmless pickle": (harmless_pickle, "pytorch_model.bin is a pickle, which may run code when it is loaded"),
@@ -94,9 +94,9 @@ MODELS = {
     "code of another repository": (code_elsewhere, NO_CODE),
     "code beside what is known": (model_code, None),
     "a tokenizer with code": (tokenizer_code, None),
-    "a kernel": (kernel, "asks for the attention of 'some/kernel', which is code of another repository"),
+    "a kernel": (kernel, "requests the attention kernel 'some/kernel', which is code from another repository"),
     "weights above": (shards("../outside.safetensors"), "names the weights '../outside.safetensors'"),
-    "weights that are a pickle": (shards("other.pt"), "names the weights 'other.pt'; only safetensors of its own"),
+    "weights that are a pickle": (shards("other.pt"), "names the weights 'other.pt'; only safetensors in its own"),
 }
 
 

@@ -85,20 +85,23 @@ def larger_tokenizer(folder):
     path.write_text(json.dumps(content))
 
 
-SHAPES = "its weights have other shapes than its config.json says"
+SHAPES = "the shapes of its weights differ from those in its config.json"
 DAMAGES = {
     "truncated weights": (truncate, "cannot be loaded: Error while deserializing header"),
     "cut header": (cut_header, "cannot be loaded: Error while deserializing header: header too small"),
     "huge header": (huge_header, "cannot be loaded: Error while deserializing header: header too large"),
     "text weights": (text_weights, "cannot be loaded: Error while deserializing header"),
-    "nan weights": (nan_weights, "answers 8 of 8 examples with NaN or infinity"),
-    "missing weights": (missing_weights, "is no trained classifier (classifier.bias, classifier.weight are missing)"),
+    "nan weights": (nan_weights, "predicts NaN or infinity for 8 of 8 examples"),
+    "missing weights": (
+        missing_weights,
+        "not a trained classifier (classifier.bias, classifier.weight are missing)",
+    ),
     "no json": (no_json, "config.json"),
     "empty config": (empty_config, "Should have a `model_type` key in its config.json"),
     "list config": (list_config, "the configuration in"),
-    "no tokenizer": (no_tokenizer, "knows no words; save the model's own beside it"),
+    "no tokenizer": (no_tokenizer, "has no vocabulary; save the model's own tokenizer next to it"),
     "broken tokenizer": (broken_tokenizer, "the tokenizer in"),
-    "larger tokenizer": (larger_tokenizer, "has a token number 500, the model only 15 word embeddings"),
+    "larger tokenizer": (larger_tokenizer, "has a token with id 500, but the model has only 15 word embeddings"),
     "negative width": (config(hidden_size=-4), "negative dimension -4"),
     "enormous width": (config(hidden_size=10**9), SHAPES),
     "enormous vocabulary": (config(vocab_size=10**12), SHAPES),
@@ -109,7 +112,7 @@ DAMAGES = {
     ),
     "no layers": (config(num_hidden_layers=0), "holds weights of layers that its configuration does not have"),
     "fewer layers": (config(num_hidden_layers=3), "holds weights of layers that its configuration does not have"),
-    "more layers": (config(num_hidden_layers=9), "more are missing); make one of it with"),
+    "more layers": (config(num_hidden_layers=9), "more are missing); train it with"),
     "unknown type": (config(model_type="tardigrade"), "tardigrade"),
     "labels contradict": (
         config(id2label={"0": "negative", "1": "positive"}, label2id={"negative": 1, "positive": 0}),
@@ -158,7 +161,7 @@ DATA = {
     "hidden labels": (rows(TEXTS, [-1] * len(TEXTS)), None),  # as in GLUE's test splits
     "labels as floats": (
         rows(TEXTS, [0.5] * len(TEXTS)),
-        "answers with one of 2 classes, but the labels of the data are",
+        "predicts one of 2 classes, but the labels of the data are",
     ),
     "labels out of range": (rows(TEXTS, [7] * len(TEXTS)), "['negative', 'positive'], are not those of the student"),
     "numbers as texts": (rows([1, 2, 3]), "column 'text' of rows holds Value('int64'), not texts"),

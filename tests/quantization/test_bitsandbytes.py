@@ -204,7 +204,7 @@ def test_mistakes(tmp_path, teacher, tokenizer):
         compact(student, Units.full(student.config, True))
     with pytest.raises(InputError, match="no weights='int3'; choose among int8, nf4, fp4"):
         quantize(teacher, tokenizer, tmp_path, weights="int3")
-    with pytest.raises(InputError, match="carries an adapter that is not merged; merge the two first"):
+    with pytest.raises(InputError, match="contains an adapter that is not merged; merge the two first"):
         quantize(add_adapters(student_of(teacher), LoraArguments()), tokenizer, tmp_path)
 
 

@@ -216,7 +216,7 @@ def save_tokenizer(folder):
 
 def test_a_teacher_too_small_for_tokenizer_or_text(tmp_path, corpus, encoder_folder):
     build_tokenizer([*WORDS, "more"]).save_pretrained(encoder_folder)
-    with pytest.raises(InputError, match=f"has a token number {len(WORDS)}, the model only {len(WORDS)} word"):
+    with pytest.raises(InputError, match=f"has a token with id {len(WORDS)}, but the model has only {len(WORDS)} word"):
         pretrain(corpus, arguments(tmp_path / "base", teacher=encoder_folder))
     build_tokenizer().save_pretrained(encoder_folder)
     long = CorpusArguments(corpus.dataset, max_length=33)

@@ -1,0 +1,125 @@
+"""Errors, files, label names and the description of the machine."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+
+from tkd_hf import InputError, TKDConfig, hardware
+from tkd_hf.errors import first_line
+from tkd_hf.files import atomic_write, read_json
+from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
+from tkd_hf.labels import label_names, label_order
+
+from .conftest import build_tokenizer
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ImportError("\n two \n"), "two"),
+        (OSError(), "OSError"),
+        (TypeError("Validation error:\n  no number"), "Validation error: no number"),
+    ],
+)
+def test_first_line_skips_empty_lines_and_continues_after_a_colon(error, line):
+    assert first_line(error) == line
+
+
+def test_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_atomic_write_keeps_the_previous_file_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("before")
+    with suppress(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    with atomic_write(path) as temporary:
+        temporary.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+def test_damaged_json_is_reported_with_a_hint(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json is damaged \(.*\); write it again"):
+        read_json(tmp_path / "x.json", hint="write it again")
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_matched_by_name_whatever_the_case():
+    assert label_order(["A", "b", "C"], ["c", "a", "B"], "teacher", "student") == [2, 0, 1]
+
+
+@pytest.mark.parametrize("target", [["a", "c"], ["a"], ["a", "b", "b"]])
+def test_different_label_sets_are_refused_with_both_and_a_hint(target):
+    with pytest.raises(InputError) as error:
+        label_order(["a", "b"], target, "teacher", "data")
+    for part in ("teacher", "data", str(["a", "b"]), str(target), "id2label", "--label-names"):
+        assert part in str(error.value)
+
+
+def test_labels_that_differ_only_in_case_are_refused():
+    with pytest.raises(InputError):
+        label_order(["a", "A"], ["a", "A"], "teacher", "student")
+
+
+def test_label_names_follow_the_order_of_the_logits():
+    assert label_names(TKDConfig(id2label={1: "yes", 0: "no"})) == ("no", "yes")
+    assert label_names(TKDConfig(num_labels=1)) == ()
+
+
+# --- hardware -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_fast"), [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
+def test_bf16_is_fast_only_on_cpus_that_compute_in_it(monkeypatch, capabilities, is_fast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bf16() is is_fast
+
+
+def test_emulated_bf16_on_a_gpu_is_not_fast(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert has_fast_bf16() is False
+
+
+def test_description_contains_the_machine_and_the_version_of_torch():
+    assert {"cpu", "cores", "threads", "accelerator", "bf16"} == set(describe_hardware())
+    assert describe_software()["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_description_lists_optional_packages_only_if_they_are_installed(monkeypatch):
+    def version(name):
+        if name in ("tkd-hf", "openvino"):
+            raise hardware.PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(hardware, "version", version)
+    versions = describe_software()
+    assert (versions["tkd-hf"], versions["onnxruntime"]) == ("not installed", "1.0")
+    assert "openvino" not in versions
+
+
+@pytest.mark.parametrize(("device", "longest", "multiple"), [("cuda", 512, 8), ("cuda", 510, None), ("cpu", 512, None)])
+def test_gpu_batches_are_padded_to_multiples_within_the_longest_input(device, longest, multiple):
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = longest
+    assert padding_multiple(torch.device(device), tokenizer) == multiple
