@@ -1,4 +1,4 @@
-"""Fidelity by hand."""
+"""Fidelity and disagreements against values computed by hand, for every problem type."""
 
 import numpy as np
 import pytest
@@ -12,66 +12,66 @@ CLASSES, SEVERAL, TOKENS = "single_label_classification", "multi_label_classific
 LABELS = np.array([0, 1, 1, 0])
 
 
-def of_classes(*answers, labels=LABELS):
-    return Predictions(np.array([[2.0, 0.0] if answer == 0 else [0.0, 2.0] for answer in answers]), labels, CLASSES)
+def predictions_of(*classes, labels=LABELS):
+    return Predictions(np.array([[2.0, 0.0] if code == 0 else [0.0, 2.0] for code in classes]), labels, CLASSES)
 
 
-def test_of_classes():
-    found = fidelity(of_classes(0, 1, 1, 1), of_classes(0, 0, 1, 0), ("no", "yes"))
-    assert found.agreement == 0.5
-    assert (found.teacher_only, found.model_only) == (1, 1)
-    assert found.p_value == 1
-    no, yes = found.classes
+def test_fidelity_of_classes_equals_values_by_hand():
+    result = fidelity(predictions_of(0, 1, 1, 1), predictions_of(0, 0, 1, 0), ("no", "yes"))
+    assert result.agreement == 0.5
+    assert (result.teacher_only, result.model_only) == (1, 1)
+    assert result.p_value == 1
+    no, yes = result.classes
     assert (no.name, no.examples, no.teacher, no.model, no.change) == ("no", 2, 0.5, 1.0, 0.5)
     assert (yes.name, yes.examples, yes.teacher, yes.model, yes.change) == ("yes", 2, 1.0, 0.5, -0.5)
-    one = np.exp([2.0, 0]) / np.exp([2.0, 0]).sum()
-    assert found.kl == pytest.approx(entropy(one, one[::-1]) / 2)
+    distribution = np.exp([2.0, 0]) / np.exp([2.0, 0]).sum()
+    assert result.kl == pytest.approx(entropy(distribution, distribution[::-1]) / 2)
 
 
 def test_a_class_without_examples_has_no_recall():
-    found = fidelity(of_classes(0, labels=LABELS[:1]), of_classes(1, labels=LABELS[:1]), ("no", "yes"))
-    assert (found.classes[1].examples, found.classes[1].teacher, found.classes[1].change) == (0, None, None)
+    result = fidelity(predictions_of(0, labels=LABELS[:1]), predictions_of(1, labels=LABELS[:1]), ("no", "yes"))
+    assert (result.classes[1].examples, result.classes[1].teacher, result.classes[1].change) == (0, None, None)
 
 
-def test_of_several_labels():
+def test_fidelity_of_several_labels_requires_all_labels_of_an_example():
     labels = np.array([[1.0, 0.0], [0.0, 0.0]])
     teacher = Predictions(np.array([[2.0, -2], [-2, -2]]), labels, SEVERAL)
     model = Predictions(np.array([[2.0, -2], [-2, 2]]), labels, SEVERAL)
-    found = fidelity(teacher, model, ("a", "b"))
-    assert found.agreement == 0.5
-    assert (found.teacher_only, found.model_only) == (1, 0)
+    result = fidelity(teacher, model, ("a", "b"))
+    assert result.agreement == 0.5
+    assert (result.teacher_only, result.model_only) == (1, 0)
     p = 1 / (1 + np.exp(-2.0))
-    assert found.kl == pytest.approx(entropy([p, 1 - p], [1 - p, p]) / 2)
-    assert [row.examples for row in found.classes] == [1, 0]
+    assert result.kl == pytest.approx(entropy([p, 1 - p], [1 - p, p]) / 2)
+    assert [row.examples for row in result.classes] == [1, 0]
 
 
-def test_of_tokens_only_those_that_count_and_that_both_read():
+def test_fidelity_of_tokens_covers_labelled_tokens_that_both_models_read():
     labels = [[0, 1, -100], [0]]
     teacher = Predictions([np.array([[1.0, 0], [0, 1], [5, 0]]), np.array([[1.0, 0]])], labels, TOKENS)
     model = Predictions([np.array([[1.0, 0], [1, 0], [0, 5]]), np.array([[1.0, 0]])], labels, TOKENS)
-    found = fidelity(teacher, model, ("X", "Y"))
-    assert found.agreement == pytest.approx(2 / 3)
-    assert (found.teacher_only, found.model_only) == (1, 0)
-    assert [row.examples for row in found.classes] == [2, 1]
+    result = fidelity(teacher, model, ("X", "Y"))
+    assert result.agreement == pytest.approx(2 / 3)
+    assert (result.teacher_only, result.model_only) == (1, 0)
+    assert [row.examples for row in result.classes] == [2, 1]
     shorter = Predictions([model.logits[0][:1], model.logits[1]], [[0], [0]], TOKENS)
-    assert fidelity(teacher, shorter, ("X", "Y")).agreement == 1  # the second example alone
+    assert fidelity(teacher, shorter, ("X", "Y")).agreement == 1  # only the second example can be compared
 
 
-def test_of_scores():
+def test_fidelity_of_scores_is_correlation_and_mean_difference():
     labels = np.array([1.0, 2.0, 3.0])
     teacher = Predictions(np.array([[1.0], [2.0], [4.0]]), labels, "regression")
     model = Predictions(np.array([[1.5], [2.5], [4.5]]), labels, "regression")
-    found = fidelity(teacher, model)
-    assert (found.pearson, found.difference, found.agreement, found.p_value) == (pytest.approx(1), 0.5, None, None)
+    result = fidelity(teacher, model)
+    assert (result.pearson, result.difference, result.agreement, result.p_value) == (pytest.approx(1), 0.5, None, None)
 
 
 def test_disagreements_begin_with_the_most_confident():
-    teacher = of_classes(0, 1, 1, 1)
+    teacher = predictions_of(0, 1, 1, 1)
     model = Predictions(np.array([[0.0, 1.0], [3.0, 0.0], [0.0, 1.0], [0.0, 9.0]]), LABELS, CLASSES)
-    rows = [{"text": name} for name in "abcd"]
-    found = disagreements(teacher, model, rows, ("no", "yes"))
-    assert [row["text"] for row in found] == ["b", "a"]
-    assert found[0] == {
+    rows = [{"text": text} for text in "abcd"]
+    entries = disagreements(teacher, model, rows, ("no", "yes"))
+    assert [entry["text"] for entry in entries] == ["b", "a"]
+    assert entries[0] == {
         "text": "b",
         "label": "yes",
         "teacher": "yes",
@@ -81,22 +81,25 @@ def test_disagreements_begin_with_the_most_confident():
     }
 
 
-def test_disagreements_of_scores_begin_with_the_farthest_apart():
+def test_disagreements_of_scores_begin_with_the_largest_difference():
     labels = np.array([1.0, 2.0])
     teacher = Predictions(np.array([[1.0], [2.0]]), labels, "regression")
     model = Predictions(np.array([[1.5], [4.0]]), labels, "regression")
-    found = disagreements(teacher, model, [{"text": "a"}, {"text": "b"}])
-    assert [(row["text"], row["teacher"], row["model"]) for row in found] == [("b", 2.0, 4.0), ("a", 1.0, 1.5)]
-    assert "model_confidence" not in found[0]
+    entries = disagreements(teacher, model, [{"text": "a"}, {"text": "b"}])
+    assert [(entry["text"], entry["teacher"], entry["model"]) for entry in entries] == [
+        ("b", 2.0, 4.0),
+        ("a", 1.0, 1.5),
+    ]
+    assert "model_confidence" not in entries[0]
 
 
-def test_disagreements_of_tokens_and_of_several_labels_are_named():
+def test_disagreements_of_tokens_and_of_several_labels_list_label_names():
     teacher = Predictions([np.array([[1.0, 0], [0, 1]])], [[0, 1]], TOKENS)
     model = Predictions([np.array([[1.0, 0], [1, 0]])], [[0, 1]], TOKENS)
-    (found,) = disagreements(teacher, model, [{"text": ["u", "v"]}], ("X", "Y"))
-    assert (found["label"], found["teacher"], found["model"]) == (["X", "Y"], ["X", "Y"], ["X", "X"])
+    (entry,) = disagreements(teacher, model, [{"text": ["u", "v"]}], ("X", "Y"))
+    assert (entry["label"], entry["teacher"], entry["model"]) == (["X", "Y"], ["X", "Y"], ["X", "X"])
     labels = np.array([[1.0, 0.0]])
-    one, other = (Predictions(np.array([logits]), labels, SEVERAL) for logits in ([2.0, 1.0], [2.0, -1.0]))
-    (found,) = disagreements(one, other, [{"text": "u"}], ("a", "b"))
-    assert (found["label"], found["teacher"], found["model"]) == (["a"], ["a", "b"], ["a"])
-    assert found["model_confidence"] == pytest.approx(0.7311)
+    teacher, model = (Predictions(np.array([logits]), labels, SEVERAL) for logits in ([2.0, 1.0], [2.0, -1.0]))
+    (entry,) = disagreements(teacher, model, [{"text": "u"}], ("a", "b"))
+    assert (entry["label"], entry["teacher"], entry["model"]) == (["a"], ["a", "b"], ["a"])
+    assert entry["model_confidence"] == pytest.approx(0.7311)

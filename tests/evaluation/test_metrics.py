@@ -1,13 +1,16 @@
-"""The metrics against values worked out by hand, without a network."""
+"""Metrics, calibration and the gate against values computed by hand."""
 
 import numpy as np
 import pytest
 from transformers import EvalPrediction
 
 from tkd_hf import InputError
+from tkd_hf.errors import GateFailed
+from tkd_hf.evaluation.calibration import calibration
 from tkd_hf.evaluation.fidelity import agreement
+from tkd_hf.evaluation.gate import check_drop
 from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
-from tkd_hf.evaluation.predictions import labels_from_logits, predicted_labels
+from tkd_hf.evaluation.predictions import Predictions, labels_from_logits, predicted_labels
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -26,40 +29,42 @@ REFERENCES, PREDICTIONS = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
         ("matthews_correlation", (2 * 4 - 1 * 1) / np.sqrt(3 * 3 * 5 * 5)),
     ],
 )
-def test_class_metrics_by_hand(name, expected):
+def test_class_metrics_equal_values_by_hand(name, expected):
     assert METRICS[name]().compute(predictions=PREDICTIONS, references=REFERENCES)[name] == pytest.approx(expected)
 
 
-def test_correlations_by_hand():
-    found = score(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]), ("pearson", "spearman"), REGRESSION)
-    assert found == pytest.approx({"pearson": 3 / np.sqrt(28 / 3), "spearman": 1.0})
+def test_correlations_equal_values_by_hand():
+    results = score(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]), ("pearson", "spearman"), REGRESSION)
+    assert results == pytest.approx({"pearson": 3 / np.sqrt(28 / 3), "spearman": 1.0})
 
 
-def test_several_labels_by_hand():
+def test_f1_of_several_labels_equals_values_by_hand():
     logits, labels = np.array([[1.0, -1.0], [1.0, 1.0]]), np.array([[1, 0], [0, 1]])
-    found = score(logits, labels, ("f1_micro", "f1_macro"), MULTI)
-    assert found == pytest.approx({"f1_micro": 4 / 5, "f1_macro": (2 / 3 + 1) / 2})
+    results = score(logits, labels, ("f1_micro", "f1_macro"), MULTI)
+    assert results == pytest.approx({"f1_micro": 4 / 5, "f1_macro": (2 / 3 + 1) / 2})
 
 
-@pytest.mark.parametrize(("name", "kind"), [("f1", SINGLE), ("matthews_correlation", SINGLE), ("pearson", REGRESSION)])
-def test_a_constant_predictor_scores_zero_without_a_warning(name, kind):
-    logits = np.array([[1.0, 0.0]] * 4) if kind == SINGLE else np.ones((4, 1))
-    assert score(logits, np.array([0, 1, 0, 1]), (name,), kind) == {name: 0.0}
+@pytest.mark.parametrize(
+    ("name", "problem_type"), [("f1", SINGLE), ("matthews_correlation", SINGLE), ("pearson", REGRESSION)]
+)
+def test_a_constant_predictor_scores_zero_without_a_warning(name, problem_type):
+    logits = np.array([[1.0, 0.0]] * 4) if problem_type == SINGLE else np.ones((4, 1))
+    assert score(logits, np.array([0, 1, 0, 1]), (name,), problem_type) == {name: 0.0}
 
 
-def test_answers_by_problem_type():
+def test_predicted_labels_depend_on_the_problem_type():
     logits = np.array([[-1.0, 2.0], [3.0, 0.5]])
     assert labels_from_logits(logits, SINGLE).tolist() == [1, 0]
     assert labels_from_logits(logits, MULTI).tolist() == [[0, 1], [1, 1]]
     assert labels_from_logits(logits[:, :1], REGRESSION).tolist() == [-1.0, 3.0]
 
 
-def test_a_trainer_takes_them():
+def test_compute_metrics_for_takes_the_predictions_of_a_trainer():
     prediction = EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, 1]))
     assert compute_metrics_for(("accuracy",), SINGLE)(prediction) == {"accuracy": 0.5}
 
 
-def test_an_unknown_metric_names_those_there_are():
+def test_an_unknown_metric_is_refused_with_the_names_of_all_metrics():
     with pytest.raises(InputError, match="unknown metric bleu; the metrics are accuracy, f1"):
         score(np.zeros((1, 2)), np.zeros(1), ("bleu",), SINGLE)
 
@@ -77,24 +82,24 @@ def test_an_unknown_metric_names_those_there_are():
         ("", set()),
     ],
 )
-def test_entities_by_hand(tags, expected):
+def test_entities_are_read_from_every_tagging_scheme(tags, expected):
     assert entities(tags.split()) == expected
 
 
-def test_entity_f1_by_hand():
-    """Of three predicted entities one is right in span and type; there are two."""
+def test_entity_f1_equals_the_value_by_hand():
+    """One of three predicted entities is correct in span and type, and the references hold two entities."""
     references = ["B-A I-A O B-B".split(), "O O".split()]
     predictions = ["B-A I-A O B-A".split(), "B-B O".split()]
-    found = METRICS["entity_f1"]().compute(predictions=predictions, references=references)
-    assert found == pytest.approx({"entity_f1": 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)})
+    result = METRICS["entity_f1"]().compute(predictions=predictions, references=references)
+    assert result == pytest.approx({"entity_f1": 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)})
     assert METRICS["entity_f1"]().compute(predictions=[["O"]], references=[["B-A"]]) == {"entity_f1": 0.0}
 
 
-def test_only_tokens_that_count_are_scored():
-    """Padded as the Trainer pads, and as lists of different lengths: codes 0 B-A, 1 I-A, 2 O."""
+def test_only_labelled_tokens_are_scored():
+    """Logits may be padded, as by the Trainer, or lists of different lengths."""
     names, labels = ("B-A", "I-A", "O"), [[-100, 0, -100, 1, -100], [-100, 2, -100]]
-    answered = [[0, 0, 0, 1, 1], [0, 0, 0]]
-    logits = [np.eye(3)[codes] for codes in answered]
+    predicted = [[0, 0, 0, 1, 1], [0, 0, 0]]
+    logits = [np.eye(3)[codes] for codes in predicted]
     expected = pytest.approx({"accuracy": 2 / 3, "entity_f1": 2 / 3})
     assert score(logits, labels, ("accuracy", "entity_f1"), TOKENS, names) == expected
     padded = np.stack([logits[0], np.concatenate([logits[1], np.full((2, 3), -100.0)])])
@@ -102,12 +107,68 @@ def test_only_tokens_that_count_are_scored():
     assert compute_metrics_for(("accuracy", "entity_f1"), TOKENS, names)(prediction) == expected
 
 
-def test_agreement_is_over_what_both_answered():
+def test_agreement_covers_the_labelled_tokens_that_both_models_read():
     assert agreement(np.array([0, 1, 1]), np.array([0, 1, 0])) == pytest.approx(2 / 3)
     assert agreement(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [1, 0]])) == 0.5
     labels = [[-100, 0, 1], [2, -100, -100]]
-    one, other = ([np.eye(3)[codes] for codes in lists] for lists in ([[0, 1, 1], [2, 0, 0]], [[2, 0, 1], [2, 1, 1]]))
-    same = [predicted_labels(logits, labels, TOKENS) for logits in (one, other)]
-    assert agreement(*same) == pytest.approx(2 / 3)
-    assert agreement(same[0], [same[1][0][:1], same[1][1]]) == 1.0  # the first was cut by one of the two
-    assert agreement(same[0], [codes[:0] for codes in same[1]]) is None
+    first, second = (
+        predicted_labels([np.eye(3)[codes] for codes in example_codes], labels, TOKENS)
+        for example_codes in ([[0, 1, 1], [2, 0, 0]], [[2, 0, 1], [2, 1, 1]])
+    )
+    assert agreement(first, second) == pytest.approx(2 / 3)
+    assert agreement(first, [second[0][:1], second[1]]) == 1.0  # the second model truncated the first example
+    assert agreement(first, [codes[:0] for codes in second]) is None
+
+
+def logits_of(probability):
+    """Return the logits of two classes, of which the first has this probability."""
+    return [np.log(probability), np.log(1 - probability)]
+
+
+def test_calibration_error_is_the_mean_gap_weighted_by_counts():
+    """Three predictions have a confidence of 0.9, two of them correct; one has 0.6 and is wrong."""
+    logits = np.array([logits_of(0.9)] * 3 + [logits_of(0.6)])
+    result = calibration(Predictions(logits, np.array([0, 0, 1, 1]), SINGLE))
+    assert result.error == pytest.approx(3 / 4 * (0.9 - 2 / 3) + 1 / 4 * 0.6)
+    assert [part["count"] for part in result.bins] == [1, 3]
+    assert result.bins[1]["confidence"] == pytest.approx(0.9)
+    assert result.bins[1]["accuracy"] == pytest.approx(2 / 3)
+    assert all(part["from"] < part["confidence"] <= part["to"] for part in result.bins)
+
+
+def test_a_model_that_is_always_sure_and_correct_is_calibrated():
+    result = calibration(Predictions(np.array([[50.0, -50]] * 4), np.zeros(4, int), SINGLE))
+    assert result.error == pytest.approx(0)
+    assert result.bins[-1]["to"] == 1
+
+
+def test_calibration_of_several_labels_counts_each_label_as_a_decision():
+    """The probabilities ¾ and ¼ are both decided with a confidence of ¾, and one decision is correct."""
+    logits = np.array([[np.log(3), -np.log(3)]])
+    result = calibration(Predictions(logits, np.array([[1.0, 1.0]]), MULTI))
+    assert result.bins[0]["count"] == 2
+    assert result.error == pytest.approx(0.25)
+
+
+def test_calibration_of_tokens_covers_labelled_tokens_alone():
+    logits = [np.array([[9.0, 0], [0, 9], [0, 9]])]
+    result = calibration(Predictions(logits, [[0, 0, -100]], TOKENS))
+    assert sum(part["count"] for part in result.bins) == 2
+    assert result.bins[-1]["accuracy"] == 0.5
+
+
+def test_scores_have_no_calibration():
+    assert calibration(Predictions(np.array([[1.0]]), np.array([1.0]), REGRESSION)) is None
+
+
+@pytest.mark.parametrize("value", [0.9, 0.895, 0.95])
+def test_the_gate_passes_a_drop_up_to_the_maximum(value):
+    check_drop(0.9, value, 0.005, "accuracy", "the teacher")
+
+
+def test_the_gate_says_by_how_much_it_was_missed():
+    with pytest.raises(GateFailed) as missed:
+        check_drop(0.9, 0.89, 0.005, "accuracy", "the teacher")
+    assert str(missed.value) == (
+        "the gate was missed by 0.0050: accuracy 0.8900 is 0.0100 below the teacher (0.9000), and max_drop allows 0.005"
+    )

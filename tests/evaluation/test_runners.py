@@ -1,6 +1,6 @@
-"""One interface over what PyTorch, bitsandbytes, onnxruntime and OpenVINO run.
+"""The common interface to models of PyTorch, bitsandbytes, onnxruntime and OpenVINO.
 
-The exports are made by hand: each token has logits of its own, and those of a text are their sum.
+The exports are built by hand: a table gives the logits of each token, and the logits of a text are their sum.
 """
 
 import importlib.util
@@ -30,10 +30,10 @@ def write_onnx(path):
         for name in ("input_ids", "attention_mask")
     ]
     nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["of_tokens"], axis=0),
+        helper.make_node("Gather", ["table", "input_ids"], ["token_logits"], axis=0),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["wide_mask"]),
-        helper.make_node("Mul", ["of_tokens", "wide_mask"], ["masked"]),
+        helper.make_node("Mul", ["token_logits", "wide_mask"], ["masked"]),
         helper.make_node("ReduceSum", ["masked", "length_axis"], ["logits"], keepdims=0),
     ]
     constants = [
@@ -63,7 +63,7 @@ def write_openvino(path):
 
 @pytest.fixture
 def exported(tmp_path, teacher, tokenizer):
-    """The configuration and tokenizer of a model whose weights are elsewhere."""
+    """A folder with the configuration and the tokenizer of a model, to which a test adds an export."""
     teacher.config.architectures = ["BertForSequenceClassification"]
     teacher.config.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -86,33 +86,33 @@ def expected(tokenizer):
         ("openvino", write_openvino, "openvino/openvino_model.xml", "openvino"),
     ],
 )
-def test_exports_answer_as_they_should(exported, tokenizer, backend, write, file, name):
+def test_exports_compute_the_expected_logits(exported, tokenizer, backend, write, file, name):
     if backend == "openvino":
         pytest.importorskip("optimum.intel")
     else:
         pytest.importorskip("onnxruntime")
     write(exported / file)
-    if "openvino/" in file:  # optimum wants the configuration beside the graph
+    if "openvino/" in file:  # optimum needs the configuration beside the graph
         shutil.copy(exported / "config.json", exported / "openvino")
     run = load_runner(str(exported / name))
     assert run.backend == backend
     batch, logits = expected(tokenizer)
     np.testing.assert_allclose(run(batch).numpy(), logits, atol=1e-5)
-    np.testing.assert_allclose(run({n: v[:1] for n, v in batch.items()}).numpy(), logits[:1], atol=1e-5)
+    np.testing.assert_allclose(run({name: values[:1] for name, values in batch.items()}).numpy(), logits[:1], atol=1e-5)
     assert run.megabytes >= TABLE.nbytes / 1e6
     assert run.dtype.split("+")[0] == "float32"
 
 
-def test_pytorch_weights_win_over_exports_beside_them(exported, teacher):
+def test_pytorch_weights_take_precedence_over_exports_beside_them(exported, teacher):
     teacher.save_pretrained(exported)
     (exported / "onnx").mkdir()
     (exported / "onnx" / "model.onnx").touch()
     run = load_runner(str(exported))
     assert run.backend == "pytorch"
-    assert 0 < run.megabytes - sum(weight.nbytes for weight in teacher.parameters()) / 1e6 < 0.01  # the header
+    assert 0 < run.megabytes - sum(weight.nbytes for weight in teacher.parameters()) / 1e6 < 0.01  # the file header
 
 
-def test_a_quantized_file_wins_over_the_float_one_beside_it(exported):
+def test_a_quantized_export_takes_precedence_over_one_in_floats(exported):
     pytest.importorskip("onnxruntime")
     (exported / "onnx").mkdir()
     (exported / "onnx" / "model.onnx").touch()
@@ -120,20 +120,20 @@ def test_a_quantized_file_wins_over_the_float_one_beside_it(exported):
     assert [file.name for file in load_runner(str(exported)).files] == ["model_quantized.onnx"]
 
 
-def test_a_model_in_training_stays_in_training(teacher, tokenizer):
+def test_a_model_in_training_mode_stays_in_it_and_runs_without_dropout(teacher, tokenizer):
     batch, _ = expected(tokenizer)
     run = PyTorchRunner(teacher.train(), tokenizer)
-    assert torch.equal(run(batch), run(batch))  # without dropout
+    assert torch.equal(run(batch), run(batch))
     assert teacher.training
 
 
-def test_inputs_that_a_model_does_not_take_are_left_out(teacher, tokenizer):
+def test_inputs_that_a_model_does_not_take_are_ignored(teacher, tokenizer):
     batch, _ = expected(tokenizer)
     run = PyTorchRunner(teacher, tokenizer)
     assert torch.equal(run({**batch, "idx": torch.arange(len(TEXTS))}), run(batch))
 
 
-def test_bitsandbytes(tmp_path, teacher_folder, tokenizer, teacher):
+def test_a_bitsandbytes_model_is_smaller_and_close_to_the_original(tmp_path, teacher_folder, tokenizer, teacher):
     quantized = AutoModelForSequenceClassification.from_pretrained(
         teacher_folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["classifier"])
     )
@@ -151,29 +151,29 @@ def test_bitsandbytes(tmp_path, teacher_folder, tokenizer, teacher):
     ("file", "package", "extra"),
     [("model.onnx", "onnxruntime", "onnx"), ("openvino_model.xml", "optimum.intel", "openvino")],
 )
-def test_a_missing_backend_says_how_to_install_it(exported, monkeypatch, file, package, extra):
+def test_a_missing_backend_is_refused_with_the_command_to_install_it(exported, monkeypatch, file, package, extra):
     (exported / file).touch()
-    there = importlib.util.find_spec
-    monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None if name == package else there(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(optional_dependencies, "find_spec", lambda name: None if name == package else find_spec(name))
     message = rf'{exported} needs {package}, which is not installed: pip install "tkd-hf\[{extra}\]"'
     with pytest.raises(InputError, match=message):
         load_runner(str(exported))
 
 
-def test_a_damaged_export_is_named(exported):
+def test_a_damaged_export_is_refused_by_name(exported):
     pytest.importorskip("onnxruntime")
     (exported / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match=r"onnxruntime cannot load .*model\.onnx"):
         load_runner(str(exported))
 
 
-def test_an_export_apart_from_its_configuration_is_named(tmp_path):
+def test_an_export_outside_the_folder_of_its_model_is_refused(tmp_path):
     write_onnx(tmp_path / "a" / "b" / "c" / "model.onnx")
     with pytest.raises(InputError, match=r"no config\.json in .*keep an export within the folder of its model"):
         load_runner(str(tmp_path / "a" / "b" / "c" / "model.onnx"))
 
 
-def test_what_is_nowhere_is_named(tmp_path):
+def test_a_model_that_does_not_exist_is_refused_with_a_hint(tmp_path):
     for name in ("nowhere", "no/model/onnx/model.onnx", str(tmp_path / "x")):
         with pytest.raises(InputError, match="check the name and the network"):
             load_runner(name)

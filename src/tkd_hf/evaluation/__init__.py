@@ -1,1 +1,1 @@
-"""What a model is worth: the metrics of its task, and what it costs to run."""
+"""Measure a model: the metrics of its task, its agreement with the teacher, and its speed, size and memory."""

@@ -1,4 +1,4 @@
-"""How long models take: they take turns, so that a machine that slows down slows all of them."""
+"""Measure the latency of models in interleaved passes, so that a machine that slows down slows all of them alike."""
 
 import random
 import time
@@ -18,15 +18,17 @@ from .runners import Runner
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one model takes for batches of one size, without tokenisation.
+    """The speed of one model for batches of one shape, without tokenization.
 
     Args:
-        batch_size: texts in a batch.
-        length: tokens in each, none of them padding; `None` for real texts, padded to the longest of a batch.
-        rounds: how many passes were timed.
-        p50, p95: milliseconds of a pass, median and 95th percentile.
-        throughput: texts a second, over all passes.
-        speedup: how many times as fast as the reference: the median over the rounds of the ratio within each.
+        batch_size: the number of texts per batch.
+        length: the number of tokens per text, none of them padding; `None` for real texts, which are padded to the
+            longest of their batch.
+        rounds: the number of timed passes.
+        p50, p95: the median and the 95th percentile of the milliseconds per pass.
+        throughput: texts per second, over all passes.
+        speedup: how many times as fast as the reference the model is: the median over rounds of the ratio within each
+            round.
         interval: the bootstrap's 95 % interval of `speedup`.
     """
 
@@ -41,12 +43,15 @@ class Timing:
 
 
 def timings(seconds: np.ndarray, batch_size: int, length: int | None = None, reference: int = 0) -> list[Timing]:
-    """What the seconds of `time_interleaved` say about each model.
+    """Summarize the measurements of `time_interleaved`, one `Timing` per model.
+
+    The speed-up is computed within each round, whose passes ran within moments of each other. A machine that slows down
+    over the rounds therefore does not change it.
 
     Args:
-        seconds: (rounds, models).
+        seconds: (rounds, models), as `time_interleaved` returns them.
         batch_size, length: as in `Timing`.
-        reference: the model that the others are compared with, from 0.
+        reference: the index of the model to compare with.
 
     Example:
 
@@ -67,12 +72,12 @@ def timings(seconds: np.ndarray, batch_size: int, length: int | None = None, ref
             batch_size,
             length,
             rounds,
-            *(float(quantile) for quantile in np.quantile(own, [0.5, 0.95]) * 1e3),
-            throughput=float(rounds * batch_size / own.sum()),
+            *(float(quantile) for quantile in np.quantile(model_seconds, [0.5, 0.95]) * 1e3),
+            throughput=float(rounds * batch_size / model_seconds.sum()),
             speedup=float(np.median(ratio)),
             interval=confidence_interval(resampled),
         )
-        for own, ratio, resampled in zip(seconds.T, ratios.T, bootstrap(medians, rounds).T, strict=True)
+        for model_seconds, ratio, resampled in zip(seconds.T, ratios.T, bootstrap(medians, rounds).T, strict=True)
     ]
 
 
@@ -82,28 +87,28 @@ def time_interleaved(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """Times what each of several models does in each round, in an order that is drawn anew for each.
+    """Time several models in rounds: each round runs every model once, in random order.
 
-    A turn is two passes, and the second is timed: the first brings the weights back into the caches that the other
-    models took, waits out their threads, and prepares what a model prepares for a new shape.
+    A model runs twice in a row, and the second pass is timed. The first pass brings its weights back into the caches,
+    outlasts the threads of the model before, and lets the backend prepare for a new shape.
 
     Args:
-        rounds: for each round what each model is to do, until it is really done.
-        patience: seconds after which no further round begins; there is always one.
-        seed: of the orders.
-        clock: gives seconds.
+        rounds: for each round, one function per model. It must return only when the work is done.
+        patience: start no further round after this many seconds; the first round always runs.
+        seed: random seed of the orders.
+        clock: returns the time in seconds.
 
     Returns:
         (rounds, models) seconds.
     """
-    draws, seconds, start = random.Random(seed), [], clock()
+    rng, seconds, start = random.Random(seed), [], clock()
     for passes in rounds:
         row = [0.0] * len(passes)
-        for place in draws.sample(range(len(passes)), len(passes)):
-            passes[place]()
+        for index in rng.sample(range(len(passes)), len(passes)):
+            passes[index]()
             begin = clock()
-            passes[place]()
-            row[place] = clock() - begin
+            passes[index]()
+            row[index] = clock() - begin
         seconds.append(row)
         if clock() - start >= patience:
             break
@@ -111,13 +116,16 @@ def time_interleaved(
 
 
 def forward_pass(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """A pass of a model over a batch, to the end of its work on the device, and with `InputError` if it fails."""
+    """Return a function that runs a model on a batch and waits until the device is done.
+
+    If the backend raises any error, the function raises an `InputError` that names the model and the batch.
+    """
 
     def run() -> None:
         try:
             runner(batch)
             runner.synchronize()
-        except Exception as error:  # each backend has its own
+        except Exception as error:  # each backend raises its own errors
             size, length = batch["input_ids"].shape
             raise InputError(
                 f"{runner.name} ({runner.backend}) cannot run a batch of {size} × {length} tokens: {first_line(error)}"
@@ -127,24 +135,24 @@ def forward_pass(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[],
 
 
 def max_input_length(config: PretrainedConfig) -> float:
-    """How many tokens a model can place; infinitely many where it has no table of positions."""
+    """Return the number of tokens that a model can read; infinity if it has no table of positions."""
     if getattr(config, "position_embedding_type", None) == "sinusoidal":
         return inf
     return getattr(config, "max_position_embeddings", inf) - unused_positions(config)
 
 
 def random_batch(runner: Runner, batch_size: int, length: int) -> dict[str, torch.Tensor]:
-    """Random tokens of a model's vocabulary, none of them special, without padding."""
+    """Return a batch of random tokens of the model's vocabulary, without special tokens and padding."""
     special = set(runner.tokenizer.all_special_ids)
-    words = torch.tensor([token for token in range(runner.config.vocab_size) if token not in special])
-    draws = torch.randint(len(words), (batch_size, length), generator=torch.Generator().manual_seed(0))
-    ids = words[draws]
+    candidates = torch.tensor([token for token in range(runner.config.vocab_size) if token not in special])
+    draws = torch.randint(len(candidates), (batch_size, length), generator=torch.Generator().manual_seed(0))
+    ids = candidates[draws]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     return {name: value.to(runner.device) for name, value in batch.items()}
 
 
 def text_batch(runner: Runner, texts: Sequence[tuple[str, ...]], max_length: int) -> dict[str, torch.Tensor]:
-    """Texts or pairs as a model's tokenizer encodes them, padded to the longest."""
+    """Encode texts or pairs with the model's tokenizer, padded to the longest of them."""
     columns = [list(column) for column in zip(*texts, strict=True)]
     encoded = runner.tokenizer(
         *columns, truncation=True, max_length=max_length, padding=len(texts) > 1, return_tensors="pt"
@@ -153,12 +161,12 @@ def text_batch(runner: Runner, texts: Sequence[tuple[str, ...]], max_length: int
 
 
 def median_latencies(runners: Sequence[Runner], texts: Sequence[tuple[str, ...]], max_length: int = 128) -> list[float]:
-    """Median time of a forward pass over one example at a time, for each model in turn, without tokenisation.
+    """Return the median latency of each model in milliseconds per text, for one text at a time without tokenization.
 
     Args:
         runners: the models.
-        texts: examples, each a text or a pair.
-        max_length: tokens at which examples are cut.
+        texts: the examples, each a text or a pair.
+        max_length: the number of tokens at which an example is truncated.
     """
     rounds = ([forward_pass(runner, text_batch(runner, [text], max_length)) for runner in runners] for text in texts)
     return (np.median(time_interleaved(rounds), axis=0) * 1e3).tolist()

@@ -1,4 +1,4 @@
-"""Does a model know how sure it may be? Expected calibration error, and the reliability diagram behind it."""
+"""Calibration: how well the confidence of a model matches its accuracy."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,21 @@ import numpy as np
 from .predictions import Predictions
 
 
-BINS = 15  # as Guo et al.
+BINS = 15  # as in Guo et al.
 
 
 @dataclass
 class Calibration:
-    """Confidence against accuracy.
+    """The confidence of a model compared with its accuracy.
 
     Args:
-        error: expected calibration error: the mean distance of the two over the bins, weighed by their decisions.
-        bins: of equal width, those that hold any decision: `from`, `to`, `confidence`, `accuracy`, `count`.
+        error: the expected calibration error, from 0 (calibrated) to 1: the mean distance between confidence and
+            accuracy over the bins, weighted by the number of decisions in each.
+        bins: the data of a reliability diagram: intervals of confidence of equal width with the keys `from`, `to`,
+            `confidence`, `accuracy` (both means) and `count`. Bins without decisions are left out.
 
     Reference:
-        Guo et al. 2017, arXiv 1706.04599, equation 3.
+        Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, equation 3.
     """
 
     error: float
@@ -27,27 +29,50 @@ class Calibration:
 
 
 def calibration(predictions: Predictions) -> Calibration | None:
-    """Of all decisions: one an example, or one a token, or one for each label where several may hold.
+    """Compute the expected calibration error and the reliability diagram behind it.
 
-    `None` for scores, which come without a confidence.
+    Use it if somebody acts on the probabilities, for example by sending uncertain texts to the teacher. A distilled
+    student can be as accurate as its teacher and much more, or less, confident.
+
+    Args:
+        predictions: one decision counts per example; per labelled token for token classification; per label if an
+            example can have several.
+
+    Returns:
+        The calibration; `None` for regression, because scores come without a confidence.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tkd_hf.evaluation.calibration import calibration
+    >>> from tkd_hf.evaluation.predictions import Predictions
+    >>> always_sure = np.array([[50.0, 0.0], [50.0, 0.0]])
+    >>> calibration(Predictions(always_sure, np.array([0, 1]), "single_label_classification")).error
+    0.5
+
+    ```
     """
     if predictions.problem_type == "regression":
         return None
     return _binned(*predictions.confidence_and_correctness())
 
 
-def _binned(confidence: np.ndarray, right: np.ndarray) -> Calibration:
+def _binned(confidence: np.ndarray, correct: np.ndarray) -> Calibration:
     edges = np.linspace(0, 1, BINS + 1)
-    places = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)  # (from, to]
-    bins = [
-        {
-            "from": float(edges[place]),
-            "to": float(edges[place + 1]),
-            "confidence": float(confidence[places == place].mean()),
-            "accuracy": float(right[places == place].mean()),
-            "count": int((places == place).sum()),
-        }
-        for place in np.unique(places)
-    ]
-    gaps = [part["count"] * abs(part["confidence"] - part["accuracy"]) for part in bins]
-    return Calibration(sum(gaps) / len(confidence), bins)
+    # A bin includes its upper edge.
+    bin_indices = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    bins = []
+    for index in np.unique(bin_indices):
+        in_bin = bin_indices == index
+        bins.append(
+            {
+                "from": float(edges[index]),
+                "to": float(edges[index + 1]),
+                "confidence": float(confidence[in_bin].mean()),
+                "accuracy": float(correct[in_bin].mean()),
+                "count": int(in_bin.sum()),
+            }
+        )
+    weighted_gaps = [part["count"] * abs(part["confidence"] - part["accuracy"]) for part in bins]
+    return Calibration(sum(weighted_gaps) / len(confidence), bins)

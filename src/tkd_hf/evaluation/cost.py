@@ -1,4 +1,4 @@
-"""How many weights a model has."""
+"""The number of weights of a model."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from ..model_loading import classifier_class
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights; tied ones count once.
+    """Numbers of weights; shared weights count once.
 
     Args:
-        embeddings: of words, positions and segments.
-        encoder: all others: the layers and the head.
+        embeddings: weights of the word, position and segment embeddings.
+        encoder: all other weights: the layers and the head.
     """
 
     embeddings: int
@@ -26,7 +26,10 @@ class Parameters:
 
 
 def count_parameters(config: PretrainedConfig) -> Parameters:
-    """The weights of the model that a configuration describes, in whatever form they are saved."""
+    """Count the weights of the classifier that a configuration describes, without loading it.
+
+    The count does not depend on how the weights are stored, so it also works for quantized and exported models.
+    """
     with torch.device("meta"):
         model = classifier_class(config).from_config(config)
     sizes = {"embeddings": 0, "encoder": 0}

@@ -1,4 +1,4 @@
-"""How near a model is to its teacher: where the two answer alike, how far apart they are, and who is right."""
+"""Compare a model with its teacher on the same examples: agreement, divergence, and which of the two is correct."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +13,12 @@ from .predictions import Predictions
 
 @dataclass
 class ClassChange:
-    """Recall of one class.
+    """The recall of one class, for the teacher and for the model.
 
     Args:
-        name: of the class.
-        examples: that are of it.
-        teacher, model: share of them that each of the two finds; `None` where there are none.
+        name: the name of the class.
+        examples: the number of examples (for token classification, of tokens) that belong to the class.
+        teacher, model: the share of them that each of the two recognizes; `None` if the class has no examples.
     """
 
     name: str
@@ -28,22 +28,27 @@ class ClassChange:
 
     @property
     def change(self) -> float | None:
-        """The model's less the teacher's."""
+        """The recall of the model minus that of the teacher."""
         return None if self.teacher is None or self.model is None else self.model - self.teacher
 
 
 @dataclass
 class Fidelity:
-    """A model beside its teacher, on the same examples.
+    """How closely a model follows its teacher on the same examples.
+
+    For regression only `pearson` and `difference` are set; for all other problem types, the rest is.
 
     Args:
-        agreement: share of examples, or of tokens, on which both answer alike; `None` for scores.
-        kl: mean Kullback–Leibler divergence KL(teacher ‖ model) of their distributions, in nats; with several labels
-            the sum over labels; `None` for scores.
-        teacher_only, model_only: examples that only one of the two gets right (in all tokens or labels).
-        p_value: McNemar's exact test of these: small where the difference is hardly chance; `None` for scores.
-        classes: recall of each class.
-        pearson, difference: of scores: correlation, and mean absolute difference.
+        agreement: the share of examples (for token classification, of tokens) on which the predictions of both are
+            the same.
+        kl: the mean Kullback–Leibler divergence KL(teacher ‖ model) of the predicted distributions, in nats. With
+            several labels per example it is summed over the labels.
+        teacher_only, model_only: the number of examples that only the teacher, or only the model, gets right. With
+            several labels or tokens per example, all of them must be right.
+        p_value: McNemar's exact test of these two numbers. A small value means that the difference is hardly chance.
+        classes: the recall of each class.
+        pearson: the correlation of the model's scores with the teacher's.
+        difference: the mean absolute difference of the scores.
     """
 
     agreement: float | None = None
@@ -57,125 +62,142 @@ class Fidelity:
 
 
 def fidelity(teacher: Predictions, model: Predictions, label_names: tuple[str, ...] = ()) -> Fidelity:
-    """Compares a model's predictions with its teacher's.
+    """Compare the predictions of a model with those of its teacher.
+
+    Accuracy alone hides changed behaviour: a student can be as accurate as its teacher and be wrong on other examples.
+    Agreement, divergence and the recall of each class show that.
 
     Args:
-        teacher, model: for the same examples, in the same order of labels. Examples of which the two read different
-            numbers of words, since their tokenizers cut elsewhere, count for neither agreement nor divergence.
-        label_names: in that order.
+        teacher, model: predictions for the same examples, with the labels in the same order. If the two tokenizers
+            truncate an example of token classification at different words, it counts neither for agreement nor for
+            divergence.
+        label_names: the label names in that order.
+
+    Returns:
+        The comparison; see `Fidelity`.
 
     Example:
 
     ```python
     >>> import numpy as np
     >>> from tkd_hf.evaluation.fidelity import fidelity
-    >>> from tkd_hf.evaluation.metrics import Predictions
+    >>> from tkd_hf.evaluation.predictions import Predictions
     >>> labels = np.array([0, 1, 1])
     >>> teacher = Predictions(np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), labels, "single_label_classification")
     >>> model = Predictions(np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]]), labels, "single_label_classification")
-    >>> found = fidelity(teacher, model, ("no", "yes"))
-    >>> round(found.agreement, 3), found.teacher_only, found.model_only, found.p_value
+    >>> result = fidelity(teacher, model, ("no", "yes"))
+    >>> round(result.agreement, 3), result.teacher_only, result.model_only, result.p_value
     (0.667, 1, 0, 1.0)
 
     ```
     """
     if model.problem_type == "regression":
-        one, other = teacher.predicted_labels, model.predicted_labels
-        correlation = score(model.logits, one, ("pearson",), "regression")["pearson"]
-        return Fidelity(pearson=correlation, difference=float(np.abs(one - other).mean()))
-    only_teacher = int((teacher.correct & ~model.correct).sum())
-    only_model = int((model.correct & ~teacher.correct).sum())
+        teacher_scores, model_scores = teacher.predicted_labels, model.predicted_labels
+        correlation = score(model.logits, teacher_scores, ("pearson",), "regression")["pearson"]
+        return Fidelity(pearson=correlation, difference=float(np.abs(teacher_scores - model_scores).mean()))
+    teacher_only = int((teacher.correct & ~model.correct).sum())
+    model_only = int((model.correct & ~teacher.correct).sum())
     return Fidelity(
         agreement=agreement(teacher.predicted_labels, model.predicted_labels),
         kl=_divergence(teacher, model),
-        teacher_only=only_teacher,
-        model_only=only_model,
-        p_value=mcnemar(only_teacher, only_model),
+        teacher_only=teacher_only,
+        model_only=model_only,
+        p_value=mcnemar(teacher_only, model_only),
         classes=_class_changes(teacher, model, label_names),
     )
 
 
-def agreement(answers: np.ndarray | list[np.ndarray], others: np.ndarray | list[np.ndarray]) -> float | None:
-    """Share of examples on which two models answer alike; with several labels an example, in all of them.
+def agreement(first: np.ndarray | list[np.ndarray], second: np.ndarray | list[np.ndarray]) -> float | None:
+    """Return the share of examples on which two models predict the same labels.
+
+    With several labels per example, all of them must be the same.
 
     Args:
-        answers, others: what the function `answers` gives for classes. Examples of which the two read different numbers
-            of words are left out.
+        first, second: predicted labels of classes, as `tkd_hf.evaluation.predictions.predicted_labels` returns them.
+            Examples for which the two have different numbers of tokens are left out.
 
     Returns:
-        the share of examples, or of tokens; `None` if none can be compared.
+        The share of examples, or of tokens for token classification; `None` if no example can be compared.
     """
-    if isinstance(answers, list):
-        alike = [pair for pair in zip(answers, others, strict=True) if len(pair[0]) == len(pair[1])]
-        if not alike:
+    if isinstance(first, list):
+        pairs = _pairs_of_equal_length(first, second)
+        if not pairs:
             return None
-        answers, others = map(np.concatenate, zip(*alike, strict=True))
-    same = answers == others
+        first, second = map(np.concatenate, zip(*pairs, strict=True))
+    same = first == second
     return float(same.reshape(len(same), -1).all(axis=1).mean())
 
 
 def disagreements(
     teacher: Predictions, model: Predictions, rows: list[dict[str, Any]], label_names: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The examples that the two answer differently, those first of which the model is most confident.
+    """Return the examples on which model and teacher predict different labels.
 
-    Of scores, those first that lie farthest apart.
+    Those of which the model is most confident come first; for regression, those with the largest difference.
 
     Args:
-        teacher, model: as in `fidelity`.
+        teacher, model, label_names: as in `fidelity`.
         rows: the texts of the examples, in order.
-        label_names: in the order of the logits.
 
     Returns:
-        each row with `label`, and for `teacher` and `model` what it answers and how confident it is: the probability of
-        the answer, of the least likely label where several hold, of tokens the mean.
+        The rows of these examples, with the keys `label`, `teacher` and `model` for the label and the two predictions,
+        and (except for regression) `teacher_confidence` and `model_confidence`. A confidence is the probability of the
+        prediction; see `Predictions.example_confidence`.
     """
-    found = []
-    for place, row in enumerate(rows):
-        one, other = teacher.predicted_labels[place], model.predicted_labels[place]
-        if np.array_equal(one, other):
+    entries = []
+    for index, row in enumerate(rows):
+        teacher_label, model_label = teacher.predicted_labels[index], model.predicted_labels[index]
+        if np.array_equal(teacher_label, model_label):
             continue
-        entry = dict(row) | {"label": _named(model.references[place], model.problem_type, label_names)}
-        for name, predictions, answer in (("teacher", teacher, one), ("model", model, other)):
-            entry[name] = _named(answer, model.problem_type, label_names)
+        entry = dict(row) | {"label": _named(model.references[index], model.problem_type, label_names)}
+        for name, predictions, label in (("teacher", teacher, teacher_label), ("model", model, model_label)):
+            entry[name] = _named(label, model.problem_type, label_names)
             if model.problem_type != "regression":
-                entry[f"{name}_confidence"] = round(predictions.example_confidence(place), 4)
-        found.append(entry)
+                entry[f"{name}_confidence"] = round(predictions.example_confidence(index), 4)
+        entries.append(entry)
     if model.problem_type == "regression":
-        return sorted(found, key=lambda entry: -abs(entry["teacher"] - entry["model"]))
-    return sorted(found, key=lambda entry: -entry["model_confidence"])
+        return sorted(entries, key=lambda entry: -abs(entry["teacher"] - entry["model"]))
+    return sorted(entries, key=lambda entry: -entry["model_confidence"])
 
 
-def _named(answer: Any, problem_type: str, label_names: tuple[str, ...]) -> Any:
+def _named(label: Any, problem_type: str, label_names: tuple[str, ...]) -> Any:
+    """Replace the codes of a label by names; a score becomes a float."""
     if problem_type == "regression":
-        return float(answer)
+        return float(label)
     if problem_type == "multi_label_classification":
-        return [name for name, there in zip(label_names, answer, strict=True) if there]
+        return [name for name, applies in zip(label_names, label, strict=True) if applies]
     if problem_type == "token_classification":
-        return [label_names[code] for code in answer]
-    return label_names[int(answer)]
+        return [label_names[code] for code in label]
+    return label_names[int(label)]
+
+
+def _pairs_of_equal_length(first: list[np.ndarray], second: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [pair for pair in zip(first, second, strict=True) if len(pair[0]) == len(pair[1])]
 
 
 def _divergence(teacher: Predictions, model: Predictions) -> float | None:
-    """Mean KL(teacher ‖ model) over examples, or over tokens that both read."""
-    one, other = teacher.labelled_logits, model.labelled_logits
-    if isinstance(one, list):
-        alike = [pair for pair in zip(one, other, strict=True) if len(pair[0]) == len(pair[1])]
-        if not alike:
+    """Return the mean KL(teacher ‖ model) over examples, or over the tokens of examples that both read equally far."""
+    teacher_logits, model_logits = teacher.labelled_logits, model.labelled_logits
+    if isinstance(teacher_logits, list):
+        pairs = _pairs_of_equal_length(teacher_logits, model_logits)
+        if not pairs:
             return None
-        one, other = map(np.concatenate, zip(*alike, strict=True))
-    one, other = one.astype(np.float64), other.astype(np.float64)
+        teacher_logits, model_logits = map(np.concatenate, zip(*pairs, strict=True))
+    teacher_logits, model_logits = teacher_logits.astype(np.float64), model_logits.astype(np.float64)
     if model.problem_type == "multi_label_classification":
-        sides = [(log_expit(one), log_expit(other)), (log_expit(-one), log_expit(-other))]
+        log_probabilities = [
+            (log_expit(teacher_logits), log_expit(model_logits)),
+            (log_expit(-teacher_logits), log_expit(-model_logits)),
+        ]
     else:
-        sides = [(log_softmax(one, axis=-1), log_softmax(other, axis=-1))]
-    terms = sum(np.exp(ours) * (ours - theirs) for ours, theirs in sides)
+        log_probabilities = [(log_softmax(teacher_logits, axis=-1), log_softmax(model_logits, axis=-1))]
+    terms = sum(np.exp(of_teacher) * (of_teacher - of_model) for of_teacher, of_model in log_probabilities)
     return float(terms.sum(axis=-1).mean())
 
 
 def _class_changes(teacher: Predictions, model: Predictions, label_names: tuple[str, ...]) -> list[ClassChange]:
     recalls = [predictions.class_recalls(len(label_names)) for predictions in (teacher, model)]
     return [
-        ClassChange(name, examples, one, other)
-        for name, (_, one), (examples, other) in zip(label_names, *recalls, strict=True)
+        ClassChange(name, examples, teacher_recall, model_recall)
+        for name, (_, teacher_recall), (examples, model_recall) in zip(label_names, *recalls, strict=True)
     ]

@@ -1,19 +1,20 @@
-"""The regression gate: how much of the metric a step may cost."""
+"""The regression gate: the largest drop of the metric that a compressed model may have."""
 
 from ..errors import GateFailed
 
 
-def check_drop(reference: float, value: float, max_drop: float, metric: str, than: str) -> None:
-    """Passes a model whose metric is at most `max_drop` below that of what it was made from.
+def check_drop(reference: float, value: float, max_drop: float, metric: str, reference_name: str) -> None:
+    """Refuse a model whose metric is more than `max_drop` below that of its reference.
 
     Args:
-        reference, value: the metric of the two; more is better.
-        max_drop: what may be lost, absolute: 0.005 of an accuracy is half a percentage point.
-        metric: its name.
-        than: what the reference is, such as `"the teacher"`.
+        reference: the metric of the model that it was made from; higher is better.
+        value: the metric of the model itself.
+        max_drop: the largest drop that passes, as an absolute number: 0.005 of accuracy is half a percentage point.
+        metric: the name of the metric.
+        reference_name: what to call the reference in the message, such as `"the teacher"`.
 
     Raises:
-        GateFailed: saying by how much.
+        GateFailed: if the drop is larger; the message says by how much.
 
     Example:
 
@@ -24,8 +25,8 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, tha
     ```
     """
     drop = reference - value
-    if drop > max_drop + 1e-12:  # 0.90 - 0.895 is a little more than 0.005 in binary
+    if drop > max_drop + 1e-12:  # tolerate rounding: 0.90 - 0.895 is slightly more than 0.005 in binary
         raise GateFailed(
-            f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} below {than} "
+            f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} below {reference_name} "
             f"({reference:.4f}), and max_drop allows {max_drop:g}"
         )

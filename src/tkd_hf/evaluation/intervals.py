@@ -1,4 +1,4 @@
-"""How far a figure could be off: percentile bootstrap over the examples, and McNemar's exact test."""
+"""The uncertainty of measured results: percentile bootstrap over the examples, and McNemar's exact test."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,22 +6,23 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-RESAMPLES = 1000  # the ends of a 95 % interval then rest on some 25 resamples each
+RESAMPLES = 1000  # enough for some 25 resamples beyond each end of a 95 % interval
 CONFIDENCE = 0.95
 
 
 def bootstrap(
     statistics: Sequence[Callable[[np.ndarray], float]], examples: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """Values of statistics on resampled data.
+    """Compute statistics on resampled examples.
 
-    All statistics see the same resamples, so that differences between their columns are paired differences.
+    All statistics see the same resamples. The difference of two columns is therefore a paired difference, which varies
+    less than the difference of two independent columns.
 
     Args:
-        statistics: each gives its value for a choice of examples, by their indices, with repetitions.
-        examples: how many there are.
-        resamples: how often as many are drawn anew.
-        seed: of the draws.
+        statistics: functions that return their value for examples chosen by an array of indices, which may repeat.
+        examples: the number of examples.
+        resamples: the number of resamples, each as large as the data.
+        seed: random seed of the resampling.
 
     Returns:
         (resamples, statistics).
@@ -34,7 +35,7 @@ def bootstrap(
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values.
+    """Return the range of the middle 95 % of resampled values.
 
     Example:
 
@@ -50,15 +51,16 @@ def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mcnemar(only_one: int, only_other: int) -> float:
-    """Exact p-value of McNemar's test: could the two models be right equally often?
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact p-value of McNemar's test whether two models are equally often correct.
 
     Args:
-        only_one, only_other: examples that only the one model, only the other gets right.
+        only_first: the number of examples that only the first model gets right.
+        only_second: the number of examples that only the second model gets right.
 
     Reference:
-        McNemar 1947; Dietterich 1998 on comparing classifiers by it.
+        McNemar 1947; Dietterich 1998, on comparing classifiers with it.
     """
-    if only_one + only_other == 0:
+    if only_first + only_second == 0:
         return 1.0
-    return float(binomtest(only_one, only_one + only_other).pvalue)
+    return float(binomtest(only_first, only_first + only_second).pvalue)

@@ -1,4 +1,4 @@
-"""The memory that a model needs, and how long it takes to load: each model in a new process of its own."""
+"""The memory that a model needs and the time to load it, measured in a new process per model."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process needs to load and run one model.
+    """The resources of a process that loads and runs one model.
 
     Args:
-        load_seconds: from the name to a model that is ready, in a process that has imported tkd-hf already and with the
-            files in the cache of the system; what the backend's own package takes to import is part of it.
-        before_megabytes: the most memory that the process held before it loaded the model, in 10⁶ bytes.
-        peak_megabytes: the most that it held in all, after a pass over one batch.
+        load_seconds: the time to load the model. The process has already imported tkd-hf, and the files are in the
+            system's file cache; the import of the backend's own package is included.
+        before_megabytes: the peak memory of the process before it loads the model, in 10⁶ bytes.
+        peak_megabytes: the peak memory after one batch, in 10⁶ bytes.
     """
 
     load_seconds: float
@@ -30,43 +30,46 @@ class Footprint:
 
 
 def measure_footprint(model: str, batch_size: int, length: int, threads: int | None = None) -> Footprint:
-    """Loads and runs a model in a new process.
+    """Load and run a model in a new process, and measure its time and memory.
+
+    A new process is needed because a peak never falls: in this process, an earlier and larger model would hide it.
 
     Args:
         model: as in `load_runner`.
-        batch_size, length: of the batch that it runs.
-        threads: by default as many as torch has here.
+        batch_size, length: the number of texts in the batch to run, and the tokens of each.
+        threads: the number of threads; by default that of torch in this process.
 
     Raises:
-        InputError: if the process fails, as when there is not enough memory.
+        InputError: if the process fails, for example because memory runs out.
     """
     arguments = [model, batch_size, length, threads or torch.get_num_threads()]
-    # the new process is to find the modules that this one has found
+    # Pass on the import path, so that the new process finds the same modules.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", __name__, json.dumps(arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        # what the system kills, as for want of memory, says nothing
-        said = f"signal {-done.returncode} ended it" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
-        raise InputError(f"{model} cannot be loaded and run in a process of its own: {said}")
-    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if process.returncode:
+        # A negative code is a signal. The system kills a process that runs out of memory, which then prints nothing.
+        killed = process.returncode < 0
+        reason = f"signal {-process.returncode} ended it" if killed else process.stderr.strip().splitlines()[-1]
+        raise InputError(f"{model} cannot be loaded and run in a separate process: {reason}")
+    return Footprint(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held; on an accelerator, the most that tensors have held there."""
+    """Return the peak memory of this process in 10⁶ bytes; with a GPU, the peak of the tensors on it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
-    if status.exists():  # a child's ru_maxrss starts at its parent's on Linux, this one at nothing
+    if status.exists():  # on Linux, ru_maxrss of a child process starts at its parent's value, VmHWM at zero
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
-    import resource  # not there on Windows
+    import resource  # not available on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def _measure(model: str, batch_size: int, length: int, threads: int) -> Footprint:
-    """What `footprint` says, of this process."""
+    """Measure the footprint of a model in this process."""
     from .benchmark import forward_pass, random_batch
     from .runners import load_runner
 

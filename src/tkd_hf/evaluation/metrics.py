@@ -1,4 +1,8 @@
-"""Metrics of GLUE and of tagging as `evaluate.Metric`s that need no network, and what a Trainer takes of them."""
+"""The metrics of GLUE and of token classification, as `evaluate.Metric`s that need no network.
+
+To add a metric, write a subclass of `TextMetric` with a `label` and a `score`, and add it to `METRICS`. A `Task` names
+its metrics by their label; training, evaluation, confidence intervals and model cards then use them.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,9 +18,14 @@ from .predictions import Predictions
 
 
 class TextMetric(evaluate.Metric):
-    """One score of predictions against references: class codes, scores, or multi-hot lists (config `multilabel`).
+    """A metric of predictions and references: class codes, scores, or multi-hot lists (configuration `multilabel`).
 
-    `evaluate.load` would fetch a script from the Hub at run time; these are the same figures, computed here.
+    `evaluate.load` would download a script from the Hub at run time. These classes compute the same values locally.
+
+    A subclass has three members:
+        label: its name, the key in `METRICS` and in results.
+        value: the type of one prediction; by default an integer code.
+        score: a static method that takes references and predictions, in this order, and returns a number.
 
     Example:
 
@@ -46,14 +55,14 @@ class TextMetric(evaluate.Metric):
 
 
 class Accuracy(TextMetric):
-    """Share of predictions that equal the reference."""
+    """The share of predictions that equal the reference."""
 
     label = "accuracy"
     score = staticmethod(accuracy_score)
 
 
 class F1(TextMetric):
-    """F1 of class 1, as GLUE reports it for MRPC and QQP; 0 where nothing was predicted."""
+    """The F1 of class 1, as GLUE reports it for MRPC and QQP; 0 if class 1 is never predicted."""
 
     label = "f1"
 
@@ -63,7 +72,7 @@ class F1(TextMetric):
 
 
 class F1Macro(TextMetric):
-    """Mean of the classes' F1."""
+    """The mean of the F1 of all classes."""
 
     label = "f1_macro"
 
@@ -73,7 +82,7 @@ class F1Macro(TextMetric):
 
 
 class F1Micro(TextMetric):
-    """F1 over all decisions, for several labels an example."""
+    """The F1 over all decisions, for tasks with several labels per example."""
 
     label = "f1_micro"
 
@@ -83,14 +92,14 @@ class F1Micro(TextMetric):
 
 
 class MatthewsCorrelation(TextMetric):
-    """Matthews' correlation coefficient, CoLA's metric; 0 where all predictions are one class."""
+    """Matthews' correlation coefficient, the metric of CoLA; 0 if all predictions are the same class."""
 
     label = "matthews_correlation"
     score = staticmethod(matthews_corrcoef)
 
 
 class Pearson(TextMetric):
-    """Pearson's correlation of scores, one of STS-B's two; 0 where a side is constant."""
+    """Pearson's correlation of scores, a metric of STS-B; 0 if predictions or references are constant."""
 
     label = "pearson"
     value = datasets.Value("float64")
@@ -101,7 +110,7 @@ class Pearson(TextMetric):
 
 
 class Spearman(TextMetric):
-    """Spearman's rank correlation of scores, the other of STS-B's two; 0 where a side is constant."""
+    """Spearman's rank correlation of scores, a metric of STS-B; 0 if predictions or references are constant."""
 
     label = "spearman"
     value = datasets.Value("float64")
@@ -113,15 +122,15 @@ class Spearman(TextMetric):
 
 def _correlation(statistic: Callable, references: np.ndarray, predictions: np.ndarray) -> float:
     if np.ptp(references) == 0 or np.ptp(predictions) == 0:
-        return 0.0  # undefined; a constant predictor has learned nothing
+        return 0.0  # the correlation is undefined; a model that always predicts the same has learned nothing
     return statistic(references, predictions).statistic
 
 
 class EntityF1(TextMetric):
-    """F1 of entities, CoNLL's metric: an entity counts where its first word, its last word and its type are right.
+    """The F1 of entities, the metric of CoNLL: an entity is correct if its first word, last word and type are correct.
 
-    Predictions and references are lists of tags, one list an example. As CoNLL's script does, an `I-` that continues no
-    entity of its type begins one. Tags without a prefix make an entity of each longest run of the same tag.
+    Predictions and references are lists of tags, one list per example. As in CoNLL's script, an `I-` tag that does not
+    continue an entity of its type begins one. Tags without a prefix form one entity per longest run of the same tag.
 
     Reference:
         Tjong Kim Sang and De Meulder 2003, arXiv cs/0306050.
@@ -142,15 +151,20 @@ class EntityF1(TextMetric):
 
     @staticmethod
     def score(references, predictions):
-        right = found = there = 0
-        for predicted, reference in zip(predictions, references, strict=True):
-            predicted, reference = entities(predicted), entities(reference)
-            right, found, there = right + len(predicted & reference), found + len(predicted), there + len(reference)
-        return 2 * right / (found + there) if right else 0.0
+        correct = num_predicted = num_references = 0
+        for predicted_tags, reference_tags in zip(predictions, references, strict=True):
+            predicted_entities, reference_entities = entities(predicted_tags), entities(reference_tags)
+            correct += len(predicted_entities & reference_entities)
+            num_predicted += len(predicted_entities)
+            num_references += len(reference_entities)
+        return 2 * correct / (num_predicted + num_references) if correct else 0.0
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Type, first and last place of each entity in a list of tags: IOB2, BIOES or BILOU, or tags without a prefix.
+    """Return the type and the indices of the first and the last word of each entity.
+
+    Args:
+        tags: one tag per word, in the scheme IOB2, BIOES or BILOU, or without prefixes.
 
     Example:
 
@@ -161,19 +175,21 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 
     ```
     """
-    found, current, first, ended = set(), "O", 0, False
-    for place, tag in enumerate([*tags, "O"]):
-        prefix, kind = (tag[0], tag[2:]) if re.match("[BIESLU]-", tag) else ("I", tag)
-        if kind != current or prefix in "BSU" or ended:
-            if current != "O":
-                found.add((current, first, place - 1))
-            current, first = kind, place
+    spans, current_type, first, ended = set(), "O", 0, False
+    for index, tag in enumerate([*tags, "O"]):
+        prefix, entity_type = (tag[0], tag[2:]) if re.match("[BIESLU]-", tag) else ("I", tag)
+        if entity_type != current_type or prefix in "BSU" or ended:
+            if current_type != "O":
+                spans.add((current_type, first, index - 1))
+            current_type, first = entity_type, index
         ended = prefix in "ESLU"
-    return found
+    return spans
 
 
-_ALL = (Accuracy, F1, F1Macro, F1Micro, MatthewsCorrelation, Pearson, Spearman, EntityF1)
-METRICS = {metric.label: metric for metric in _ALL}
+METRICS = {
+    metric.label: metric
+    for metric in (Accuracy, F1, F1Macro, F1Micro, MatthewsCorrelation, Pearson, Spearman, EntityF1)
+}
 
 
 def score(
@@ -183,65 +199,88 @@ def score(
     problem_type: str,
     label_names: tuple[str, ...] = (),
 ) -> dict[str, float]:
-    """The named metrics of logits against labels.
+    """Compute metrics from logits and labels.
 
     Args:
-        logits: (examples, labels), or for each example (length, labels).
-        labels: (examples,) codes or scores, or (examples, labels) multi-hot, or for each example (length,) codes.
+        logits, labels, problem_type: as in `tkd_hf.evaluation.predictions.Predictions`.
         names: keys of `METRICS`.
-        problem_type: as in `transformers`, or `"token_classification"`.
-        label_names: names of the codes, for metrics of entities.
+        label_names: the label names in the order of the codes; needed for metrics of entities.
+
+    Returns:
+        The value of each metric by name.
 
     Raises:
-        InputError: for a metric that is not among `METRICS`.
+        InputError: for a name that is not in `METRICS`.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tkd_hf.evaluation.metrics import score
+    >>> score(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 0]), ("accuracy",), "single_label_classification")
+    {'accuracy': 0.5}
+
+    ```
     """
     config = "multilabel" if problem_type == "multi_label_classification" else None
-    found = Predictions(logits, labels, problem_type)
+    predictions = Predictions(logits, labels, problem_type)
     results = {}
-    for name, (references, answers) in _compared(found, names, label_names).items():
-        results |= METRICS[name](config_name=config).compute(predictions=answers, references=references)
+    for name, (references, predicted) in _metric_inputs(predictions, names, label_names).items():
+        results |= METRICS[name](config_name=config).compute(predictions=predicted, references=references)
     return results
 
 
 def metric_functions(
     predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...] = ()
 ) -> list[Callable[[np.ndarray], float]]:
-    """For each named metric, the function that gives it for a choice of examples, by their indices."""
+    """Return for each metric a function of example indices, as `tkd_hf.evaluation.intervals.bootstrap` takes them.
 
-    def metric_of(name: str, references: list | np.ndarray, answers: list | np.ndarray) -> Callable:
+    The function computes the metric over the examples at these indices, which may repeat.
+    """
+
+    def metric_function(name: str, references: list | np.ndarray, predicted: list | np.ndarray) -> Callable:
         compute = METRICS[name].score
-        if not isinstance(answers, list):
-            return lambda chosen: float(compute(references[chosen], answers[chosen]))
+        if not isinstance(predicted, list):
+            return lambda indices: float(compute(references[indices], predicted[indices]))
 
-        def of_tokens(chosen: np.ndarray) -> float:
-            pair = [[side[i] for i in chosen] for side in (references, answers)]
-            return float(compute(*pair) if name == EntityF1.label else compute(*map(np.concatenate, pair)))
+        def over_tokens(indices: np.ndarray) -> float:
+            chosen = [[values[i] for i in indices] for values in (references, predicted)]
+            if name != EntityF1.label:
+                chosen = [np.concatenate(values) for values in chosen]
+            return float(compute(*chosen))
 
-        return of_tokens
+        return over_tokens
 
-    compared = _compared(predictions, names, label_names, joined=False)
-    return [metric_of(name, *pair) for name, pair in compared.items()]
+    inputs = _metric_inputs(predictions, names, label_names, joined=False)
+    return [metric_function(name, references, predicted) for name, (references, predicted) in inputs.items()]
 
 
-def _compared(
+def _metric_inputs(
     predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...], joined: bool = True
 ) -> dict[str, tuple]:
-    """For each metric its references and answers, as it takes them; of tokens, `joined` or by example."""
+    """Return references and predictions in the form that each metric takes.
+
+    If `joined`, the tokens of all examples are one array; otherwise they are one array per example.
+    """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {', '.join(unknown)}; the metrics are {', '.join(METRICS)}")
     pair = predictions.references, predictions.predicted_labels
-    found = {}
+    inputs = {}
     for name in names:
         if name == EntityF1.label:
-            found[name] = tuple([[label_names[code] for code in codes] for codes in side] for side in pair)
+            inputs[name] = tuple([[label_names[code] for code in codes] for codes in values] for values in pair)
         elif joined and isinstance(predictions.predicted_labels, list):
-            found[name] = tuple(map(np.concatenate, pair))
+            inputs[name] = tuple(map(np.concatenate, pair))
         else:
-            found[name] = pair
-    return found
+            inputs[name] = pair
+    return inputs
 
 
 def compute_metrics_for(names: tuple[str, ...], problem_type: str, label_names: tuple[str, ...] = ()) -> Callable:
-    """The function that `transformers.Trainer` takes as `compute_metrics`."""
+    """Return the function that `transformers.Trainer` takes as `compute_metrics`.
+
+    Args:
+        names, problem_type, label_names: as in `score`.
+    """
     return lambda prediction: score(prediction.predictions, prediction.label_ids, names, problem_type, label_names)
