@@ -8,7 +8,7 @@ from transformers import DataCollatorWithPadding
 from tests.conftest import WORDS
 from tests.training import arguments, student_of
 from tkd_hf import trainer as module
-from tkd_hf.rows_in_use import RowsInUse, restore_word_embeddings, train_rows_in_use
+from tkd_hf.rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use
 
 
 UNUSED = [WORDS.index("[UNK]"), WORDS.index("[MASK]")]
@@ -52,14 +52,14 @@ def test_a_second_training_goes_on_as_one_of_all_rows_does(build, teacher, tmp_p
 
 def test_it_is_saved_loaded_and_evaluated_as_the_embedding_itself():
     whole = torch.nn.Embedding(6, 2, padding_idx=0)
-    used, ids = RowsInUse(whole, torch.tensor([0, 2, 5])), torch.arange(6)
+    used, ids = PartlyTrainedEmbedding(whole, torch.tensor([0, 2, 5])), torch.arange(6)
     with torch.no_grad():
-        used.in_use += 1
+        used.trained_rows += 1
     saved = used.state_dict()
     assert list(saved) == ["weight"]
     torch.testing.assert_close(used.eval()(ids), saved["weight"])  # words that training lacks are there, too
     torch.testing.assert_close(whole(ids), saved["weight"])
-    other = RowsInUse(torch.nn.Embedding(6, 2, padding_idx=0), torch.tensor([2, 3]))
+    other = PartlyTrainedEmbedding(torch.nn.Embedding(6, 2, padding_idx=0), torch.tensor([2, 3]))
     other.load_state_dict(saved)
     torch.testing.assert_close(other.train()(torch.tensor([2, 3])), saved["weight"][[2, 3]])
 
@@ -69,17 +69,17 @@ def test_a_model_that_is_moved_meanwhile_keeps_what_it_learned(teacher, features
     used = train_rows_in_use(model, features, 0, "adamw_torch", 0.0)
     model.double()
     with torch.no_grad():
-        used.in_use += 1
+        used.trained_rows += 1
     restore_word_embeddings(model)
     weight = model.get_input_embeddings().weight
     assert weight.dtype == torch.float64
-    torch.testing.assert_close(weight[used.rows], used.in_use.detach())
+    torch.testing.assert_close(weight[used.rows], used.trained_rows.detach())
 
 
 def test_padding_learns_nothing():
-    used = RowsInUse(torch.nn.Embedding(6, 2, padding_idx=2), torch.tensor([2, 3]))
+    used = PartlyTrainedEmbedding(torch.nn.Embedding(6, 2, padding_idx=2), torch.tensor([2, 3]))
     used(torch.tensor([2, 3])).sum().backward()
-    assert used.in_use.grad.tolist() == [[0, 0], [1, 1]]
+    assert used.trained_rows.grad.tolist() == [[0, 0], [1, 1]]
 
 
 def test_all_rows_are_trained_where_it_would_not_be_the_same(teacher, features):

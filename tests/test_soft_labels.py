@@ -91,15 +91,13 @@ def test_what_is_damaged_or_wrong_is_refused_by_name(soft, tmp_path):
         with pytest.raises(InputError, match=r"soft.safetensors are damaged .*delete it and run `tkd-hf label` again"):
             SoftLabels.load(path)
     build_teacher().save_pretrained(tmp_path / "model")
-    with pytest.raises(InputError, match=r"model.safetensors holds 'pt', not 'tkd-hf soft labels 2'"):
+    with pytest.raises(InputError, match=r"model.safetensors has the format 'pt', not 'tkd-hf soft labels 2'"):
         SoftLabels.load(tmp_path / "model" / "model.safetensors")
 
 
 def test_those_of_another_teacher_are_refused(soft, tmp_path):
     soft.save(tmp_path / "soft.safetensors")
-    with pytest.raises(
-        InputError, match=rf"are of revision {soft.revision} of .* but the teacher is of revision other"
-    ):
+    with pytest.raises(InputError, match=rf"are of revision {soft.revision} of .* but the teacher has revision other"):
         SoftLabels.load(tmp_path / "soft.safetensors", "other")
     with pytest.raises(InputError, match="cannot join"):
         soft.merge(SoftLabels("t", "other", soft.label_names, soft.keys, soft.logits))

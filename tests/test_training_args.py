@@ -13,14 +13,14 @@ def arguments(**fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0}, r"temperature=0 must be positive; 1 leaves"),
-        ({"objectives": {"logit": 1.0}}, r"unknown objective 'logit' \(weight 1.0\); there are logits, hard"),
+        ({"temperature": 0}, r"temperature=0 must be positive; 1 does not"),
+        ({"objectives": {"logit": 1.0}}, r"unknown objective 'logit' \(weight 1.0\); choose from logits, hard"),
         ({"objectives": {"logits": -1.0}}, r"objectives\['logits'\]=-1.0 is negative; a weight of 0"),
-        ({"objectives": {"logits": 0.0}}, r"leave nothing to learn; give one a positive weight"),
+        ({"objectives": {"logits": 0.0}}, r"leave nothing to learn; give at least one .* a positive weight"),
         ({"objectives": "logits"}, r"objectives='logits' are not weights by name"),
         ({"final_objectives": {"soft": 1.0}}, r"unknown objective 'soft'"),
         ({"final_temperature": -1.0}, r"final_temperature=-1.0 must be positive"),
-        ({"divergence": "kl"}, r"unknown divergence 'kl'; there are forward_kl, reverse_kl, jensen_shannon, mse"),
+        ({"divergence": "kl"}, r"unknown divergence 'kl'; choose from forward_kl, reverse_kl, jensen_shannon, mse"),
         ({"top_k": 0}, r"top_k=0 must be at least 1"),
         ({"relation_heads": -2}, r"relation_heads=-2 must be at least 1"),
     ],

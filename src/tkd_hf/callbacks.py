@@ -1,4 +1,4 @@
-"""Callbacks of all trainings: what checkpoints have to hold, and when training must stop."""
+"""Callbacks of every training: state that belongs into checkpoints, and reasons to stop."""
 
 import math
 import signal
@@ -10,28 +10,29 @@ from .errors import InputError
 
 
 class CheckpointedCallback(TrainerCallback):
-    """A callback with a state of its own, which a `DistillationTrainer` writes into its checkpoints and reads back."""
+    """Base class of callbacks with state that a `DistillationTrainer` saves in its checkpoints and restores."""
 
     def save(self, checkpoint: str) -> None:
-        """Writes the state into the folder of a checkpoint."""
+        """Write the state into the folder of a checkpoint."""
         raise NotImplementedError
 
     def load(self, checkpoint: str) -> None:
-        """Reads it back when training resumes, before the optimizer's state is loaded."""
+        """Read the state when training resumes; called before the optimizer's state is loaded."""
         raise NotImplementedError
 
 
 class StopOnNonFiniteGradient(TrainerCallback):
-    """Stops training before a step whose gradient is not finite, so that weights and checkpoints stay good.
+    """Stop training before a step whose gradient is not finite, so that weights and checkpoints stay usable.
 
-    In fp16 such steps are ordinary, and the Trainer's scaler leaves them out. DeepSpeed keeps gradients to itself and
-    steps as it likes: there training stops after the first step whose loss is not finite, before a checkpoint of it.
+    In fp16 such steps are normal and the Trainer's gradient scaler skips them, so nothing is checked. DeepSpeed does
+    not show gradients and takes the step itself. There, training stops after the first step with a loss that is not
+    finite, before a checkpoint of it is written.
 
     Args:
-        trainer: says by `gradient_norm` how large the gradient is, and by `last_losses` what its last loss was made of.
+        trainer: provides `gradient_norm` of the step, and `last_losses()`, the terms of its loss by name.
 
     Raises:
-        InputError: instead of the step, with DeepSpeed after it; it names the step and the parts of the loss.
+        InputError: naming the step and the terms of the loss.
     """
 
     def __init__(self, trainer):
@@ -40,41 +41,47 @@ class StopOnNonFiniteGradient(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if args.fp16:
             return
-        norm = self._trainer.gradient_norm
-        seen = norm is not None and any(weight.grad is not None for weight in model.parameters())
-        known = [norm] if seen else self._trainer.last_losses().values()
-        if not all(map(math.isfinite, known)):
-            losses = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
-            what, when = ("gradient", "before it; the last checkpoint is good") if seen else ("loss", "after it")
-            raise InputError(
-                f"the {what} of step {state.global_step + 1} is not finite ({losses}); training stopped {when}. "
-                "Look at the data for what is not finite, lower learning_rate or max_grad_norm, or use fp32"
-            )
+        gradient_norm = self._trainer.gradient_norm
+        has_gradients = gradient_norm is not None and any(weight.grad is not None for weight in model.parameters())
+        checked = [gradient_norm] if has_gradients else self._trainer.last_losses().values()
+        if all(map(math.isfinite, checked)):
+            return
+        if has_gradients:
+            quantity, when = "gradient", "before it; the last checkpoint is good"
+        else:
+            quantity, when = "loss", "after it"
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
+        raise InputError(
+            f"the {quantity} of step {state.global_step + 1} is not finite ({terms}); training stopped {when}. "
+            "Check the data for values that are not finite, lower learning_rate or max_grad_norm, or use fp32"
+        )
 
 
 class StopOnTermination(TrainerCallback):
-    """On SIGTERM lets the step end, has a checkpoint written, and stops: resumed, the run ends as it would have.
+    """On SIGTERM, finish the current step, have a checkpoint written, and stop.
+
+    A run that resumes from this checkpoint ends as it would have ended without the interruption.
 
     Attributes:
-        stopped_at: the step after which training stopped; `None` if it ran to its end.
+        stopped_at: the step after which training stopped; `None` if it was not stopped.
     """
 
     def __init__(self):
         self.stopped_at = None
-        self._asked = False
+        self._requested = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():  # others cannot hear signals
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            self._previous_handler = signal.signal(signal.SIGTERM, self._request_stop)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._asked and state.global_step < state.max_steps:
+        if self._requested and state.global_step < state.max_steps:
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGTERM, self._before)
+        if hasattr(self, "_previous_handler"):
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _ask(self, *_):
-        self._asked = True
+    def _request_stop(self, *_):
+        self._requested = True

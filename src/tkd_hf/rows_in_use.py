@@ -1,8 +1,8 @@
-"""Word embeddings of which only the rows are trained that the data has words for.
+"""Train only those rows of the word embeddings whose tokens occur in the training data.
 
-A vocabulary of 30,522 words is two thirds of a small student, and a data set has words for some of it. The other rows
-get a gradient of zero in every step, and where nothing else moves them (no weight decay), Adam leaves them as they are.
-So they need no gradients and no moments, and no time to compute them.
+The word embeddings can be most of a small student's weights, and a data set uses a part of the vocabulary. The gradient
+of all other rows is zero in every step. Without weight decay, Adam does not move such rows, so they need no gradients,
+no optimizer state, and no time.
 """
 
 import pyarrow.compute as pc
@@ -15,125 +15,144 @@ from transformers import PreTrainedModel
 from .signals import without_adapters
 
 
-# optimizers that leave a weight whose gradient is always zero, and treat each number by itself
-EXACT = ("adamw_torch", "adamw_torch_fused")
+# optimizers that update every weight by itself and leave a weight alone whose gradient is always zero
+ELEMENTWISE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+MAX_SHARE_OF_ROWS = 0.9  # above this share of the vocabulary there is little to save
 
 
-class RowsInUse(nn.Embedding):
-    """Stands in for an embedding in training; saved and loaded as the embedding itself.
+class PartlyTrainedEmbedding(nn.Embedding):
+    """An embedding of which only some rows are trained. It is saved and loaded like the embedding that it replaces.
+
+    The trained rows are a parameter of their own. They are copied into the full weight before the model is evaluated or
+    saved, so both always see current weights.
 
     Args:
-        whole: the embedding; it shares its weights, which are up to date whenever the model is evaluated or saved.
-        rows (`(used,)`, long): those that training data names.
+        original: the embedding to replace; the two share their full weight.
+        rows: (trained rows,) long, the token ids that occur in the training data. Another id fails in training.
 
     Example:
 
     ```python
     >>> import torch
-    >>> from tkd_hf.rows_in_use import RowsInUse
-    >>> embedding = RowsInUse(torch.nn.Embedding(30_522, 384), torch.tensor([0, 101, 102, 2143]))
+    >>> from tkd_hf.rows_in_use import PartlyTrainedEmbedding
+    >>> embedding = PartlyTrainedEmbedding(torch.nn.Embedding(30_522, 384), torch.tensor([0, 101, 102, 2143]))
     >>> embedding(torch.tensor([[101, 2143, 102]])).shape
     torch.Size([1, 3, 384])
     >>> {name: tuple(weight.shape) for name, weight in embedding.named_parameters() if weight.requires_grad}
-    {'in_use': (4, 384)}
+    {'trained_rows': (4, 384)}
     >>> {name: tuple(weight.shape) for name, weight in embedding.state_dict().items()}
     {'weight': (30522, 384)}
 
     ```
     """
 
-    def __init__(self, whole: nn.Embedding, rows: torch.Tensor):
-        weight, padding = whole.weight, whole.padding_idx
+    def __init__(self, original: nn.Embedding, rows: torch.Tensor):
+        weight, padding = original.weight, original.padding_idx
         super().__init__(*weight.shape, padding_idx=padding, _weight=weight.detach(), _freeze=True)
-        self.whole = (whole,)  # a tuple, so that it is no module of this one
+        self._original = (original,)  # in a tuple, so that torch does not register it as a submodule
         rows = rows.to(weight.device)
-        places = torch.full((len(weight),), len(rows), device=weight.device)  # a row that is not there fails
-        places[rows] = torch.arange(len(rows), device=weight.device)
+        # index of each token id among the trained rows; out of range for all others, so that looking them up fails
+        index_of_id = torch.full((len(weight),), len(rows), device=weight.device)
+        index_of_id[rows] = torch.arange(len(rows), device=weight.device)
         self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("places", places, persistent=False)
-        self.padding_place = places[padding].item() if padding is not None and padding in rows else None
-        self.in_use = nn.Parameter(weight.detach()[rows])
-        self.train(whole.training)
+        self.register_buffer("index_of_id", index_of_id, persistent=False)
+        self.padding_index = index_of_id[padding].item() if padding is not None and padding in rows else None
+        self.trained_rows = nn.Parameter(weight.detach()[rows])
+        self.train(original.training)
+
+    @property
+    def original(self) -> nn.Embedding:
+        """The embedding that this one replaces."""
+        return self._original[0]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(ids)
-        return functional.embedding(self.places[ids], self.in_use, self.padding_place)
+        return functional.embedding(self.index_of_id[ids], self.trained_rows, self.padding_index)
 
     def reattach(self, model: PreTrainedModel) -> None:
-        """Takes the place of the whole again, with its weights of today."""
-        if without_adapters(model).get_input_embeddings() is self.whole[0]:
-            self.weight.data = self.whole[0].weight.data
-            self.in_use.data.copy_(self.weight[self.rows])
+        """Replace the original embedding again, with the weights that it has now."""
+        if without_adapters(model).get_input_embeddings() is self.original:
+            self.weight.data = self.original.weight.data
+            self.trained_rows.data.copy_(self.weight[self.rows])
             without_adapters(model).set_input_embeddings(self)
 
-    def train(self, mode: bool = True) -> "RowsInUse":
-        if not mode and hasattr(self, "in_use"):
-            self.write()
+    def train(self, mode: bool = True) -> "PartlyTrainedEmbedding":
+        if not mode and hasattr(self, "trained_rows"):
+            self.update_weight()
         return super().train(mode)
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Brings what was learned into the weights of the whole."""
-        self.weight[self.rows] = self.in_use
+    def update_weight(self) -> None:
+        """Copy the trained rows into the full weight."""
+        self.weight[self.rows] = self.trained_rows
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
-        self.write()
+        self.update_weight()
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        del destination[f"{prefix}in_use"]
+        del destination[f"{prefix}trained_rows"]
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        whole = state_dict.get(f"{prefix}weight")
-        if whole is not None:
-            state_dict = {**state_dict, f"{prefix}in_use": whole[self.rows.to(whole.device)]}
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        weight = state_dict.get(f"{prefix}weight")
+        if weight is not None:
+            state_dict = {**state_dict, f"{prefix}trained_rows": weight[self.rows.to(weight.device)]}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def train_rows_in_use(
     model: PreTrainedModel, data: object, padding: int | None, optimizer: str, weight_decay: float
-) -> RowsInUse | None:
-    """Puts `RowsInUse` in the place of a model's word embeddings where training comes to the same.
+) -> PartlyTrainedEmbedding | None:
+    """Replace a model's word embeddings by a `PartlyTrainedEmbedding`, if training gives the same result with it.
 
     Args:
-        model: the model, before its optimizer is made.
-        data: what it is trained on; looked through where it is a `datasets.Dataset` with `input_ids`.
-        padding: the token that batches have besides.
-        optimizer, weight_decay: of the training arguments.
+        model: the model, before its optimizer is created.
+        data: the training data; only the token ids of a `datasets.Dataset` with `input_ids` can be looked up.
+        padding: id of the padding token, which batches contain in addition.
+        optimizer: name of the optimizer (`optim` of the training arguments).
+        weight_decay: weight decay of the training arguments.
 
     Returns:
-        what trains in their place; `None` where all of them do: with weight decay or another optimizer, where they are
-        frozen, shared with a head or looked into by hooks, or where the data has most of the words.
+        the embedding; `None` if nothing was replaced, because all rows are needed: with weight decay or another
+        optimizer, if the embeddings are frozen, shared with a head or hooked, if the token ids are unknown, or if the
+        data uses most of the vocabulary.
     """
-    if weight_decay or optimizer not in EXACT or (rows := _rows(data, padding)) is None:
+    if weight_decay or optimizer not in ELEMENTWISE_OPTIMIZERS:
         return None
-    whole = without_adapters(model).get_input_embeddings()
-    plain = type(whole) is nn.Embedding and whole.weight.requires_grad and whole.max_norm is None
-    if not plain or whole._forward_hooks or whole._forward_pre_hooks or _shared(model, whole.weight):
+    rows = _token_ids_in(data, padding)
+    if rows is None:
         return None
-    if len(rows) > 0.9 * len(whole.weight):
+    original = without_adapters(model).get_input_embeddings()
+    plain = type(original) is nn.Embedding and original.weight.requires_grad and original.max_norm is None
+    if not plain or original._forward_hooks or original._forward_pre_hooks or _is_shared(model, original.weight):
         return None
-    used = RowsInUse(whole, rows)
-    without_adapters(model).set_input_embeddings(used)
-    return used
+    if len(rows) > MAX_SHARE_OF_ROWS * len(original.weight):
+        return None
+    embedding = PartlyTrainedEmbedding(original, rows)
+    without_adapters(model).set_input_embeddings(embedding)
+    return embedding
 
 
 def restore_word_embeddings(model: PreTrainedModel) -> None:
-    """Puts the word embeddings back into their place, with what was learned, if they are not there."""
+    """Put the original word embeddings back, with the trained rows, if they were replaced."""
     base = without_adapters(model)
-    if isinstance(used := base.get_input_embeddings(), RowsInUse):
-        used.write()
-        used.whole[0].weight.data = used.weight.data  # if the model was moved meanwhile, the two are no longer one
-        base.set_input_embeddings(used.whole[0].train(used.training))
+    embedding = base.get_input_embeddings()
+    if isinstance(embedding, PartlyTrainedEmbedding):
+        embedding.update_weight()
+        embedding.original.weight.data = embedding.weight.data  # moving the model to a device or dtype separates them
+        base.set_input_embeddings(embedding.original.train(embedding.training))
 
 
-def _rows(data: object, padding: int | None) -> torch.Tensor | None:
-    """The tokens that occur in a data set, ascending; of a selection those of all that it was selected from."""
+def _token_ids_in(data: object, padding: int | None) -> torch.Tensor | None:
+    """Return the token ids of a data set in ascending order; for a selection of rows, those of the full table."""
     if not isinstance(data, Dataset) or data.format["type"] == "custom" or "input_ids" not in data.column_names:
         return None
     ids = {*pc.unique(pc.list_flatten(data.data.column("input_ids"))).to_pylist(), padding} - {None}
     return torch.tensor(sorted(ids))
 
 
-def _shared(model: nn.Module, weight: torch.Tensor) -> bool:
-    places = [module for module in model.modules() if any(one is weight for one in module._parameters.values())]
-    return len(places) > 1
+def _is_shared(model: nn.Module, weight: torch.Tensor) -> bool:
+    """Return whether more than one module of the model holds this weight, as a tied head does."""
+    owners = [
+        module for module in model.modules() if any(parameter is weight for parameter in module._parameters.values())
+    ]
+    return len(owners) > 1

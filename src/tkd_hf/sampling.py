@@ -1,4 +1,4 @@
-"""The order of examples: the same when a run is resumed, and the data set's own in evaluation."""
+"""The base trainer: an order of examples that survives resuming, and predictions in the order of the data set."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
-    """Groups by length in an order that depends on seed and epoch alone.
+    """Sample batches of similar length, in an order that depends on the seed and the epoch only.
 
-    The sampler of transformers draws from the global generator, whose state a run resumed within an epoch does not
-    have: it would repeat some examples and leave out others.
+    The sampler of transformers draws from torch's global generator. A run that resumes in the middle of an epoch does
+    not have the state that the generator had then, so it would repeat some examples and leave out others.
 
     Args:
-        batch_size: examples that are to be of similar length.
-        lengths: of all examples, in tokens.
-        seed: of the order.
+        batch_size: number of examples that should have a similar length.
+        lengths: length of every example, in tokens.
+        seed: seed of the order.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
@@ -35,42 +35,47 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of each epoch."""
+        """Choose the order of an epoch; accelerate calls this at the start of each."""
         self.generator.manual_seed(self.seed + epoch)
 
 
 class BaseTrainer(Trainer):
-    """A Trainer that may group by length and still resumes exactly and predicts in the data set's order.
+    """A `Trainer` that resumes exactly and predicts in the order of the data set, also when it groups by length.
 
-    It stops before a step that would spoil the weights (`tkd_hf.callbacks.StopOnNonFiniteGradient`), and writes the
-    card that `tkd-hf card` writes.
+    It also stops before a gradient that is not finite reaches the weights (`StopOnNonFiniteGradient`), and writes the
+    same model card as `tkd-hf card`.
+
+    Attributes:
+        run_record: the record of the run that this training belongs to; `None` unless a command started it.
+        gradient_norm: norm of the last step's gradient, before clipping.
     """
 
-    run_record: "StageRecord | None" = None  # of the run that it is part of, where a command set that up
-    gradient_norm: torch.Tensor | float | None = None  # of the last step, before clipping
+    run_record: "StageRecord | None" = None
+    gradient_norm: torch.Tensor | float | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        _save_under_own_names(without_adapters(self.model))
+        _save_layer_norms_under_current_names(without_adapters(self.model))
         self.add_callback(StopOnNonFiniteGradient(self))
 
     def train(self, *args, **kwargs):
-        """As in `Trainer`, with the attention that is fastest to train."""
+        """Train as `Trainer` does, with the attention implementation that trains fastest on this device."""
         with unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
             return super().train(*args, **kwargs)
 
     def compute_loss(self, *args, **kwargs):
-        """As in `Trainer`; keeps the loss for `last_losses`."""
-        found = super().compute_loss(*args, **kwargs)
-        self._last_losses = {"loss": (found[0] if isinstance(found, tuple) else found).detach()}
-        return found
+        """Compute the loss as `Trainer` does, and keep it for `last_losses`."""
+        result = super().compute_loss(*args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        self._last_losses = {"loss": loss.detach()}
+        return result
 
     def last_losses(self) -> dict[str, float]:
-        """What the last loss was made of, by name."""
+        """Return the terms of the last loss, by name."""
         return {name: value.item() for name, value in self._last_losses.items()}
 
     def _get_grad_norm(self, *args, **kwargs):
-        # kept, since computing it once more would be felt where a student is small
+        # kept for StopOnNonFiniteGradient: computing the norm twice would slow down the steps of a small student
         self.gradient_norm = super()._get_grad_norm(*args, **kwargs)
         return self.gradient_norm
 
@@ -82,21 +87,23 @@ class BaseTrainer(Trainer):
         return EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
 
     def _get_eval_sampler(self, eval_dataset):
-        # grouping by length reorders evaluation, too, and prediction i would not be that of example i
+        # the Trainer groups evaluation by length as well, and then prediction i does not belong to example i
         sampler = super()._get_eval_sampler(eval_dataset)
         return None if sampler is None else SequentialSampler(eval_dataset)
 
     def replace_model(self, model: PreTrainedModel) -> None:
-        """Goes on with another model of the same kind: after training adapters, the merged one."""
+        """Continue with another model of the same kind, for example the merged one after training adapters."""
         self.model = self.model_wrapped = model.to(self.args.device)
 
-    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **known: Any) -> None:
-        """Writes the card, and the record that it is from, into the output folder; `push_to_hub` calls it.
+    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **kwargs: Any) -> None:
+        """Write the model card and its record into the output folder. `push_to_hub` calls this.
 
         Args:
-            language, license, tags: for its metadata.
-            model_name: the repository's name, without its owner.
-            known: what else `Trainer.create_model_card` takes; the run knows it better.
+            language: language of the model, for the metadata.
+            license: license of the model, for the metadata.
+            tags: tags for the metadata.
+            model_name: ignored; the record has it.
+            kwargs: the other arguments of `Trainer.create_model_card`, ignored for the same reason.
         """
         if self.is_world_process_zero():
             from .stages.card import write_trainer_card
@@ -104,14 +111,16 @@ class BaseTrainer(Trainer):
             write_trainer_card(self, language=language, license=license, tags=tags)
 
 
-def _save_under_own_names(model: nn.Module) -> None:
-    """Has LayerNorm saved as `weight` and `bias` where the file that a model came from had `gamma` and `beta`.
+def _save_layer_norms_under_current_names(model: nn.Module) -> None:
+    """Save LayerNorms as `weight` and `bias`, even if the model's file called them `gamma` and `beta`.
 
-    transformers saves a model under the names that its file had: 5.5 always under the old ones, 5.23 still where the
-    file had them, as that of bert-base-uncased. A Trainer that resumes reads checkpoints by the model's names alone: it
-    would go on with the LayerNorm of before the training, with no more than a warning. The old names stem from
-    https://github.com/huggingface/transformers/issues/29554; no version has ended this yet.
+    transformers saves a model under the names that its file had: version 5.5 always under the old ones, 5.23 if the
+    file had them, as that of bert-base-uncased has. A Trainer that resumes reads a checkpoint by the model's own names.
+    With the old names it would only warn, and continue with the LayerNorms from before the training. See
+    https://github.com/huggingface/transformers/issues/29554; no release fixes this yet.
     """
     if conversions := getattr(model, "_weight_conversions", None):
-        old = {"LayerNorm.gamma", "LayerNorm.beta"}
-        model._weight_conversions = [one for one in conversions if not old & set(one.source_patterns)]
+        old_names = {"LayerNorm.gamma", "LayerNorm.beta"}
+        model._weight_conversions = [
+            conversion for conversion in conversions if not old_names & set(conversion.source_patterns)
+        ]

@@ -1,4 +1,4 @@
-"""Soft labels: the teacher's logits, computed once and kept under the content that they belong to."""
+"""Soft labels: the logits of a teacher, computed once and stored under the content that they belong to."""
 
 import hashlib
 import json
@@ -26,26 +26,28 @@ from .teacher import normalize_weights
 
 
 FORMAT = "tkd-hf soft labels 2"
-READABLE = ("tkd-hf soft labels 1", FORMAT)  # the first knew no offsets
+READABLE_FORMATS = ("tkd-hf soft labels 1", FORMAT)  # format 1 has no offsets
 KEY_BYTES = 16
-TOKENS = 2048  # at a time, of short texts: matrices of fewer rows multiply slowly
+TOKENS_PER_BATCH = 2048  # for short texts; smaller matrices use the processor badly
 
 
 @dataclass
 class SoftLabels:
-    """A teacher's logits, keyed by what it read: the token ids of each example, without padding.
+    """The stored logits of a teacher, keyed by the content of each example: its token ids without padding.
 
-    Since the key is the content, shuffling, sharding, accumulation and resuming cannot misalign them, and a training
-    set that changed in part keeps the soft labels of the rest.
+    Use soft labels if the student learns from logits only: the teacher runs once over the data, and not in every epoch.
+    Because the key is the content, shuffling, sharding and resuming cannot assign them to the wrong example. If a part
+    of the training set changes, the soft labels of the other examples stay valid. They belong to one teacher and one
+    tokenisation: after a change of `max_length` or of the tokenizer, `attach` reports the examples that have none.
 
     Args:
-        teacher: name of the teacher, for people.
-        revision: hash of the teacher's weights and configuration, or its commit on the Hub; see `teacher_revision`.
-        label_names: the teacher's, in the order of its logits; empty for regression.
-        keys: (examples, 16) `uint8`, hashes of the tokenised examples.
-        logits: (examples, labels) `float32`; of a token classifier (tokens, labels), example after example.
-        offsets: (examples + 1,) `int64`, of a token classifier: the rows of example i begin at `offsets[i]`. `None`
-            where each example has one row.
+        teacher: name of the teacher, for messages only.
+        revision: identifies the teacher's weights; see `teacher_revision`.
+        label_names: the teacher's label names in the order of its logits; empty for regression.
+        keys: (examples, 16) `uint8`, hashes of the tokenised examples; see `content_keys`.
+        logits: (examples, labels) `float32`; for a token classifier (tokens, labels), one example after the other.
+        offsets: (examples + 1,) `int64`, for a token classifier: the rows of example i are
+            `logits[offsets[i] : offsets[i + 1]]`. `None` if every example has one row.
 
     Example:
 
@@ -78,78 +80,104 @@ class SoftLabels:
         batch_size: int = 128,
         bf16: bool | None = None,
     ) -> "SoftLabels":
-        """Runs the teacher once over tokenised examples; equal ones are run once.
+        """Run the teacher over tokenised examples, once for equal ones.
 
         Args:
-            model, tokenizer: the teacher and its tokenizer.
-            features: rows with the teacher's features.
-            revision: of the teacher; by default a hash of the weights in memory.
-            batch_size: examples at a time; of short ones more, up to 2,048 tokens.
-            bf16: run in bfloat16; by default where the device computes in it natively.
+            model: the teacher, a classifier of texts or of tokens.
+            tokenizer: its tokenizer, which pads the batches.
+            features: rows with the teacher's features, without padding.
+            revision: identifies the teacher (a hash of the weights in memory).
+            batch_size: examples per batch; batches of short examples are larger, up to 2,048 tokens.
+            bf16: run in bfloat16 (if the device computes in it natively). It changes the logits slightly.
+
+        Returns:
+            soft labels of all distinct examples.
+
+        Raises:
+            InputError: if the data is not tokenised, or if the teacher gives a logit that is not finite.
         """
         keys, first = np.unique(content_keys(features), axis=0, return_index=True)
-        answers = predict_logits(
+        logits = predict_logits(
             PyTorchRunner(to_padding_free(model), tokenizer, bf16=bf16),
             features.select(first),
             batch_size,
             "soft labels",
-            TOKENS,
+            TOKENS_PER_BATCH,
         )
         name = model.config.name_or_path or type(model).__name__
-        return cls(name, revision or teacher_revision(model), label_names(model.config), keys, *_joined(answers))
+        revision = revision or teacher_revision(model)
+        return cls(name, revision, label_names(model.config), keys, *_stack_examples(logits))
 
-    def missing(self, features: Dataset, place: int = 0) -> np.ndarray:
-        """Indices of the rows that have no soft labels of this teacher, at `place` among several."""
-        return np.flatnonzero(self._places(features, place) < 0)
-
-    def attach(self, features: Dataset, student_labels: tuple[str, ...] | None = None) -> Dataset:
-        """Adds the column `teacher_logits`, for examples or all their tokens, in the order of the student's labels.
+    def missing(self, features: Dataset, teacher_index: int = 0) -> np.ndarray:
+        """Return the indices of the rows that have no soft labels.
 
         Args:
-            features: tokenised rows; with a teacher of another tokenizer, its features under `teacher_`.
-            student_labels: the student's label names; by default the teacher's.
+            features: tokenised rows.
+            teacher_index: position of this teacher among several, from 0; it decides which columns are its features.
+        """
+        return np.flatnonzero(self._key_indices(features, teacher_index) < 0)
+
+    def attach(self, features: Dataset, student_labels: tuple[str, ...] | None = None) -> Dataset:
+        """Add the column `teacher_logits`, with the labels in the student's order.
+
+        A `DistillationTrainer` reads this column and then needs no teacher model for `logits` and `hard`.
+
+        Args:
+            features: tokenised rows; if the teacher has another tokenizer, with its features under `teacher_`.
+            student_labels: the student's label names in the order of its logits (the teacher's).
+
+        Returns:
+            the rows with one more column, (labels,) per example or (length, labels) per token.
 
         Raises:
-            InputError: if rows have no soft labels, if those of tokens are not as many as a row's tokens, or if the
-                label names differ.
+            InputError: if rows have no soft labels, if a row has another number of tokens than its soft labels, or if
+                the two sets of label names differ.
         """
         return attach_mean(features, [self], student_labels=student_labels)
 
-    def answers(
-        self, features: Dataset, student_labels: tuple[str, ...] | None = None, place: int = 0
+    def logits_for(
+        self, features: Dataset, student_labels: tuple[str, ...] | None = None, teacher_index: int = 0
     ) -> list[np.ndarray]:
-        """The logits of each row, (labels,) or (length, labels); arguments and errors as in `attach`.
+        """Return the logits of each row, (labels,) or (length, labels). Arguments and errors are those of `attach`.
 
         Args:
-            place: of this teacher among several, from 0, each with features of its own.
+            features: tokenised rows.
+            student_labels: the student's label names in the order of its logits (the teacher's).
+            teacher_index: position of this teacher among several, from 0; it decides which columns are its features.
         """
-        places = self._places(features, place)
-        if (places < 0).any():
+        indices = self._key_indices(features, teacher_index)
+        if (indices < 0).any():
             raise InputError(
-                f"{(places < 0).sum()} of {len(features)} examples have no soft labels of {self.teacher} (revision "
+                f"{(indices < 0).sum()} of {len(features)} examples have no soft labels of {self.teacher} (revision "
                 f"{self.revision}); run `tkd-hf label` with the same data, max_length and tokenizer"
             )
         order = slice(None)
         if student_labels:
             order = label_order(self.label_names, student_labels, "teacher", "student")
-        every = self._by_example()
-        answers = [every[place][..., order] for place in places]
+        examples = self._by_example()
+        logits = [examples[index][..., order] for index in indices]
         if self.offsets is not None:
-            self._check_lengths(features, answers)
-        return answers
+            self._check_lengths(features, logits)
+        return logits
 
     def merge(self, other: "SoftLabels") -> "SoftLabels":
-        """These soft labels and those of `other` that are not among them."""
+        """Return these soft labels together with those of `other` that are not among them.
+
+        Raises:
+            InputError: if the two belong to different revisions of a teacher, or to different label names.
+        """
         if (other.revision, other.label_names) != (self.revision, self.label_names):
-            raise InputError(f"soft labels of revision {other.revision} cannot join those of revision {self.revision}")
+            raise InputError(
+                f"cannot join soft labels of revision {other.revision} with those of revision {self.revision}"
+            )
         keys, first = np.unique(np.concatenate([self.keys, other.keys]), axis=0, return_index=True)
-        answers = [*self._by_example(), *other._by_example()]
-        joined = _joined([answers[i] for i in first])
-        return SoftLabels(self.teacher, self.revision, self.label_names, keys, *joined)
+        examples = [*self._by_example(), *other._by_example()]
+        merged = _stack_examples([examples[index] for index in first])
+        return SoftLabels(self.teacher, self.revision, self.label_names, keys, *merged)
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file; it appears whole or not at all."""
-        about = {
+        """Write one safetensors file, with a checksum. An interrupted write leaves no partial file."""
+        metadata = {
             "format": FORMAT,
             "teacher": self.teacher,
             "revision": self.revision,
@@ -157,30 +185,31 @@ class SoftLabels:
             "checksum": self._checksum(),
         }
         with atomic_write(path) as file:
-            file.write_bytes(save(self._tensors(), metadata=about))
+            file.write_bytes(save(self._tensors(), metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None) -> "SoftLabels":
-        """Reads soft labels back.
+        """Read soft labels from a file.
 
         Args:
             path: the file.
-            revision: the teacher's revision that they must belong to; by default any.
+            revision: the teacher's revision that they must belong to (any).
 
         Raises:
-            InputError: naming the file, if it is missing, damaged, something else, or of another teacher.
+            InputError: if the file is missing, damaged, not a file of soft labels, or of another revision.
         """
-        again = "delete it and run `tkd-hf label` again"
+        hint = "delete it and run `tkd-hf label` again"
         try:
             with safe_open(str(path), framework="np") as file:
-                about = file.metadata() or {}
-                if about.get("format") not in READABLE:
-                    raise InputError(f"{path} holds {about.get('format', 'something else')!r}, not {FORMAT!r}; {again}")
+                metadata = file.metadata() or {}
+                file_format = metadata.get("format")
+                if file_format not in READABLE_FORMATS:
+                    raise InputError(f"{path} has the format {file_format!r}, not {FORMAT!r}; {hint}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                found = cls(
-                    about["teacher"],
-                    about["revision"],
-                    tuple(json.loads(about["label_names"])),
+                soft_labels = cls(
+                    metadata["teacher"],
+                    metadata["revision"],
+                    tuple(json.loads(metadata["label_names"])),
                     tensors["keys"],
                     tensors["logits"],
                     tensors.get("offsets"),
@@ -188,31 +217,32 @@ class SoftLabels:
         except FileNotFoundError:
             raise InputError(f"no soft labels at {path}; run `tkd-hf label` first") from None
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(f"the soft labels in {path} are damaged ({error}); {again}") from None
-        if found._checksum() != about.get("checksum"):
-            raise InputError(f"the soft labels in {path} are damaged (the checksum does not match); {again}")
-        if revision is not None and found.revision != revision:
+            raise InputError(f"the soft labels in {path} are damaged ({error}); {hint}") from None
+        if soft_labels._checksum() != metadata.get("checksum"):
+            raise InputError(f"the soft labels in {path} are damaged (the checksum does not match); {hint}")
+        if revision is not None and soft_labels.revision != revision:
             raise InputError(
-                f"the soft labels in {path} are of revision {found.revision} of {found.teacher}, but the teacher is of "
-                f"revision {revision}; run `tkd-hf label` with this teacher"
+                f"the soft labels in {path} are of revision {soft_labels.revision} of {soft_labels.teacher}, but the "
+                f"teacher has revision {revision}; run `tkd-hf label` with this teacher"
             )
-        return found
+        return soft_labels
 
-    def _places(self, features: Dataset, teacher: int) -> np.ndarray:
-        """For each row its place among the keys, or -1."""
-        places = {key.tobytes(): place for place, key in enumerate(self.keys)}
-        return np.array([places.get(key.tobytes(), -1) for key in content_keys(features, teacher)], dtype=np.int64)
+    def _key_indices(self, features: Dataset, teacher_index: int) -> np.ndarray:
+        """Return the index of each row's key in `keys`, or -1."""
+        index_of = {key.tobytes(): index for index, key in enumerate(self.keys)}
+        row_keys = content_keys(features, teacher_index)
+        return np.array([index_of.get(key.tobytes(), -1) for key in row_keys], dtype=np.int64)
 
     def _by_example(self) -> np.ndarray | list[np.ndarray]:
-        """The logits by example: (labels,) each, or (length, labels)."""
+        """Return the logits per example, (labels,) or (length, labels) each."""
         return self.logits if self.offsets is None else np.split(self.logits, self.offsets[1:-1])
 
-    def _check_lengths(self, features: Dataset, answers: list[np.ndarray]):
-        for place, ((ids,), answer) in enumerate(zip(iterate_rows(features, ["input_ids"]), answers, strict=True)):
-            if len(ids) != len(answer):
+    def _check_lengths(self, features: Dataset, logits: list[np.ndarray]):
+        for row, ((ids,), row_logits) in enumerate(zip(iterate_rows(features, ["input_ids"]), logits, strict=True)):
+            if len(ids) != len(row_logits):
                 raise InputError(
-                    f"row {place} has {len(ids)} tokens, but {len(answer)} soft labels of {self.teacher}; soft labels "
-                    "of tokens need rows without padding, and a teacher with the student's tokenizer"
+                    f"row {row} has {len(ids)} tokens, but {len(row_logits)} soft labels of {self.teacher}; "
+                    "soft labels per token need rows without padding and a teacher with the student's tokenizer"
                 )
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -225,11 +255,11 @@ class SoftLabels:
         return digest.hexdigest()
 
 
-def _joined(answers: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Answers by example as rows of one array, and where those of each begin if they have several."""
-    if answers[0].ndim == 1:
-        return np.asarray(answers), None
-    return np.concatenate(answers), np.cumsum([0, *map(len, answers)])
+def _stack_examples(logits: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the logits of all examples as rows of one array, and the offsets if an example has several rows."""
+    if logits[0].ndim == 1:
+        return np.asarray(logits), None
+    return np.concatenate(logits), np.cumsum([0, *map(len, logits)])
 
 
 def attach_mean(
@@ -238,51 +268,57 @@ def attach_mean(
     weights: Sequence[float] | None = None,
     student_labels: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Adds the column `teacher_logits`: the weighted mean of several teachers' logits, as `TeacherEnsemble` takes it.
+    """Add the column `teacher_logits` with the weighted mean of several teachers' logits, as `TeacherEnsemble` does.
 
     Args:
-        features: tokenised rows; with teachers of other tokenizers, their features under `teacher_`, `teacher2_` …
-        caches: soft labels of each teacher, in order.
-        weights: one for each; equal by default.
-        student_labels: the student's label names; by default those of the first teacher.
+        features: tokenised rows; features for teachers with other tokenizers are under `teacher_`, `teacher2_`, …
+        caches: the soft labels of each teacher, in order.
+        weights: one weight per teacher; they need not add up to 1 (equal weights).
+        student_labels: the student's label names in the order of its logits (those of the first teacher).
 
     Raises:
-        InputError: as in `SoftLabels.attach`, and for weights that do not fit.
+        InputError: as in `SoftLabels.attach`; also if the weights do not fit the teachers.
     """
     names = student_labels or caches[0].label_names
-    answers = [cache.answers(features, names, place) for place, cache in enumerate(caches)]
+    logits_by_teacher = [cache.logits_for(features, names, index) for index, cache in enumerate(caches)]
     shares = np.asarray(normalize_weights(weights, len(caches)), np.float32)
     mean = [
-        sum(share * answer for share, answer in zip(shares, row, strict=True)) for row in zip(*answers, strict=True)
+        sum(share * logits for share, logits in zip(shares, row, strict=True))
+        for row in zip(*logits_by_teacher, strict=True)
     ]
     if caches[0].offsets is None:
         return features.add_column(TEACHER_LOGITS, mean, feature=List(Value("float32")))
     return features.add_column(TEACHER_LOGITS, [[*row] for row in mean], feature=List(List(Value("float32"))))
 
 
-def content_keys(features: Dataset, place: int = 0) -> np.ndarray:
-    """Hashes of what the teacher reads of each row: token ids and, for pairs, segments, less padding.
+def content_keys(features: Dataset, teacher_index: int = 0) -> np.ndarray:
+    """Hash what the teacher reads of each row: the token ids and, for text pairs, the segment ids, without padding.
 
     Args:
-        features: rows with `input_ids`, or with `teacher_input_ids`, which win where they exist.
-        place: of the teacher among several, from 0; the second's features are under `teacher2_`.
+        features: rows with `input_ids`, or with `teacher_input_ids`, which are preferred.
+        teacher_index: position of the teacher among several, from 0; the second one's features are under `teacher2_`.
 
     Returns:
         (rows, 16) `uint8`.
+
+    Raises:
+        InputError: if the data is not tokenised.
     """
-    prefix = teacher_prefix(place) if f"{teacher_prefix(place)}input_ids" in features.column_names else ""
+    prefix = teacher_prefix(teacher_index)
+    if f"{prefix}input_ids" not in features.column_names:
+        prefix = ""
     columns = _feature_columns(features, prefix)
     keys = np.empty((len(features), KEY_BYTES), np.uint8)
-    for i, values in enumerate(iterate_rows(features, columns)):
+    for index, values in enumerate(iterate_rows(features, columns)):
         row = dict(zip(columns, values, strict=True))
-        kept = np.asarray(row.pop(f"{prefix}attention_mask", None) or [1] * len(values[0]), bool)
-        content = [np.asarray(value, np.int32)[kept] for value in row.values()]
-        # segments that are all 0 say nothing, and not every tokenizer writes them
-        content = [value for place, value in enumerate(content) if place == 0 or value.any()]
+        mask = np.asarray(row.pop(f"{prefix}attention_mask", None) or [1] * len(values[0]), bool)
+        ids, *segments = (np.asarray(value, np.int32)[mask] for value in row.values())
+        # some tokenizers write segment ids that are all 0, others none: both must give the same key
+        content = [ids, *(value for value in segments if value.any())]
         digest = hashlib.blake2b(digest_size=KEY_BYTES)
         for value in content:
             digest.update(len(value).to_bytes(4, "little") + value.tobytes())
-        keys[i] = np.frombuffer(digest.digest(), np.uint8)
+        keys[index] = np.frombuffer(digest.digest(), np.uint8)
     return keys
 
 
@@ -294,11 +330,15 @@ def _feature_columns(features: Dataset, prefix: str) -> list[str]:
 
 
 def teacher_revision(teacher: str | PreTrainedModel) -> str:
-    """What identifies a teacher's answers: the commit of a Hub model, or a hash of weights and configuration.
+    """Return what identifies a teacher's weights: the commit of a Hub model, or a hash.
 
     Args:
-        teacher: Hub id (`org/model@revision` pins one), folder, or a model in memory. A folder is hashed by its files,
-            without loading the model.
+        teacher: a Hub id (`org/model@revision` pins a revision), a folder, or a model in memory. A folder is hashed by
+            its files, without loading the model; a model in memory by its weights and label names.
+
+    Returns:
+        `"commit-…"`, `"files-…"` or `"state-…"`. The forms of one model differ, so soft labels that were computed with
+        one do not match another.
     """
     digest = hashlib.sha256()
     if isinstance(teacher, PreTrainedModel):
@@ -321,5 +361,5 @@ def teacher_revision(teacher: str | PreTrainedModel) -> str:
 
 
 def default_path(revision: str) -> Path:
-    """Where the commands keep the soft labels of a teacher: one file a revision, in the Hugging Face cache."""
+    """Return the file in the Hugging Face cache where the commands store the soft labels of a teacher's revision."""
     return Path(constants.HF_HOME) / "tkd-hf" / "soft-labels" / f"{revision}.safetensors"

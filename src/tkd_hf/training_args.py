@@ -1,4 +1,4 @@
-"""The arguments: `TrainingArguments` with defaults that suit small encoders, and what distillation adds to them."""
+"""The training arguments: `TrainingArguments` with defaults for small encoders, and the options of distillation."""
 
 from dataclasses import dataclass, field
 
@@ -13,11 +13,14 @@ DEFAULT_OBJECTIVES = {"logits": 0.9, "hard": 0.1}
 
 @dataclass
 class FineTuningArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with the defaults of this field: every field of theirs can be set as ever.
+    """`transformers.TrainingArguments` with defaults for small encoders. Every other field works as usual.
 
-    The defaults are those of the TKD-NLP recipe (AdamW, mixed precision, arXiv 2405.11704) with a linear warm-up, and
-    batches of similar length, which spares a third of the time on sentences. Of checkpoints, which would fill a disk in
-    a few recipes, the last two are kept; `save_total_limit=None` keeps all.
+    The defaults follow the TKD-NLP recipe (arXiv 2405.11704): AdamW and mixed precision, with a linear warm-up. Batches
+    group examples of similar length, which saves padding. Only the last two checkpoints are kept, because one takes
+    three times the size of the model; `save_total_limit=None` keeps all.
+
+    Watch out for these: the learning rate of 1e-4 suits students of a few layers; full-size encoders often need 2e-5 to
+    5e-5. And bf16 is chosen by the device, so pass `bf16=False` to compare runs on different machines.
 
     Example:
 
@@ -29,48 +32,59 @@ class FineTuningArguments(TrainingArguments):
     ```
     """
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Examples a step on one device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a step in evaluation."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW (0.0001)."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Number of passes over the training data (3)."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Examples per training step on one device (64)."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Examples per evaluation step on one device (64)."}
+    )
     warmup_steps: float = field(
-        default=0.1, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps (0.1)."}
     )
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Batches of similar length waste less on padding."}
+        default="group_by_length",
+        metadata={"help": "Order of the training examples: random, sequential or group_by_length (group_by_length)."},
     )
     save_total_limit: int | None = field(
         default=2,
         metadata={
-            "help": "Checkpoints kept: the newest, as the last may be cut off, and the best, if that is gone back to. "
-            "Each is three times the size of the model."
+            "help": "Number of checkpoints kept, the newest first; each takes three times the size of the model. The "
+            "second is a reserve if writing the newest is interrupted (2)."
         },
     )
     bf16: bool | None = field(
-        default=None, metadata={"help": "Train in bfloat16. By default where the device computes in it natively."}
+        default=None, metadata={"help": "Train in bfloat16 (if the device computes in it natively)."}
     )
     disable_tqdm: bool | None = field(
-        default=False, metadata={"help": "Hide the progress bar; it does not follow the log level of transformers."}
+        default=False, metadata={"help": "Hide the progress bar, whatever the log level of transformers (false)."}
     )
 
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(use_cpu=self.use_cpu)
         if not torch.accelerator.is_available():
-            self.use_cpu = True  # which transformers wants to hear before it takes bf16
-            self.dataloader_pin_memory = False  # torch would warn at every epoch
+            self.use_cpu = True  # transformers accepts bf16 on a CPU only with this
+            self.dataloader_pin_memory = False  # torch warns in every epoch otherwise
         super().__post_init__()
 
 
 @dataclass
 class DistillationTrainingArguments(FineTuningArguments):
-    """What a `DistillationTrainer` needs to know beside the ordinary training arguments.
+    """The arguments of a `DistillationTrainer`: `FineTuningArguments` plus what the student learns and how.
 
-    The loss is the sum over `objectives` of weight x objective; `tkd_hf.objectives.OBJECTIVES` lists their names.
+    The loss is the sum over `objectives` of weight x objective. `tkd_hf.objectives` lists the objectives and says which
+    to choose. The defaults need only soft labels and labels: 0.9 for the teacher's logits and 0.1 for the labels. For
+    data without labels pass `objectives={"logits": 1.0}`.
+
+    If the student learns too little, first train it for more epochs. A higher temperature shows it more of the teacher's
+    doubts; Hinton et al. 2015 (arXiv 1503.02531) found 2.5 to 4 best for their smallest students. Feature objectives
+    (`hidden`, `relations`, …) run the teacher on every batch and are best used in a stage of their own.
 
     Raises:
-        ValueError: for a temperature that is not positive, an unknown objective or divergence, a negative weight, or
-            weights that are all 0; the message names the offending value and the way out.
+        ValueError: if the temperature is not positive, an objective or divergence is unknown, a weight is negative, or
+            all weights are 0. The message names the value and what to write instead.
 
     Example:
 
@@ -88,49 +102,51 @@ class DistillationTrainingArguments(FineTuningArguments):
     objectives: dict[str, float] | str | None = field(
         default=None,
         metadata={
-            "help": "Weight of each objective, by name. The default is 0.9 for the teacher's logits and 0.1 for the "
-            'labels ("hard"); `tkd-hf distill` takes {"logits": 1.0} where the data has no labels.'
+            "help": 'Weight of each objective by name ({"logits": 0.9, "hard": 0.1}: the teacher\'s logits and the '
+            'labels; `tkd-hf distill` uses {"logits": 1.0} if the data has no labels).'
         },
     )
     final_objectives: dict[str, float] | str | None = field(
         default=None,
-        metadata={"help": "Weights at the end of training, reached linearly. By default they stay."},
+        metadata={"help": "Weight of each objective at the end of training, reached linearly (no change)."},
     )
     temperature: float = field(
         default=2.0,
-        metadata={
-            "help": "Softens both distributions before they are compared. The default is the middle of what "
-            "Hinton et al. (2015) found to work for small students."
-        },
+        metadata={"help": "Temperature that softens both distributions before they are compared (2.0)."},
     )
     final_temperature: float | None = field(
-        default=None, metadata={"help": "Temperature at the end of training, reached linearly. By default it stays."}
+        default=None, metadata={"help": "Temperature at the end of training, reached linearly (no change)."}
     )
     divergence: str = field(
         default="forward_kl",
         metadata={
-            "help": "How the objective 'logits' compares: forward_kl, reverse_kl, jensen_shannon, or mse of the logits."
+            "help": "Divergence of the objective 'logits': forward_kl, reverse_kl, jensen_shannon, or mse of the "
+            "logits (forward_kl)."
         },
     )
     confidence_weighting: bool = field(
-        default=False, metadata={"help": "In 'logits', weigh each example by the teacher's confidence in its answer."}
+        default=False,
+        metadata={"help": "In the objective 'logits', weigh each example by the teacher's confidence (false)."},
     )
     top_k: int | None = field(
         default=None,
-        metadata={"help": "In 'logits', tell apart only the teacher's likeliest classes; for vocabularies."},
+        metadata={
+            "help": "In the objective 'logits', number of likeliest classes to keep apart, with all others merged; for "
+            "vocabularies (all classes)."
+        },
     )
     layer_map: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher layer of each student layer: uniform, last, skip, or a list from 0 such as 1,3,5. By "
-            "default the layers that the student was built from, or uniform where that is not known."
+            "help": "Teacher layer for each student layer: uniform, last, skip, or a list of indices from 0 such as "
+            "1,3,5 (the layers that the student was built from; uniform if they are unknown)."
         },
     )
     relation_heads: int | None = field(
         default=None,
         metadata={
-            "help": "Parts that 'relations' cuts the heads into; must divide both widths. By default the most, up to "
-            "the teacher's heads, that do."
+            "help": "Number of parts that the objective 'relations' splits the joined heads into; must divide both "
+            "query widths (the largest divisor up to the teacher's number of heads)."
         },
     )
 
@@ -149,29 +165,29 @@ class DistillationTrainingArguments(FineTuningArguments):
 
         weights = getattr(self, name)
         if not isinstance(weights, dict):
-            raise ValueError(f'{name}={weights!r} are not weights by name, such as {{"logits": 1.0}}')
+            raise ValueError(f'{name}={weights!r} are not weights by name; write for example {{"logits": 1.0}}')
         for objective, weight in weights.items():
             if objective not in OBJECTIVES:
                 raise ValueError(
-                    f"unknown objective {objective!r} (weight {weight}); there are {', '.join(OBJECTIVES)}"
+                    f"unknown objective {objective!r} (weight {weight}); choose from {', '.join(OBJECTIVES)}"
                 )
             if weight < 0:
                 raise ValueError(f"{name}[{objective!r}]={weight} is negative; a weight of 0 turns an objective off")
         if not any(weights.values()):
-            raise ValueError(f"{name}={weights} leave nothing to learn; give one a positive weight")
+            raise ValueError(f"{name}={weights} leave nothing to learn; give at least one objective a positive weight")
 
     def _check_schedule(self):
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} must be positive; 1 leaves the logits as they are")
+                raise ValueError(f"{name}={value} must be positive; 1 does not change the logits")
 
     def _check_options(self):
         from .objectives.divergences import DIVERGENCES
 
         divergences = [*DIVERGENCES, "mse"]
         if self.divergence not in divergences:
-            raise ValueError(f"unknown divergence {self.divergence!r}; there are {', '.join(divergences)}")
+            raise ValueError(f"unknown divergence {self.divergence!r}; choose from {', '.join(divergences)}")
         for name in ("top_k", "relation_heads"):
             value = getattr(self, name)
             if value is not None and value < 1:
