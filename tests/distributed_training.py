@@ -1,4 +1,4 @@
-"""One process of a distributed training, or of a labelling, under torchrun:
+"""One process of distributed training or labelling; test_distributed.py launches it.
 
 python -m tests.distributed_training FOLDER BATCH_SIZE [CHECKPOINT]
 python -m tests.distributed_training TEACHER LABELS.safetensors
@@ -66,7 +66,7 @@ def train(folder: str, batch_size: int, checkpoint: str | None = None):
 
 
 def label(teacher: str, path: str):
-    stages_label.EXAMPLES_PER_SAVE = 3  # the last part leaves one of two processes with nothing to do
+    stages_label.EXAMPLES_PER_SAVE = 3  # so that the last part has one row, and one of two processes has nothing to do
     rows = tokenize(Dataset.from_dict({"text": TEXTS[:7]}), build_tokenizer())
     _, computed = stages_label.complete_soft_labels(Path(path), teacher, "r", [rows])
     assert computed == 7

@@ -1,4 +1,4 @@
-"""Two processes train and label as one does, projections included, and one goes on where two were."""
+"""Training and labelling with two processes give the results of one process."""
 
 import copy
 import subprocess
@@ -18,19 +18,19 @@ from tkd_hf import SoftLabels, TKDConfig, TKDForSequenceClassification
 ROOT = Path(__file__).parents[1]
 
 
-def launch(processes: int, *words) -> None:
-    """Runs tests/distributed_training.py in so many processes, joined by gloo."""
+def launch(processes: int, *args) -> None:
+    """Run tests/distributed_training.py in several processes that communicate with gloo."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", "examples/accelerate/cpu.yaml"]
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
-    command = [sys.executable, *launcher, "--module", "tests.distributed_training", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, *launcher, "--module", "tests.distributed_training", *map(str, args)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_are_one_of_eight_and_one_goes_on_from_two(tmp_path):
-    """Weights, projections and logged components are the same, so gradients of all of them were averaged."""
-    ends = []
+def test_ddp_matches_single_process_and_checkpoints_are_interchangeable(tmp_path):
+    """Weights, projections and logged losses are equal, so the gradients of all of them are averaged."""
+    final_states = []
     for name, processes, batch_size, *checkpoint in (
         ("one", 1, 8),
         ("two", 2, 4),
@@ -38,48 +38,49 @@ def test_two_processes_of_four_are_one_of_eight_and_one_goes_on_from_two(tmp_pat
     ):
         (tmp_path / name).mkdir()
         launch(processes, tmp_path / name, batch_size, *checkpoint)
-        ends.append(load_file(tmp_path / name / "end.safetensors"))
-    one, two, resumed = ends
-    assert "hidden.projection.weight" in one
-    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(one, resumed, atol=1e-4, rtol=1e-3)
+        final_states.append(load_file(tmp_path / name / "end.safetensors"))
+    single, ddp, resumed = final_states
+    assert "hidden.projection.weight" in single
+    torch.testing.assert_close(single, ddp, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(single, resumed, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow
-def test_two_processes_label_as_one(tmp_path, teacher_folder):
-    labels = []
+def test_labelling_with_two_processes_gives_the_soft_labels_of_one(tmp_path, teacher_folder):
+    soft_labels = []
     for processes in (1, 2):
-        path = tmp_path / f"of{processes}.safetensors"
+        path = tmp_path / f"{processes}.safetensors"
         launch(processes, teacher_folder, path)
-        labels.append(SoftLabels.load(path, "r"))
-    np.testing.assert_array_equal(labels[0].keys, labels[1].keys)
-    np.testing.assert_allclose(labels[0].logits, labels[1].logits, atol=1e-5)
+        soft_labels.append(SoftLabels.load(path, "r"))
+    single, double = soft_labels
+    np.testing.assert_array_equal(single.keys, double.keys)
+    np.testing.assert_allclose(single.logits, double.logits, atol=1e-5)
 
 
 @pytest.fixture
 def group(tmp_path):
-    """A group of this process alone."""
+    """Open a process group that contains this process only."""
     torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def test_a_model_that_fsdp_shares_out_is_saved_as_what_it_is(group, tmp_path):
-    """The files that define it are its own, not those of FSDP, whose class it has meanwhile."""
-    whole = TKDForSequenceClassification(TKDConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
-    whole.save_pretrained(tmp_path / "whole")
-    shared = copy.deepcopy(whole)
+def test_a_model_sharded_by_fsdp_is_saved_with_the_same_files_as_an_unsharded_one(group, tmp_path):
+    """FSDP changes the class of the model, so the files with its code must be found some other way."""
+    model = TKDForSequenceClassification(TKDConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
+    model.save_pretrained(tmp_path / "unsharded")
+    sharded = copy.deepcopy(model)
     mesh = init_device_mesh("cpu", (1,))
-    for module in (*shared.tkd.layers, shared):
+    for module in (*sharded.tkd.layers, sharded):
         fully_shard(module, mesh=mesh)
-    shared.save_pretrained(tmp_path / "shared", state_dict=whole.state_dict())
-    assert isinstance(shared, FSDPModule)
-    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "shared").iterdir()} == files
+    sharded.save_pretrained(tmp_path / "sharded", state_dict=model.state_dict())
+    assert isinstance(sharded, FSDPModule)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "unsharded").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "sharded").iterdir()} == files
     assert "modeling_tkd.py" in files
 
 
-def test_a_command_leaves_the_others_when_it_is_done(run, group):
+def test_a_command_closes_the_process_group_at_its_end(run, group):
     assert run("--help")[0] == 0
     assert not torch.distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""Whatever is made up: it is constructed, saved and loaded as the same, or refused in words; and nothing in between."""
+"""Random input is either refused with an error, or saved and loaded without a change."""
 
 import string
 from contextlib import suppress
@@ -20,7 +20,7 @@ from .conftest import TEXTS, build_tokenizer
 
 
 COMMANDS = typer.main.get_command(app).commands
-# the same examples in every run, few enough for seconds; a folder that examples share is written over by each
+# every run draws the same examples; all examples of a test share one tmp_path, and each overwrites the files
 settings.register_profile(
     "tkd", max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -56,21 +56,22 @@ shapes = st.fixed_dictionaries(
 
 @settings(PROFILE, max_examples=60)
 @given(shapes)
-def test_configurations(tmp_path, shape):
+def test_a_valid_configuration_survives_saving_and_loading(tmp_path, shape):
     try:
         config = TKDConfig(**shape)
     except (ValueError, StrictDataclassError):
         return
     model = TKDForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path)
-    again = TKDForSequenceClassification.from_pretrained(tmp_path).eval()
+    loaded = TKDForSequenceClassification.from_pretrained(tmp_path).eval()
     names = set(shape) | {"embedding_size", "head_dim"}
-    assert {name: getattr(again.config, name) for name in names} == {name: getattr(config, name) for name in names}
+    assert {name: getattr(loaded.config, name) for name in names} == {name: getattr(config, name) for name in names}
     ids = torch.arange(min(config.vocab_size, config.max_position_embeddings, 4))[None]
     with torch.no_grad():
-        one, other = (found(ids, torch.ones_like(ids)).logits for found in (model, again))
-    assert one.isfinite().all()
-    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # where it lies in memory may change the last bits
+        logits, loaded_logits = (each(ids, torch.ones_like(ids)).logits for each in (model, loaded))
+    assert logits.isfinite().all()
+    # weights that are mapped from a file are aligned differently, which may change the last bits of a sum
+    torch.testing.assert_close(logits, loaded_logits, rtol=1e-5, atol=1e-6)
 
 
 texts = st.lists(st.text(alphabet=[*"abgod ", "é", "\x00", "😀", "‮"], max_size=30), min_size=1, max_size=5)
@@ -78,8 +79,8 @@ texts = st.lists(st.text(alphabet=[*"abgod ", "é", "\x00", "😀", "‮"], max_
 
 @settings(PROFILE)
 @given(texts, st.randoms(use_true_random=False), st.sampled_from(["left", "right"]), st.integers(0, 7))
-def test_batches(texts, random, side, more):
-    """An answer depends on the text alone: not on the order, the other texts, the side of the padding or its length."""
+def test_logits_do_not_depend_on_the_other_texts_of_a_batch_or_on_padding(texts, random, side, extra_padding):
+    """The batch varies in its order, the side of the padding, and the length of the padding."""
     torch.manual_seed(0)
     shape = {"num_hidden_layers": 2, "heads_per_layer": [2, 1], "head_dim": 4, "intermediate_sizes": [5, 3]}
     model = TKDForSequenceClassification(TKDConfig(hidden_size=8, vocab_size=32, initializer_range=0.5, **shape)).eval()
@@ -87,10 +88,10 @@ def test_batches(texts, random, side, more):
     order = list(range(len(texts)))
     random.shuffle(order)
     with torch.no_grad():
-        alone = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
-        length = max(len(tokenizer(text)["input_ids"]) for text in texts) + more
+        single_logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        length = max(len(tokenizer(text)["input_ids"]) for text in texts) + extra_padding
         batch = tokenizer([texts[i] for i in order], padding="max_length", max_length=length, return_tensors="pt")
-        torch.testing.assert_close(model(**batch).logits, alone[order], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(**batch).logits, single_logits[order], atol=1e-5, rtol=1e-5)
 
 
 scalars = (
@@ -110,7 +111,7 @@ recipes = st.dictionaries(st.sampled_from([*KEYS, "unknown"]), scalars | options
 
 @settings(PROFILE, max_examples=200)
 @given(recipes)
-def test_recipes(tmp_path, content):
+def test_a_recipe_is_refused_or_planned_stage_by_stage(tmp_path, content):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     try:
@@ -123,7 +124,7 @@ def test_recipes(tmp_path, content):
 
 @settings(PROFILE)
 @given(st.binary(max_size=60))
-def test_recipes_of_any_bytes(tmp_path, content):
+def test_a_recipe_of_random_bytes_is_read_or_refused(tmp_path, content):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
     with suppress(InputError):
@@ -132,20 +133,19 @@ def test_recipes_of_any_bytes(tmp_path, content):
 
 @settings(PROFILE)
 @given(st.data())
-def test_soft_labels_with_flipped_bytes(tmp_path, data):
-    """Loaded as they were saved, or refused: never other logits."""
+def test_a_changed_or_truncated_file_of_soft_labels_never_gives_other_logits(tmp_path, data):
     keys = np.arange(16 * len(TEXTS), dtype=np.uint8).reshape(len(TEXTS), 16)
     logits = np.linspace(-1, 1, 2 * len(TEXTS), dtype=np.float32).reshape(-1, 2)
     path = tmp_path / "soft.safetensors"
     SoftLabels("teacher", "r1", ("no", "yes"), keys, logits).save(path)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= data.draw(st.integers(1, 255))
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
     try:
-        again = SoftLabels.load(path, revision="r1")
+        loaded = SoftLabels.load(path, revision="r1")
     except InputError:
         return
-    assert np.array_equal(again.keys, keys)
-    assert np.array_equal(again.logits, logits)
-    assert again.label_names == ("no", "yes")
+    assert np.array_equal(loaded.keys, keys)
+    assert np.array_equal(loaded.logits, logits)
+    assert loaded.label_names == ("no", "yes")

@@ -1,4 +1,4 @@
-"""Recording: what hooks read is what the model computes, whatever its implementation of attention."""
+"""Recorder: the hooks read the states that the model computes, with every attention implementation."""
 
 import pytest
 import torch
@@ -37,8 +37,8 @@ def model(request):
     return AutoModel.from_config(CONFIGS[request.param]).eval()
 
 
-def test_queries_and_keys_are_those_of_the_attention(model):
-    """softmax(q·k/√d) of what was recorded is the attention that the model itself gives."""
+def test_recorded_queries_and_keys_give_the_models_own_attention(model):
+    """softmax(q·k/√d) of the recorded states equals the attention probabilities that the model returns."""
     model.set_attn_implementation("eager")
     signals, outputs = Recorder(model, ["queries", "keys"])(model, INPUTS | {"output_attentions": True})
     mask = INPUTS["attention_mask"][:, None, None, :].bool()
@@ -48,23 +48,23 @@ def test_queries_and_keys_are_those_of_the_attention(model):
         torch.testing.assert_close(scores.softmax(-1), attention)
 
 
-def test_everything_is_recorded_under_sdpa_and_nothing_else_changes(model):
+def test_recording_with_sdpa_is_complete_and_does_not_change_the_outputs(model):
     plain = model(**INPUTS)
     signals, outputs = Recorder(model, FEATURES)(model, INPUTS)
-    real = INPUTS["attention_mask"].bool()  # at padding TKD answers 0 while nobody looks inside
+    real = INPUTS["attention_mask"].bool()  # at padding, TKD returns 0 unless its hidden states are recorded
     torch.testing.assert_close(outputs.last_hidden_state[real], plain.last_hidden_state[real])
     torch.testing.assert_close(signals.hidden_states[-1][real], plain.last_hidden_state[real])
     assert [len(getattr(signals, name)) for name in FEATURES] == [4, 3, 3, 3]
     assert not any(module._forward_hooks for module in model.modules() if type(module) is torch.nn.Linear)
 
 
-def test_hooks_are_gone_also_after_an_error(model):
+def test_hooks_are_removed_after_an_error(model):
     with pytest.raises(Exception, match=r"."):
         Recorder(model, ["queries"])(model, {"input_ids": torch.tensor([[10**6]])})
     assert not any(module._forward_hooks for module in model.modules() if type(module) is torch.nn.Linear)
 
 
-def test_gradients_reach_what_was_recorded():
+def test_gradients_flow_through_recorded_states():
     torch.manual_seed(0)
     model = TKDModel(TKDConfig(**SHAPE))
     signals, _ = Recorder(model, ["values"])(model, INPUTS)
@@ -73,7 +73,7 @@ def test_gradients_reach_what_was_recorded():
     assert model.layers[2].attention.value.weight.grad is None
 
 
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_does_not_change_gradients_of_recorded_states():
     grads = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -84,11 +84,11 @@ def test_gradient_checkpointing_changes_nothing():
         signals, _ = Recorder(model, FEATURES)(model, INPUTS)
         sum(states.square().sum() for name in FEATURES for states in getattr(signals, name)).backward()
         grads.append([parameter.grad for parameter in model.parameters()])
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other)
+    for plain_grad, checkpointed_grad in zip(*grads, strict=True):
+        torch.testing.assert_close(plain_grad, checkpointed_grad)
 
 
-def test_an_unknown_architecture_is_an_error_with_those_that_are_known():
+def test_attention_of_an_unknown_architecture_is_refused_and_the_known_ones_named():
     model = GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9))
     with pytest.raises(
         InputError, match=r"cannot read the attention of GPT2Model.* bert, roberta, distilbert, electra"

@@ -1,4 +1,4 @@
-"""Defaults, and messages that name both the value and the way out."""
+"""Training arguments: defaults, and error messages that name the value and what to write instead."""
 
 import pytest
 from transformers import TrainingArguments
@@ -25,35 +25,35 @@ def arguments(**fields):
         ({"relation_heads": -2}, r"relation_heads=-2 must be at least 1"),
     ],
 )
-def test_bad_values_are_refused_with_the_way_out(fields, message):
+def test_invalid_values_are_refused_with_a_hint(fields, message):
     with pytest.raises(ValueError, match=message):
         arguments(**fields)
 
 
-def test_objectives_come_as_json_from_a_command_line():
+def test_objectives_may_be_a_json_string():
     assert arguments(objectives='{"logits": 0.5, "hard": 0.5}').objectives == {"logits": 0.5, "hard": 0.5}
 
 
-def test_two_arguments_do_not_share_their_objectives():
+def test_default_objectives_are_not_shared_between_instances():
     assert arguments().objectives is not arguments().objectives
 
 
-def test_they_are_training_arguments_with_linear_warm_up():
+def test_arguments_are_training_arguments_with_linear_warm_up():
     args = arguments(weight_decay=0.01)
     assert isinstance(args, TrainingArguments)
     assert (args.weight_decay, args.lr_scheduler_type, args.get_warmup_steps(100)) == (0.01, "linear", 10)
 
 
-def test_bf16_where_the_device_has_it(monkeypatch):
+def test_bf16_defaults_to_what_the_device_supports(monkeypatch):
     for available in (True, False):
-        monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu, answer=available: answer)
+        monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu, available=available: available)
         assert arguments().bf16 is available
         assert arguments(bf16=not available).bf16 is not available
         assert arguments(fp16=True).bf16 is False
 
 
-def test_bf16_by_default_on_a_processor_that_has_it(monkeypatch):
-    """Without a GPU, and without a word about it."""
+def test_bf16_is_the_default_on_a_cpu_that_supports_it(monkeypatch):
+    """Without an accelerator, `use_cpu` need not be set by hand."""
     monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu: True)
     monkeypatch.setattr("torch.accelerator.is_available", lambda *args, **kwargs: False)
     args = FineTuningArguments("unused", report_to="none")

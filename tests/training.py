@@ -1,4 +1,4 @@
-"""How tests train: quiet arguments, small students, and what to compare of two trainings."""
+"""Helpers for tests that train: quiet arguments, small students, and results to compare."""
 
 import torch
 from transformers import PreTrainedModel
@@ -15,7 +15,7 @@ QUIET = {
     "disable_tqdm": True,
     "logging_steps": 1,
     "save_strategy": "no",
-    "save_total_limit": None,  # tests go on from any step
+    "save_total_limit": None,  # tests resume from any checkpoint
 }
 
 
@@ -25,24 +25,25 @@ def arguments(tmp_path, **fields) -> DistillationTrainingArguments:
 
 
 def student_of(teacher, dropout=0.0, **kwargs) -> PreTrainedModel:
+    """Return a two-layer student; every call gives the same weights."""
     torch.manual_seed(7)
     fields = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return student_from_teacher(teacher, num_hidden_layers=2, **fields, **kwargs)
 
 
 def losses(trainer) -> list[float]:
-    """Trains, and gives the loss of each step."""
+    """Train, and return the loss of each step."""
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def weights(trainer) -> torch.Tensor:
-    """All that is trained, in one vector."""
+    """Return all trainable weights as one vector."""
     return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters() if weight.requires_grad])
 
 
 def logits_of_texts(model, tokenizer) -> torch.Tensor:
-    """The logits of the texts of all tests."""
+    """Return a model's logits for the test texts, without gradients."""
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model.eval()(**batch).logits

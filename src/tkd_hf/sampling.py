@@ -114,9 +114,9 @@ class BaseTrainer(Trainer):
 def _save_layer_norms_under_current_names(model: nn.Module) -> None:
     """Save LayerNorms as `weight` and `bias`, even if the model's file called them `gamma` and `beta`.
 
-    transformers saves a model under the names that its file had: version 5.5 always under the old ones, 5.23 if the
-    file had them, as that of bert-base-uncased has. A Trainer that resumes reads a checkpoint by the model's own names.
-    With the old names it would only warn, and continue with the LayerNorms from before the training. See
+    transformers saves a model under the names that its file had: version 5.5 always uses the old names, 5.23 if the
+    file has them, as that of bert-base-uncased does. A Trainer that resumes expects the model's own names. If it
+    finds the old ones, it only warns and continues with the LayerNorms from before the training. See
     https://github.com/huggingface/transformers/issues/29554; no release fixes this yet.
     """
     if conversions := getattr(model, "_weight_conversions", None):

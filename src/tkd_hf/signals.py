@@ -21,7 +21,7 @@ FEATURES = ("hidden_states", *ATTENTION_PROJECTIONS)
 
 @dataclass
 class Signals:
-    """What a model computed for one batch. Signals that no objective asked for are `None`.
+    """The outputs of a model for one batch. Signals that no objective asked for are `None`.
 
     Args:
         logits: (batch, labels), or (batch, length, labels) per token; `None` for a bare encoder.
@@ -48,7 +48,7 @@ class Recorder:
         features: signals to record besides logits, from `FEATURES`.
 
     Raises:
-        InputError: if queries, keys or values are to be recorded and the architecture is unknown.
+        InputError: if `features` contain queries, keys or values and the architecture is unknown.
 
     Example:
 

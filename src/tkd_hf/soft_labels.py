@@ -80,7 +80,7 @@ class SoftLabels:
         batch_size: int = 128,
         bf16: bool | None = None,
     ) -> "SoftLabels":
-        """Run the teacher over tokenised examples, once for equal ones.
+        """Run the teacher over tokenised examples; equal examples are computed once.
 
         Args:
             model: the teacher, a classifier of texts or of tokens.
@@ -160,18 +160,18 @@ class SoftLabels:
             self._check_lengths(features, logits)
         return logits
 
-    def merge(self, other: "SoftLabels") -> "SoftLabels":
-        """Return these soft labels together with those of `other` that are not among them.
+    def merge(self, additions: "SoftLabels") -> "SoftLabels":
+        """Return these soft labels together with `additions`; examples that both have keep their present logits.
 
         Raises:
             InputError: if the two belong to different revisions of a teacher, or to different label names.
         """
-        if (other.revision, other.label_names) != (self.revision, self.label_names):
+        if (additions.revision, additions.label_names) != (self.revision, self.label_names):
             raise InputError(
-                f"cannot join soft labels of revision {other.revision} with those of revision {self.revision}"
+                f"cannot join soft labels of revision {additions.revision} with those of revision {self.revision}"
             )
-        keys, first = np.unique(np.concatenate([self.keys, other.keys]), axis=0, return_index=True)
-        examples = [*self._by_example(), *other._by_example()]
+        keys, first = np.unique(np.concatenate([self.keys, additions.keys]), axis=0, return_index=True)
+        examples = [*self._by_example(), *additions._by_example()]
         merged = _stack_examples([examples[index] for index in first])
         return SoftLabels(self.teacher, self.revision, self.label_names, keys, *merged)
 
@@ -292,11 +292,11 @@ def attach_mean(
 
 
 def content_keys(features: Dataset, teacher_index: int = 0) -> np.ndarray:
-    """Hash what the teacher reads of each row: the token ids and, for text pairs, the segment ids, without padding.
+    """Hash the teacher's input of each row: the token ids and, for text pairs, the segment ids, without padding.
 
     Args:
         features: rows with `input_ids`, or with `teacher_input_ids`, which are preferred.
-        teacher_index: position of the teacher among several, from 0; the second one's features are under `teacher2_`.
+        teacher_index: position of the teacher among several, from 0; the features of the second are under `teacher2_`.
 
     Returns:
         (rows, 16) `uint8`.

@@ -72,13 +72,13 @@ class FineTuningArguments(TrainingArguments):
 
 @dataclass
 class DistillationTrainingArguments(FineTuningArguments):
-    """The arguments of a `DistillationTrainer`: `FineTuningArguments` plus what the student learns and how.
+    """The arguments of a `DistillationTrainer`: `FineTuningArguments` plus objectives, temperature and layers.
 
     The loss is the sum over `objectives` of weight x objective. `tkd_hf.objectives` lists the objectives and says which
     to choose. The defaults need only soft labels and labels: 0.9 for the teacher's logits and 0.1 for the labels. For
     data without labels pass `objectives={"logits": 1.0}`.
 
-    If the student learns too little, first train it for more epochs. A higher temperature shows it more of the teacher's
+    If the student learns too little, train for more epochs first. A higher temperature shows it more of the teacher's
     doubts; Hinton et al. 2015 (arXiv 1503.02531) found 2.5 to 4 best for their smallest students. Feature objectives
     (`hidden`, `relations`, …) run the teacher on every batch and are best used in a stage of their own.
 

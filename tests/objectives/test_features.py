@@ -1,4 +1,4 @@
-"""Objectives on features: by hand or an independent reference, gradients, and what must not count: padding."""
+"""Objectives on features: values against a reference, gradients, and that padding does not count."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from tkd_hf.signals import FEATURES, Signals
 
 FEATURE_OBJECTIVES = {
     "hidden": HiddenStates([0, 2], 8, 8),
-    "hidden of another width": HiddenStates([0, 2], 8, 12),
+    "hidden with a projection": HiddenStates([0, 2], 8, 12),
     "embeddings": Embeddings(8, 12),
     "cosine": CosineDistance(8, 8),
     "attention": AttentionScores([0, 2], heads=[2, 2], teacher_heads=[2, 2, 2]),
@@ -40,8 +40,8 @@ def random_signals(layers: int, width: int, seed: int, batch: int = 3, length: i
     return Signals(None, states(layers + 1), states(layers), states(layers), states(layers))
 
 
-def cut(signals: Signals, rows=slice(None), length=None) -> Signals:
-    fields = {name: tuple(s[rows, :length] for s in getattr(signals, name)) for name in FEATURES}
+def select(signals: Signals, rows=slice(None), length=None) -> Signals:
+    fields = {name: tuple(states[rows, :length] for states in getattr(signals, name)) for name in FEATURES}
     return Signals(None, **fields)
 
 
@@ -62,8 +62,7 @@ def pair(objective):
     return random_signals(2, 8, 0), random_signals(3, teacher_width(objective), 1)
 
 
-def test_padding_does_not_count(objective, pair):
-    """What stands at padding may be anything: the value and the gradient are those without it."""
+def test_values_at_padding_change_neither_loss_nor_gradient(objective, pair):
     student, teacher = pair
     mask = torch.tensor([[1, 1, 1, 0, 0]] * 3)
     for signals in pair:
@@ -72,8 +71,8 @@ def test_padding_does_not_count(objective, pair):
                 states[:, 3:] = 1e6
                 states.requires_grad_(signals is student)
     value = objective(student, teacher, {"attention_mask": mask})
-    bare = objective(cut(student, length=3), cut(teacher, length=3), {"input_ids": torch.ones(3, 3)})
-    torch.testing.assert_close(value, bare)
+    unpadded = objective(select(student, length=3), select(teacher, length=3), {"input_ids": torch.ones(3, 3)})
+    torch.testing.assert_close(value, unpadded)
     value.backward()
     for name in objective.features:
         for states in getattr(student, name):
@@ -82,44 +81,43 @@ def test_padding_does_not_count(objective, pair):
                 assert states.grad[:, 3:].eq(0).all()
 
 
-def test_the_value_is_the_mean_over_examples(objective, pair):
-    """Examples of different lengths in one batch, or each alone."""
+def test_the_loss_of_a_batch_is_the_mean_over_its_examples(objective, pair):
+    """The examples have different lengths; each is also run as a batch of its own."""
     student, teacher = pair
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
-    alone = [
-        objective(cut(student, slice(i, i + 1)), cut(teacher, slice(i, i + 1)), {"attention_mask": mask[i : i + 1]})
-        for i in range(3)
-    ]
-    torch.testing.assert_close(objective(student, teacher, {"attention_mask": mask}), torch.stack(alone).mean())
+    values = []
+    for row in range(3):
+        rows = slice(row, row + 1)
+        values.append(objective(select(student, rows), select(teacher, rows), {"attention_mask": mask[rows]}))
+    torch.testing.assert_close(objective(student, teacher, {"attention_mask": mask}), torch.stack(values).mean())
 
 
-def test_gradients_by_finite_differences(objective, pair, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # the objectives compute in float32
+def test_gradients_match_finite_differences(objective, pair, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # keep float64, which gradcheck needs
     student, teacher = pair
     name = objective.features[0]
-    layer = -1
     states = getattr(student, name)
 
-    def value(changed):
-        setattr(student, name, (*states[:layer], changed) if layer == -1 else states)
+    def value(last_states):
+        setattr(student, name, (*states[:-1], last_states))
         if isinstance(objective, Embeddings):
-            student.hidden_states = (changed, *states[1:])
+            student.hidden_states = (last_states, *states[1:])
         return objective(student, teacher, {"input_ids": torch.ones(3, 5)})
 
-    assert torch.autograd.gradcheck(value, states[layer].clone().requires_grad_())
+    assert torch.autograd.gradcheck(value, states[-1].clone().requires_grad_())
 
 
-def test_hidden_states_by_hand():
-    """Layers off by 1 and by 3, half of the tokens off by 0: (½·1 + ½·9) / 2."""
+def test_hidden_states_loss_by_hand():
+    """The two layers differ by 1 and by 3, in half of the tokens: (½·1 + ½·9) / 2."""
     zeros = torch.zeros(1, 2, 4)
-    off = torch.tensor([[[1.0] * 4, [0.0] * 4]])
+    half = torch.tensor([[[1.0] * 4, [0.0] * 4]])
     student = Signals(hidden_states=(zeros, zeros, zeros))
-    teacher = Signals(hidden_states=(zeros + 99, zeros + 99, off, zeros + 99, 3 * off))
+    teacher = Signals(hidden_states=(zeros + 99, zeros + 99, half, zeros + 99, 3 * half))
     value = HiddenStates([1, 3], 4, 4)(student, teacher, {"input_ids": torch.ones(1, 2)})
     assert value.item() == pytest.approx((0.5 * 1 + 0.5 * 9) / 2)
 
 
-def test_projections_are_applied_and_learned():
+def test_projections_are_applied_learned_and_absent_for_equal_widths():
     objective = HiddenStates([0], 2, 3)
     with torch.no_grad():
         objective.projection.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
@@ -135,24 +133,23 @@ def test_projections_are_applied_and_learned():
     assert not list(HiddenStates([0], 3, 3).parameters())
 
 
-def test_attention_scores_by_hand():
-    """One token, two heads of two: scores (1·1 + 2·2)/√2 and (3·3 + 0)/√2 against 0."""
+def test_attention_scores_loss_by_hand():
+    """One token, two heads of width 2: the scores are (1·1 + 2·2)/√2 and (3·3 + 0)/√2, the teacher's are 0."""
     states = torch.tensor([[[1.0, 2.0, 3.0, 0.0]]])
     student, teacher = Signals(queries=(states,), keys=(states,)), Signals(queries=(states,), keys=(0 * states,))
     value = AttentionScores([0], [2], [2])(student, teacher, {"input_ids": torch.ones(1, 1)})
     assert value.item() == pytest.approx(((5**2 + 9**2) / 2) / 2)
 
 
-def test_relations_against_scipy():
+def test_relations_loss_equals_that_computed_with_scipy():
     student, teacher = random_signals(1, 8, 2), random_signals(1, 12, 3)
     mask = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
     heads, total = 2, 0.0
     for name in ("queries", "keys", "values"):
         for row in range(3):
-            kept = mask[row]
             relations = []
             for signals in (teacher, student):
-                states = getattr(signals, name)[0][row].float().numpy()[kept]
+                states = getattr(signals, name)[0][row].float().numpy()[mask[row]]
                 parts = states.reshape(len(states), heads, -1).swapaxes(0, 1)
                 relations.append(scipy_softmax(parts @ parts.swapaxes(1, 2) / np.sqrt(parts.shape[-1]), axis=-1))
             total += rel_entr(*relations).sum(axis=-1).mean() / 3 / 3
@@ -161,25 +158,25 @@ def test_relations_against_scipy():
     assert value.item() == pytest.approx(total, rel=1e-5)
 
 
-def test_relations_of_one_model_with_itself_are_zero():
+def test_relations_loss_of_a_model_with_itself_is_zero():
     student = random_signals(2, 12, 4)
     assert SelfAttentionRelations(1, 12, 12)(student, student, {"input_ids": torch.ones(3, 5)}).abs() < 1e-6
 
 
-def test_relation_heads_divide_both_widths():
+def test_relation_heads_must_divide_both_query_widths():
     with pytest.raises(InputError, match=r"relation_heads=5 must divide both .* 8 .* and 12 .* choose a divisor of 4"):
         SelfAttentionRelations(0, 8, 12, relation_heads=5)
     assert SelfAttentionRelations(0, 11 * 32, 12 * 32, teacher_heads=12).relation_heads == 8
     assert SelfAttentionRelations(0, 384, 384, relation_heads=48).relation_heads == 48
 
 
-def test_other_numbers_of_heads_are_refused_with_the_way_out():
+def test_attention_with_different_numbers_of_heads_is_refused():
     with pytest.raises(InputError, match=r"student layer 1 has 3 heads and teacher layer 2 has 4; use 'relations'"):
         AttentionScores([0, 2], heads=[4, 3], teacher_heads=[4, 4, 4])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_is_built_from_a_setting_and_says_what_it_needs(name):
+def test_every_objective_builds_from_a_setup_and_declares_its_needs(name):
     args = DistillationTrainingArguments("unused", report_to="none", use_cpu=True)
     student = TKDConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=8, vocab_size=9)
     teacher = BertConfig(num_hidden_layers=3, hidden_size=96, num_attention_heads=4, intermediate_size=8, vocab_size=9)

@@ -1,4 +1,4 @@
-"""Logit distillation: what is compared by problem type, how examples weigh, and what is scheduled."""
+"""LogitDistillation and the agreement: divergences by problem type, weights of examples, schedules."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from tkd_hf.errors import InputError
 from tkd_hf.objectives import LogitDistillation
+from tkd_hf.objectives.agreement import batch_agreement
 from tkd_hf.objectives.divergences import bernoulli_divergence, categorical_divergence
 from tkd_hf.signals import Signals
 
@@ -13,72 +14,74 @@ from tkd_hf.signals import Signals
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 
-def signals(seed, shape=(5, 3)) -> tuple[Signals, Signals]:
+def random_signals(seed, shape=(5, 3)) -> tuple[Signals, Signals]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(Signals(logits=3 * torch.randn(shape, generator=generator)) for _ in range(2))
 
 
-def test_it_follows_the_problem_type():
-    student, teacher = signals(4)
-    by_type = {kind: LogitDistillation(kind, 3.0)(student, teacher, {}) for kind in (SINGLE, MULTI, REGRESSION)}
+def test_the_divergence_depends_on_the_problem_type():
+    student, teacher = random_signals(4)
+    by_type = {name: LogitDistillation(name, 3.0)(student, teacher, {}) for name in (SINGLE, MULTI, REGRESSION)}
     torch.testing.assert_close(by_type[SINGLE], categorical_divergence(student.logits, teacher.logits, 3.0).mean())
     torch.testing.assert_close(by_type[MULTI], bernoulli_divergence(student.logits, teacher.logits, 3.0).mean())
     torch.testing.assert_close(by_type[REGRESSION], (student.logits - teacher.logits).square().mean())
 
 
-def test_mse_of_logits_by_hand():
+def test_mse_divergence_is_the_squared_difference_of_logits():
     student, teacher = Signals(logits=torch.tensor([[1.0, 2.0]])), Signals(logits=torch.tensor([[3.0, 1.0]]))
-    for kind in (SINGLE, MULTI):
-        assert LogitDistillation(kind, divergence="mse")(student, teacher, {}).item() == pytest.approx((4 + 1) / 2)
+    for problem_type in (SINGLE, MULTI):
+        assert LogitDistillation(problem_type, divergence="mse")(student, teacher, {}).item() == pytest.approx(
+            (4 + 1) / 2
+        )
 
 
-def test_the_divergence_chosen_is_the_one_computed():
-    student, teacher = signals(5)
+def test_the_named_divergence_is_computed():
+    student, teacher = random_signals(5)
     for name in ("reverse_kl", "jensen_shannon"):
         expected = categorical_divergence(student.logits, teacher.logits, 2.0, name).mean()
         torch.testing.assert_close(LogitDistillation(SINGLE, 2.0, divergence=name)(student, teacher, {}), expected)
 
 
-def test_the_temperature_moves_linearly():
+def test_the_temperature_changes_linearly_with_the_progress():
     objective = LogitDistillation(SINGLE, 4.0, final_temperature=2.0)
-    student, teacher = signals(6)
+    student, teacher = random_signals(6)
     for progress, temperature in ((0.0, 4.0), (0.25, 3.5), (1.0, 2.0)):
         objective.set_progress(progress)
         expected = categorical_divergence(student.logits, teacher.logits, temperature).mean()
         torch.testing.assert_close(objective(student, teacher, {}), expected)
 
 
-def test_confidence_by_hand():
-    """A teacher sure at ¾ and one at ½: the examples weigh ¾ and ½ in the mean."""
+def test_confidence_weighting_weighs_examples_by_the_teachers_probability():
+    """The teacher gives its prediction the probabilities ¾ and ½."""
     teacher = torch.tensor([[np.log(3.0), 0.0], [0.0, 0.0]], dtype=torch.float32)
     student = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    each = categorical_divergence(student, teacher)
+    divergences = categorical_divergence(student, teacher)
     weighted = LogitDistillation(SINGLE, confidence_weighting=True)(Signals(student), Signals(teacher), {})
-    torch.testing.assert_close(weighted, (0.75 * each[0] + 0.5 * each[1]) / 2)
-    each = bernoulli_divergence(student, teacher)
+    torch.testing.assert_close(weighted, (0.75 * divergences[0] + 0.5 * divergences[1]) / 2)
+    divergences = bernoulli_divergence(student, teacher)
     weighted = LogitDistillation(MULTI, confidence_weighting=True)(Signals(student), Signals(teacher), {})
-    torch.testing.assert_close(weighted, ((0.75 + 0.5) / 2 * each[0] + 0.5 * each[1]) / 2)
+    torch.testing.assert_close(weighted, ((0.75 + 0.5) / 2 * divergences[0] + 0.5 * divergences[1]) / 2)
 
 
-def test_scores_have_no_confidence():
+def test_confidence_weighting_is_refused_for_regression():
     with pytest.raises(InputError, match=r"confidence_weighting=True .* regression.*; leave it out"):
         LogitDistillation(REGRESSION, confidence_weighting=True)
 
 
-def test_tokens_labelled_minus_100_do_not_count_and_examples_weigh_the_same():
-    student, teacher = signals(7, (2, 4, 3))
+def test_ignored_tokens_do_not_count_and_every_example_weighs_the_same():
+    student, teacher = random_signals(7, (2, 4, 3))
     labels = torch.tensor([[-100, 1, 2, -100], [-100, 0, -100, -100]])
-    each = categorical_divergence(student.logits, teacher.logits, 2.0)
-    expected = ((each[0, 1] + each[0, 2]) / 2 + each[1, 1]) / 2
+    divergences = categorical_divergence(student.logits, teacher.logits, 2.0)
+    expected = ((divergences[0, 1] + divergences[0, 2]) / 2 + divergences[1, 1]) / 2
     objective = LogitDistillation("token_classification", 2.0)
     torch.testing.assert_close(objective(student, teacher, {"labels": labels}), expected)
     unlabelled = {"attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])}
-    expected = (each[0, :2].mean() + each[1].mean()) / 2
+    expected = (divergences[0, :2].mean() + divergences[1].mean()) / 2
     torch.testing.assert_close(objective(student, teacher, unlabelled), expected)
 
 
-def test_answers_already_selected_are_the_same():
-    student, teacher = signals(8, (2, 4, 9))
+def test_logits_of_labelled_tokens_alone_give_the_same_loss():
+    student, teacher = random_signals(8, (2, 4, 9))
     labels = torch.tensor([[-100, 1, 2, -100], [-100, 0, -100, -100]])
     objective = LogitDistillation("masked_lm", top_k=3)
     selected = Signals(logits=student.logits[labels != -100])
@@ -86,6 +89,31 @@ def test_answers_already_selected_are_the_same():
     torch.testing.assert_close(objective(selected, teacher, {"labels": labels}), expected)
 
 
-def test_logits_of_another_width_are_refused_rather_than_broadcast():
+def test_logits_of_another_width_are_refused_and_not_broadcast():
     with pytest.raises(ValueError, match=r"shape \(2, 3\), the teacher's \(2, 1\); .*SoftLabels.attach"):
         LogitDistillation(REGRESSION)(Signals(torch.zeros(2, 3)), Signals(torch.zeros(2, 1)), {})
+
+
+def test_agreement_is_the_share_of_equal_predicted_classes():
+    student, teacher = torch.tensor([[1.0, 0], [0, 1], [2, 1]]), torch.tensor([[3.0, 0], [1, 0], [1, 0]])
+    assert batch_agreement(student, teacher, {}, SINGLE)["agreement"] == pytest.approx(2 / 3)
+
+
+def test_agreement_with_several_labels_requires_all_of_them_to_be_equal():
+    student, teacher = torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[2.0, -3], [1, -1]])
+    assert batch_agreement(student, teacher, {}, MULTI)["agreement"] == 0.5
+
+
+def test_scores_have_a_mean_absolute_difference_and_no_agreement():
+    metrics = batch_agreement(torch.tensor([[1.0], [2]]), torch.tensor([[1.5], [0]]), {}, REGRESSION)
+    assert metrics == {"teacher_difference": torch.tensor(1.25)}
+
+
+def test_agreement_on_tokens_weighs_every_example_the_same():
+    student = torch.zeros(2, 3, 2)
+    student[..., 0] = 1
+    teacher = student.clone()
+    teacher[0, 0] = torch.tensor([0.0, 1.0])
+    labels = torch.tensor([[0, 1, -100], [1, -100, -100]])  # equal: one of two tokens, and one of one
+    metrics = batch_agreement(student, teacher, {"labels": labels, "input_ids": labels}, "token_classification")
+    assert metrics["agreement"] == pytest.approx(0.75)

@@ -1,4 +1,4 @@
-"""The training objectives: what a student learns from. Each file defines one objective.
+"""The training objectives, the terms of the loss that a student learns from. Each file defines one.
 
 The loss of a `tkd_hf.DistillationTrainer` is the weighted sum of the objectives named in
 `DistillationTrainingArguments(objectives={"logits": 0.9, "hard": 0.1})`. Each is also logged by itself, as

@@ -40,8 +40,8 @@ class ObjectiveSetup:
 class Objective(nn.Module):
     """Base class of the training objectives: one unweighted term of the loss.
 
-    The value is a scalar: the mean over the batch of one value per example, so that long examples count as much as
-    short ones and padding counts nothing. `CombinedObjective` applies the weights.
+    The value is a scalar: the mean over the batch of one value per example, so that long and short examples count the
+    same and padding does not count. `CombinedObjective` applies the weights.
 
     A subclass sets the class attributes, builds itself from an `ObjectiveSetup`, and computes `forward`. Its parameters
     (for example a learned projection) are optimised, synchronised between processes and saved in checkpoints; they are
@@ -88,8 +88,8 @@ class Objective(nn.Module):
         """Compute the term of the loss.
 
         Args:
-            student: what the student computed for the batch.
-            teacher: what the teacher computed for it; `None` if no objective of the run needs a teacher.
+            student: the student's signals for the batch.
+            teacher: the teacher's signals for it; `None` if no objective of the run needs a teacher.
             batch: the batch, with `attention_mask` and, if the data has them, `labels`.
 
         Returns:
@@ -123,7 +123,7 @@ def real_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def mean_over_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average over the tokens of each example, then over the examples: long ones weigh as much as short ones.
+    """Average over the tokens of each example, then over the examples, so that their length does not matter.
 
     Args:
         values: (batch, length).

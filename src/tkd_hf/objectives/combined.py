@@ -10,10 +10,10 @@ from torch import nn
 
 from ..callbacks import CheckpointedCallback
 from ..errors import InputError
-from ..signals import Signals
+from ..signals import ATTENTION_PROJECTIONS, Signals
 from ..training_args import DistillationTrainingArguments
 from . import OBJECTIVES
-from .base import ObjectiveSetup
+from .base import ENCODER, ObjectiveSetup
 
 
 PROJECTIONS_FILE = "projections.safetensors"
@@ -43,13 +43,30 @@ class CombinedObjective(CheckpointedCallback):
         """Return whether any of the objectives needs `"teacher"` or `"labels"`."""
         return any(getattr(objective, f"needs_{requirement}") for objective in self._classes.values())
 
-    def names_reading_logits(self) -> str:
-        """Return the names of the objectives that read the student's logits, for messages."""
-        return ", ".join(name for name, objective in self._classes.items() if not objective.features)
-
     def names_reading(self, features: set[str]) -> str:
         """Return the names of the objectives that read any of these features, for messages."""
         return ", ".join(name for name, objective in self._classes.items() if features & set(objective.features))
+
+    def check(self, model: nn.Module, problem_type: str) -> None:
+        """Check that the objectives can be computed for a student.
+
+        Raises:
+            InputError: if an objective reads logits and the student has no head, or if the student is compiled and an
+                objective reads what hooks record.
+        """
+        reading_logits = ", ".join(name for name, objective in self._classes.items() if not objective.features)
+        if problem_type == ENCODER and reading_logits:
+            raise InputError(
+                f"{type(model).__name__} has no head and gives no logits, which {reading_logits} need; "
+                "choose a student with a head, or objectives that read features, such as relations"
+            )
+        hooked = self.features & set(ATTENTION_PROJECTIONS)
+        if self.args.torch_compile and hooked:
+            raise InputError(
+                f"torch_compile=True does not work with {self.names_reading(hooked)}: compiled models may skip the "
+                f"hooks that read {', '.join(sorted(hooked))}; train without torch_compile, or choose objectives that "
+                "read logits and hidden states"
+            )
 
     def build(self, setup: ObjectiveSetup, accelerator: Accelerator) -> None:
         """Build the objectives on the device; with several processes, synchronise the gradients of projections."""

@@ -84,5 +84,5 @@ def bernoulli_divergence(
 
 def _merge_other_classes(log_probs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities of the given classes, followed by that of all others together."""
-    others = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    return torch.cat((log_probs.gather(-1, classes), others), dim=-1)
+    other_classes = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat((log_probs.gather(-1, classes), other_classes), dim=-1)

@@ -10,8 +10,8 @@ from .base import Objective, ObjectiveSetup, rows_and_weights
 class HardLoss(Objective):
     """The loss of ordinary fine-tuning: cross-entropy, binary cross-entropy or squared error, by problem type.
 
-    Use it with a small weight next to `logits`: the labels correct the teacher where it is wrong. With a large weight,
-    the student learns to trust noisy labels more than its teacher. Alone, it is plain fine-tuning. It needs no teacher.
+    Use it with a small weight next to `logits`: the labels correct the teacher's mistakes. With a large weight, the
+    student trusts noisy labels more than its teacher. Alone, it is plain fine-tuning and needs no teacher.
 
     Examples without a label (-100 for a class; NaN for a score or for several labels) and tokens labelled -100
     contribute 0. The loss is averaged over the tokens of each example first, so that it does not depend on which
