@@ -67,7 +67,7 @@ def few_resamples(monkeypatch):
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_memory.py` does."""
+    """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_benchmark.py` does."""
     monkeypatch.setattr("tkd_hf.stages.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
