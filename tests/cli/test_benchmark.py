@@ -13,7 +13,7 @@ SMALL = ["--batch-sizes", "1,2", "--lengths", "4", "--rounds", 2]
 def test_a_model_beside_itself(run, tmp_path, teacher_folder):
     code, out, err = run("benchmark", teacher_folder, teacher_folder, *SMALL, "--json", tmp_path / "b.json")
     assert code == 0, err
-    assert f"\nbenchmarking {teacher_folder}, {teacher_folder} on sentences of our own\n" in err
+    assert f"\nbenchmarking {teacher_folder}, {teacher_folder} on built-in sentences\n" in err
     assert err.splitlines()[-1] == f"next: tkd-hf evaluate {teacher_folder} --teacher {teacher_folder} --task …"
     head, first, second = out.strip().splitlines()
     assert "p50 ms (1)" in head
@@ -61,14 +61,14 @@ def test_a_stage_may_name_its_models(run, no_processes, tmp_path, teacher_folder
     assert (code, "'no/such' is neither a folder with a loadable tokenizer" in err) == (2, True)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"stages": [{"benchmark": None}]}))
     code, _, err = run("run", tmp_path / "recipe.yaml")
-    assert (code, "stage 1 of 1, benchmark: lacks models" in err) == (2, True)
+    assert (code, "stage 1 of 1, benchmark: models is missing" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("no/such", "'no/such' is neither a folder with a loadable configuration"),
-        ("{teacher} --batch-sizes 0", "--batch-sizes '0' is no list of numbers from 1 up (1,8,32)"),
+        ("{teacher} --batch-sizes 0", "--batch-sizes '0' must be a list of numbers of at least 1, such as 1,8,32"),
         ("{teacher} --batch-sizes 1,many", "--batch-sizes '1,many' is no list"),
         (
             "{teacher} --lengths 16,1024",

@@ -95,7 +95,7 @@ def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max-drop", "0.1"], "--max-drop 0.1 is how far below its teacher the model may be: add --teacher"),
+        (["--max-drop", "0.1"], "--max-drop 0.1 is the largest allowed drop below the teacher: add --teacher"),
         (["--disagreements", "d.jsonl"], "d.jsonl is to hold where the model and a teacher differ: name the teacher"),
         (["--eval-split", "nowhere"], "nowhere"),
     ],

@@ -155,9 +155,9 @@ def test_recipes_that_would_run_code(run, tmp_path, tag):
 
 BOMB = f"[&a0 [x, x], {', '.join(f'&a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 40))}]"
 BOMBS = {
-    "data": (f"data: {BOMB}", "unfolds into more than 10000 values"),
-    "a stage": (f"stages: [distill: {{objectives: {BOMB}}}]", "unfolds into more than 10000 values"),
-    "itself": ("stages: &a [*a]", "unfolds into more than 10000 values"),
+    "data": (f"data: {BOMB}", "expands into more than 10000 values"),
+    "a stage": (f"stages: [distill: {{objectives: {BOMB}}}]", "expands into more than 10000 values"),
+    "itself": ("stages: &a [*a]", "expands into more than 10000 values"),
     "depth": ("stages: " + "[" * 2000 + "]" * 2000, "cannot be read: maximum recursion depth exceeded"),
 }
 

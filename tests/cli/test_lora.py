@@ -131,10 +131,10 @@ def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
     [
         ("finetune {teacher} --lora --lora-rank 0", "rank 0 has nothing to train"),
         ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; choose linear or attention"),
-        ("finetune {teacher} --lora-rank 4", "--lora-rank says how to train adapters: add --lora"),
+        ("finetune {teacher} --lora-rank 4", "--lora-rank is an option of adapters: add --lora"),
         ("distill {teacher} --layers 2 --lora --adapter-only", "name it with --student"),
         ("finetune {teacher} --lora --load-in-8bit --load-in-4bit", "load_in_8bit and load_in_4bit are both set"),
-        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit says how to train adapters: add --lora"),
+        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit is an option of adapters: add --lora"),
     ],
 )
 def test_bad_input_gets_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):

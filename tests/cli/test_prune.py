@@ -234,7 +234,7 @@ def test_texts_without_labels(run, tmp_path, teacher_folder):
             ["--vocabulary", "--sparsity", 0.5, "--objectives", '{"hidden": 1}'],
             "hidden compare tokens with the teacher's, and a student with a vocabulary of its own has others",
         ),
-        (["--target-size", "small"], "--target-size 'small' is no size; write it as 10MB"),
+        (["--target-size", "small"], "--target-size 'small' is not a size; write it as 10MB"),
         (
             ["--target-params", 0.05],
             "the target 0.05 of the parameters cannot be met by removing heads, neurons, layers",

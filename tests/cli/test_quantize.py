@@ -179,7 +179,7 @@ def test_mistakes_cost_nothing(quantize, tmp_path, words, message):
 
 def test_a_gate_without_data(quantize):
     code, _, err = quantize("--max-drop", 0.1, data=())
-    assert (code, "--max-drop 0.1 is how far below the model in floats it may be: name the data" in err) == (2, True)
+    assert (code, "--max-drop 0.1 is the largest allowed drop below the float model: name the data" in err) == (2, True)
 
 
 @pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "optimum.intel")])

@@ -206,10 +206,10 @@ def test_overwriting_one_stage(tmp_path):
 @pytest.mark.parametrize(
     ("stages", "content", "message"),
     [
-        ([], {}, "has no stages; there are pretrain, finetune"),
-        ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; there are pretrain, finetune"),
+        ([], {}, "has no stages; choose from pretrain, finetune"),
+        ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; choose from pretrain, finetune"),
         ([{"label": {}}, {"evaluate": {"temprature": 2}}], {}, "sets temprature, which `tkd-hf evaluate` does not"),
-        ([{"label": {}}], {"data": {"tusk": "sst2"}}, "has unknown keys tusk; there are task, dataset, data_dir"),
+        ([{"label": {}}], {"data": {"tusk": "sst2"}}, "has unknown keys tusk; the keys are task, dataset, data_dir"),
         (
             [{"distill": {"layers": 3, "output_dir": "x"}}, {"finetune": {"output_dir": "x"}}],
             {},
@@ -225,7 +225,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ({"run": {}}, "has an unknown stage 'run'; there are pretrain, finetune"),
+        ({"run": {}}, "has an unknown stage 'run'; choose from pretrain, finetune"),
         ({"distill": {"layers": "x"}}, "stage 3 of 3, distill: --layers 'x' is neither"),
         ({"distill": {"student": None, "learning_rat": 1}}, "stage 3 of 3, distill: unknown option '--learning_rat'"),
         (
@@ -233,7 +233,10 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
             "distill' already has a shape, but {'layers': 1} is for a student that is cut out of the",
         ),
         ({"distill": {"teacher": "no/such"}}, "'no/such' is neither a folder with a loadable tokenizer"),
-        ({"distill": {"teacher": None}}, "stage 3 of 3, distill: lacks teacher; name it in the stage, or at the top"),
+        (
+            {"distill": {"teacher": None}},
+            "stage 3 of 3, distill: teacher is missing; set it in the stage, or at the top",
+        ),
         ({"evaluate": {"task": "sst3"}}, "unknown task 'sst3'"),
         ({"evaluate": {"batch_size": "many"}}, "stage 3 of 3, evaluate: Invalid value for '--batch-size'"),
         ({"evaluate": {"dataset": "x", "task": "sst2"}}, "stage 3 of 3, evaluate: name the data by either"),
@@ -253,7 +256,7 @@ def test_a_mistake_in_the_last_stage_costs_nothing(run, tmp_path, teacher_folder
 def test_a_recipe_without_an_output_folder(run, tmp_path, teacher_folder):
     recipe = write_recipe(tmp_path, [{"distill": {"layers": 2}}], teacher=str(teacher_folder), data={"task": "sst2"})
     code, _, err = run("run", recipe)
-    assert (code, "stage 1 of 1, distill: lacks output_dir" in err) == (2, True)
+    assert (code, "stage 1 of 1, distill: output_dir is missing" in err) == (2, True)
 
 
 def test_one_command_takes_its_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
@@ -262,7 +265,7 @@ def test_one_command_takes_its_stage_of_a_recipe(run, tmp_path, teacher_folder, 
     recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir="unused")
     assert run("label", "--config", recipe)[0] == 0  # has no use for an output folder
     code, _, err = run("distill", "--config", recipe)
-    assert (code, f"has 2 stages distill; `tkd-hf run {recipe}` executes them all" in err) == (2, True)
+    assert (code, f"has 2 stages named distill; run all of them with `tkd-hf run {recipe}`" in err) == (2, True)
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ def test_somebody_elses_commit_is_not_undone(push, repo, hub, run_folder, name):
     assert "412 A commit has happened since" in done.err
     done = push()
     assert done.code == 0
-    assert f"left as they were in {name}: theirs.txt" in done.err
+    assert f"other files kept in {name}: theirs.txt" in done.err
     assert repo().files()["theirs.txt"] == b"mine"
 
 
@@ -246,7 +246,7 @@ def test_exports_go_along_when_asked_for(push, run_folder, repo):
     assert len(repo().files()["onnx/model.onnx"]) == 500_000
     done = push()
     assert "onnx/model.onnx" in repo().files()
-    assert "left as they were" in done.err
+    assert "other files kept" in done.err
     assert push("--include", "onnx,gguf").code == 2
 
 

@@ -1,4 +1,4 @@
-"""The command line: one module a command, each a thin shell over a function of `tkd_hf.stages`."""
+"""The command line: one module per command, which parses options and calls the function of `tkd_hf.stages`."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ from .options import TrainingCommand
 
 app = typer.Typer(
     name="tkd-hf",
-    help="Turn a fine-tuned text model (the teacher) into a small, fast student that keeps its answers.",
+    help="Distil a fine-tuned text model, the teacher, into a small and fast student.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,16 +51,16 @@ app.command("run")(run.run)
 
 
 def main() -> None:
-    """Runs a command.
+    """Run a command.
 
-    Exit codes: 0 done, 1 the gate was missed or the card is false, 2 the input was wrong or the disk failed, 143
-    stopped by SIGTERM.
+    Exit codes: 0 for success; 1 if the model drops too much or its card is wrong; 2 for bad input or a disk error; 143
+    after SIGTERM.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)
-    # Where the processor has AVX512-BF16, bitsandbytes (0.50) warns whenever it is imported, as it is with the Trainer,
-    # that a kernel for 4 bits is not there: https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2064
+    # On processors with AVX512-BF16, bitsandbytes 0.50 warns on import that a 4-bit kernel is missing, and the Trainer
+    # always imports it: https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2064
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     try:
         app()

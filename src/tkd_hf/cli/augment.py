@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from . import options as o
 from .output import announce, show_record, suggest, write_json
 
@@ -17,24 +15,31 @@ def augment(
     data: "DataArguments",
     output_dir: o.OutputDir,
     mlm: Annotated[
-        str | None, typer.Option(help="Masked language model that proposes words: folder or Hub id.")
+        str | None, o.option(help="Masked language model that predicts replacements: folder or Hub id.")
     ] = None,
     neighbours: Annotated[
-        str | None, typer.Option(help="Encoder whose nearest word embeddings are proposed, the teacher say.")
+        str | None, o.option(help="Encoder whose nearest word embeddings are replacements, such as the teacher.")
     ] = None,
-    shuffle_pairs: Annotated[bool, typer.Option("--shuffle-pairs", help="Pair texts of different examples.")] = False,
-    copies: Annotated[int, typer.Option(min=1, help="Of each example.")] = 4,
-    probability: Annotated[float, typer.Option(min=0, max=1, help="Of a word to be replaced.")] = 0.4,
-    candidates: Annotated[int, typer.Option(min=1, help="Proposals for each word.")] = 15,
-    words_from: Annotated[str | None, typer.Option(help="Propose only words of these texts: file or Hub id.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 42,
-    batch_size: o.BatchSize = 32,
+    shuffle_pairs: Annotated[
+        bool, o.option("--shuffle-pairs", help="Pair texts of different examples instead.")
+    ] = False,
+    copies: Annotated[int, o.option(min=1, help="Copies per example (4).")] = 4,
+    probability: Annotated[float, o.option(min=0, max=1, help="Probability of replacing a word (0.4).")] = 0.4,
+    candidates: Annotated[int, o.option(min=1, help="Candidates per replaced word (15).")] = 15,
+    words_from: Annotated[
+        str | None, o.option(help="Texts whose words are the only candidates: file or Hub id (any word).")
+    ] = None,
+    seed: Annotated[int, o.option(min=0, help="Random seed (42).")] = 42,
+    batch_size: Annotated[int, o.option(min=1, help="Examples per batch (32).")] = 32,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Make more texts like those of a task, without labels, for `tkd-hf distill --unlabelled`."""
+    """Make more texts like those of a task, without labels, for `tkd-hf distill --unlabelled`.
+
+    Choose one of --mlm, --neighbours and --shuffle-pairs.
+    """
     from ..stages.augment import augment as run
 
     sizes = (copies, probability, candidates, words_from, seed, batch_size)

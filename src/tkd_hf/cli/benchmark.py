@@ -14,23 +14,24 @@ if TYPE_CHECKING:
 
 @o.with_optional_data
 def benchmark(
-    models: Annotated[list[str], typer.Argument(help="Models: folders or Hub ids, or exports within them.")],
+    models: Annotated[list[str], typer.Argument(help="Models: folders or Hub ids, or exports in them.")],
     data: "DataArguments | None",
-    reference: Annotated[str | None, typer.Option(help="Model to compare with; by default the first.")] = None,
+    reference: Annotated[str | None, o.option(help="Model to compare with (the first one).")] = None,
     batch_sizes: o.BatchSizes = "1,8,32",
     lengths: o.Lengths = "16,64,128",
     threads: o.Threads = None,
     rounds: o.Rounds = 50,
     patience: Annotated[
-        float, typer.Option(min=0, help="Seconds a model after which a shape gets no further round.")
+        float, o.option(min=0, help="Seconds per model after which no further round starts (10.0).")
     ] = 10.0,
     config: o.Config = None,
     json_file: o.JsonFile = None,
 ):
-    """Time models in one run, in turns: latency, throughput, memory, size and loading, beside a reference.
+    """Measure latency, throughput, memory, size and loading time of models, compared with a reference.
 
-    Real texts are those of the data's evaluation split, or, where no data is named, a few sentences of our own. The
-    table shows real texts; --json holds all batch sizes and lengths. Name a model twice to see how much is noise.
+    The models take turns within one run, so that load and temperature of the machine affect all of them alike. Real
+    texts come from the evaluation split of the data; if no data are named, a few built-in sentences are used. The table
+    shows real texts only; --json holds all batch sizes and lengths. Name a model twice to see the noise.
     """
     from ..stages.benchmark import benchmark as run
 
@@ -38,7 +39,7 @@ def benchmark(
         "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),
         "lengths": o.parse_integers("--lengths", lengths),
     }
-    texts = (data.task or data.dataset) if data else "sentences of our own"
+    texts = (data.task or data.dataset) if data else "built-in sentences"
     announce(f"benchmarking {', '.join(models)} on {texts}")
     result = run(models, data, reference=reference, threads=threads, rounds=rounds, patience=patience, **sizes)
     show_benchmark(result)

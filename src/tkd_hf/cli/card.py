@@ -6,26 +6,29 @@ from typing import Annotated
 
 import typer
 
+from . import options as o
 from .output import announce, suggest
 
 
 def card(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     report: Annotated[
-        Path | None, typer.Option(help="Folder of a report on it, for results, speed and pictures.")
+        Path | None, o.option(help="Report on the model, for results, speed and pictures: folder (none).")
     ] = None,
     repo_id: Annotated[
-        str | None, typer.Option(help="Hub id that it will have, org/name, for the examples of how to load it.")
+        str | None, o.option(help="Future Hub id, org/name, for the examples of how to load it (the folder's name).")
     ] = None,
-    license: Annotated[str | None, typer.Option(help="Licence of the model, such as apache-2.0.")] = None,
-    language: Annotated[str | None, typer.Option(help="Language of the texts, such as en; or several: en,de.")] = None,
+    license: Annotated[str | None, o.option(help="Licence of the model, such as apache-2.0 (none).")] = None,
+    language: Annotated[
+        str | None, o.option(help="Language of the texts, such as en, or several, such as en,de (none).")
+    ] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the model that it was made from, where the run began with a folder.")
+        str | None, o.option(help="Hub id of the model it was made from (the one in the run's record).")
     ] = None,
 ):
-    """Write the card of a model (README.md) from its run's record, and from a report.
+    """Write a model's card (README.md) from the record of its run and, if given, from a report.
 
-    It may be written anew at any time: what people wrote outside of the marks stays.
+    The card can be written again at any time; text outside of the marks stays.
     """
     from ..stages.card import card as run
 

@@ -1,6 +1,5 @@
 """`tkd-hf distill`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,24 +22,33 @@ def distill(
     data: "DataArguments",
     lora: "LoraArguments | None",
     output_dir: o.OutputDir,
-    layers: Annotated[str | None, typer.Option(help="How many of the teacher's layers (3), or which (0,2,5).")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
-    intermediate_size: Annotated[int | None, typer.Option(min=1, help="Width of the feed-forward layers.")] = None,
-    student: Annotated[str | None, typer.Option(help="Start from this student: folder or Hub id.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Of the student that is cut out; by default none.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softens both distributions. Default 2.")] = None,
-    objectives: Annotated[str | None, typer.Option(help='Weights: \'{"logits": 0.9, "hard": 0.1}\'.')] = None,
-    soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Run the teacher on each batch, without soft labels.")] = False,
+    layers: Annotated[
+        str | None, o.option(help="Number of teacher layers to keep, or which, such as 0,2,5 (all).")
+    ] = None,
+    heads: Annotated[int | None, o.option(min=1, help="Attention heads per layer (the teacher's).")] = None,
+    intermediate_size: Annotated[
+        int | None, o.option(min=1, help="Width of the feed-forward layers (the teacher's).")
+    ] = None,
+    student: Annotated[
+        str | None, o.option(help="Existing student to start from: folder or Hub id (cut out of the teacher).")
+    ] = None,
+    dropout: Annotated[float | None, o.option(help="Dropout of a student cut out of the teacher (0).")] = None,
+    temperature: o.Temperature = None,
+    objectives: o.Objectives = None,
+    soft_labels: o.SoftLabels = None,
+    live: o.Live = False,
     unlabelled: o.Unlabelled = None,
     extra_teacher: Annotated[
-        list[str] | None, typer.Option("--extra-teacher", help="A further teacher; their logits are averaged.")
+        list[str] | None, o.option("--extra-teacher", help="Further teacher to average logits with; repeatable (none).")
     ] = None,
-    teacher_weights: Annotated[str | None, typer.Option(help="Of several teachers in order: 0.7,0.3.")] = None,
+    teacher_weights: Annotated[
+        str | None, o.option(help="Weights of several teachers in order, such as 0.7,0.3 (equal).")
+    ] = None,
     quantization_aware: Annotated[
         str | None,
-        typer.Option(
-            help="Learn to be int8: weights, dynamic or dynamic-int4-embeddings (for onnx), static (for openvino)."
+        o.option(
+            help="Train for int8: weights, dynamic or dynamic-int4-embeddings (for onnx), or static (for openvino) "
+            "(float training)."
         ),
     ] = None,
     seed: o.Seed = None,
@@ -49,7 +57,10 @@ def distill(
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Distil a student. Any field of DistillationTrainingArguments can be set, such as --learning-rate 2e-4."""
+    """Distil a teacher into a smaller student.
+
+    Every field of DistillationTrainingArguments is an option as well, such as --learning-rate 2e-4.
+    """
     from ..stages.distill import distill as run
     from ..stages.student import StudentArguments
     from ..training_args import DistillationTrainingArguments
@@ -88,19 +99,23 @@ def distill(
 
 
 def parse_layers(text: str | None) -> int | tuple[int, ...] | None:
-    """`3` is how many, `0,2,5` is which."""
+    """Parse a number of layers (`3`) or a list of their indices (`0,2,5`)."""
     if text is None:
         return None
     try:
         numbers = tuple(int(number) for number in text.strip("[]").split(","))
     except ValueError:
-        raise InputError(f"--layers {text!r} is neither a number of layers (3) nor a list of them (0,2,5)") from None
+        raise InputError(
+            f"--layers {text!r} is neither a number of layers, such as 3, nor a list of layers, such as 0,2,5"
+        ) from None
     return numbers if "," in text else numbers[0]
 
 
 def parse_weights(text: str | None) -> tuple[float, ...] | None:
-    """`0.7,0.3`."""
+    """Parse a list of weights such as `0.7,0.3`."""
     try:
         return None if text is None else tuple(float(weight) for weight in text.strip("[]").split(","))
     except ValueError:
-        raise InputError(f"--teacher-weights {text!r} is no list of numbers, one for each teacher (0.7,0.3)") from None
+        raise InputError(
+            f"--teacher-weights {text!r} must be a list of numbers, one per teacher, such as 0.7,0.3"
+        ) from None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @o.with_lora
 def finetune(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Pretrained model, or a student: folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Pretrained model, classifier or student: folder or Hub id.")],
     data: "DataArguments",
     lora: "LoraArguments | None",
     output_dir: o.OutputDir,
@@ -27,9 +27,9 @@ def finetune(
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Fine-tune a model into a teacher, or a distilled student further.
+    """Fine-tune a model on labelled data: to make a teacher, or to train a student further.
 
-    Any field of TrainingArguments can be set, such as --num-train-epochs 2.
+    Every field of TrainingArguments is an option as well, such as --num-train-epochs 2.
     """
     from ..stages.finetune import finetune as run
     from ..training_args import FineTuningArguments

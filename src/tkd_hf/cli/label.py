@@ -1,6 +1,5 @@
 """`tkd-hf label`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,14 +16,17 @@ if TYPE_CHECKING:
 def label(
     teacher: Annotated[str, typer.Argument(help="Teacher: folder or Hub id.")],
     data: "DataArguments",
-    soft_labels: Annotated[Path | None, typer.Option(help="File to keep them in, instead of the cache.")] = None,
+    soft_labels: o.SoftLabels = None,
     unlabelled: o.Unlabelled = None,
     batch_size: o.BatchSize = 128,
     config: o.Config = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Compute all of them anew.")] = False,
+    overwrite: Annotated[bool, o.option("--overwrite", help="Compute all soft labels again.")] = False,
     json_file: o.JsonFile = None,
 ):
-    """Run the teacher once and keep its soft labels, keyed by content; what is there already is not computed again."""
+    """Run the teacher once and store its soft labels for later distillation.
+
+    Soft labels are stored by content, so examples that already have some are not computed again.
+    """
     from ..stages.label import label as run
 
     announce(f"labelling {data.task or data.dataset} with {teacher}")

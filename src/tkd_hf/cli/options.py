@@ -1,4 +1,8 @@
-"""The flags that commands share, and how flags, recipe and training arguments come together."""
+"""Options shared by the commands, and how flags, recipe and training arguments are combined.
+
+Help texts have the form "What it sets (default)."; typer's own display of defaults is off, because many options default
+to `None`, which stands for a value set elsewhere ("as many as torch uses").
+"""
 
 import functools
 import inspect
@@ -20,14 +24,14 @@ if TYPE_CHECKING:
     from ..training_args import FineTuningArguments
 
 
-# What flags and recipe give beyond the options of a command: training arguments, as the command line spells them.
+# Keys of a context for training arguments, spelled as on the command line: those given as flags, and by a recipe.
 _EXTRAS, RECIPE_EXTRAS = "tkd_hf.extras", "tkd_hf.recipe_extras"
 
 
 class TrainingCommand(TyperCommand):
-    """A command that leaves options it does not know, with the words up to the next option, to the training arguments.
+    """A command that passes unknown options, and the words up to the next option, on to the training arguments.
 
-    Model names therefore come before such options.
+    Model names must therefore come before such options.
     """
 
     def parse_args(self, ctx, args):
@@ -42,13 +46,15 @@ class TrainingCommand(TyperCommand):
 
 
 def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """Makes the recipe's values the defaults of the command: flags win over it, and it over the built-in defaults."""
+    """Use a recipe's values as the command's defaults, so that flags override them."""
     if path is None:
         return None
     recipe, command = Recipe.read(path), context.info_name
     stages = [options for name, options in recipe.stages if name == command]
     if len(stages) > 1:
-        raise InputError(f"the recipe {path} has {len(stages)} stages {command}; `tkd-hf run {path}` executes them all")
+        raise InputError(
+            f"the recipe {path} has {len(stages)} stages named {command}; run all of them with `tkd-hf run {path}`"
+        )
     common = {"teacher": recipe.teacher, "model": recipe.model, "output_dir": recipe.output_dir}
     values = stage_values(context.command, recipe, common, stages[0] if stages else {})
     context.default_map, context.meta[RECIPE_EXTRAS] = option_defaults(context.command, values)
@@ -58,13 +64,13 @@ def read_recipe(context: typer.Context, path: Path | None) -> Path | None:
 def stage_values(
     command: TyperCommand, recipe: Recipe, common: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values of one stage by the names of options and training arguments.
+    """Collect the values of one stage, by the names of options and training arguments.
 
     Args:
         command: the stage's command.
-        recipe: gives the data, for stages that name none.
-        common: what the recipe says to all stages; a command takes of it what it has options for.
-        options: what it says to this one; they win, also with `null`, and all of them must be known.
+        recipe: names the data of all stages that name none.
+        common: values for all stages; those for which the command has no option are ignored.
+        options: values of this stage. They override the common ones, `null` included, and must all be known.
 
     Raises:
         InputError: for unknown names.
@@ -74,29 +80,29 @@ def stage_values(
     if unknown:
         raise InputError(
             f"the data of the recipe {recipe.path} has unknown keys {', '.join(unknown)}; "
-            f"there are {', '.join(DATA_OPTIONS)}"
+            f"the keys are {', '.join(DATA_OPTIONS)}"
         )
     extras = [name for name in options if name not in flags]
     if extras and not isinstance(command, TrainingCommand):
         raise InputError(
-            f"the recipe {recipe.path} sets {', '.join(extras)}, which `tkd-hf {command.name}` does not know"
+            f"the recipe {recipe.path} sets {', '.join(extras)}, but `tkd-hf {command.name}` has no such option"
         )
     shared = {name: value for name, value in {**common, **recipe.data_options_for(options)}.items() if name in flags}
     return {name: value for name, value in (shared | options).items() if value is not None}
 
 
 def option_defaults(command: TyperCommand, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values of a stage as defaults of the command's options, and the rest as words for the training arguments."""
+    """Split a stage's values into defaults of the command's options and words for the training arguments."""
     flags = {parameter.name: parameter for parameter in command.params}
-    defaults = {
-        # what a flag takes as one word, a recipe may write as a list or as weights by name
-        name: ([value] if isinstance(value, str) else value)
-        if getattr(flags[name], "multiple", False) or flags[name].nargs == -1
-        else _to_text(value)
-        for name, value in values.items()
-        if name in flags
-    }
-    extras = [word for name, value in values.items() if name not in flags for word in (f"--{name}", _to_text(value))]
+    defaults, extras = {}, []
+    for name, value in values.items():
+        if name not in flags:
+            extras += [f"--{name}", _to_text(value)]
+        elif getattr(flags[name], "multiple", False) or flags[name].nargs == -1:
+            defaults[name] = [value] if isinstance(value, str) else value
+        else:
+            # a recipe may write a list or a mapping for an option that takes one word
+            defaults[name] = _to_text(value)
     return defaults, extras
 
 
@@ -111,17 +117,17 @@ def training_arguments(
     lora: "LoraArguments | None" = None,
     **values: Any,
 ) -> "FineTuningArguments":
-    """Training arguments from the recipe, then the unnamed flags, then the named ones that were given.
+    """Build training arguments from the recipe, the unknown flags and the command's own options; later ones win.
 
-    With LoRA the learning rate has another default.
+    With LoRA the learning rate has a higher default.
 
     Raises:
-        InputError: for a flag that is no field of `kind`, or a value that it does not take.
+        InputError: for a flag that is not a field of `kind`, or a bad value.
     """
     from transformers import HfArgumentParser
 
     def refuse(message: str):
-        raise InputError(f"{message}; any field of {kind.__name__} can be set, such as --learning-rate 1e-4")
+        raise InputError(f"{message}; every field of {kind.__name__} is an option, such as --learning-rate 1e-4")
 
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
@@ -129,79 +135,104 @@ def training_arguments(
         from ..adapters import LORA_LEARNING_RATE
 
         parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
-    given = [word for name, value in values.items() if value is not None for word in (f"--{name}", _to_text(value))]
-    words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *given, "--output_dir", str(output_dir)]
+    own_words = [word for name, value in values.items() if value is not None for word in (f"--{name}", _to_text(value))]
+    words = [*context.meta.get(RECIPE_EXTRAS, []), *context.meta[_EXTRAS], *own_words, "--output_dir", str(output_dir)]
     try:
-        args, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+        args, unparsed = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
         raise
     except json.JSONDecodeError as error:
         raise InputError(f'{error.doc!r} is not JSON ({error}); write weights as {{"logits": 0.9}}') from error
     except (ValueError, ImportError) as error:
         raise InputError(" ".join(str(error).split())) from error
-    if rest:
-        refuse(f"unknown {'option' if rest[0].startswith('-') else 'argument'} {rest[0]!r}")
+    if unparsed:
+        refuse(f"unknown {'option' if unparsed[0].startswith('-') else 'argument'} {unparsed[0]!r}")
     return args
 
 
+option = functools.partial(typer.Option, show_default=False)
+
 Config = Annotated[
     Path | None,
-    typer.Option("--config", callback=read_recipe, is_eager=True, help="Recipe (YAML); flags win over it."),
+    option("--config", callback=read_recipe, is_eager=True, help="Recipe (YAML) with options; flags override it."),
 ]
-OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the run.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of initialisation, order and dropout.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that the folder holds.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results there, for machines.")]
+OutputDir = Annotated[Path, option("--output-dir", help="Folder for the run.")]
+Seed = Annotated[int | None, option("--seed", help="Random seed for initialisation, shuffling and dropout (42).")]
+Overwrite = Annotated[bool, option("--overwrite", help="Delete the run in the output folder and start again.")]
+Resume = Annotated[bool, option("--resume", help="Continue the run in the output folder.")]
+JsonFile = Annotated[Path | None, option("--json", help="File for the results as JSON (none).")]
 Unlabelled = Annotated[
     list[str] | None,
-    typer.Option(
-        "--unlabelled", help="More texts to learn from, without labels: file, Hub id (org/name:split), or task."
+    option(
+        "--unlabelled", help="More texts, without labels: file, Hub id (org/name:split) or task; repeatable (none)."
     ),
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="Of the processor, for all backends; by default as many as torch uses."),
+    int | None, option("--threads", min=1, help="Processor threads for every backend (as many as torch uses).")
 ]
-BatchSizes = Annotated[str, typer.Option("--batch-sizes", help="Texts in a batch that is timed.")]
-Lengths = Annotated[str, typer.Option("--lengths", help="Tokens in a text, beside those of real texts.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="How often each model is timed with each shape.")]
+Temperature = Annotated[float | None, option("--temperature", help="Temperature that softens both distributions (2).")]
+Objectives = Annotated[
+    str | None,
+    option("--objectives", help='Weight of each objective, as JSON (\'{"logits": 0.9, "hard": 0.1}\').'),
+]
+SoftLabels = Annotated[Path | None, option("--soft-labels", help="File of soft labels (in the cache).")]
+Live = Annotated[bool, option("--live", help="Run the teacher on each batch instead of storing soft labels.")]
+BatchSizes = Annotated[str, option("--batch-sizes", help="Batch sizes to time (1,8,32).")]
+Lengths = Annotated[str, option("--lengths", help="Text lengths to time beside real texts, in tokens (16,64,128).")]
+Rounds = Annotated[int, option("--rounds", min=1, help="Timings per model, batch size and length (50).")]
 MaxDrop = Annotated[
     float | None,
-    typer.Option("--max-drop", min=0, help="Fail (exit code 1) if the main metric falls by more; 0.005: half a point."),
+    option("--max-drop", min=0, help="Largest drop of the main metric that passes, such as 0.005 (no limit)."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Examples at a time.")]
+BatchSize = Annotated[int, option("--batch-size", min=1, help="Examples per batch (128).")]
 
 
 def _data_option(annotation: type, *flag: str, **kwargs) -> Any:
-    return Annotated[annotation, typer.Option(*flag, rich_help_panel="Data", **kwargs)]
+    return Annotated[annotation, option(*flag, rich_help_panel="Data", **kwargs)]
 
 
 # The fields of `DataArguments` as options, with their defaults.
 DATA_OPTIONS = {
-    "task": (_data_option(str | None, help="A GLUE task: sst2, cola, mrpc, stsb, qqp, mnli …"), None),
-    "dataset": (_data_option(str | None, help="A Hub id, or a local folder or file of examples."), None),
-    "data_dir": (_data_option(str | None, help="Local copies of tasks: DIR/TASK/SPLIT.parquet."), None),
-    "dataset_config": (_data_option(str | None, help="Configuration of a Hub data set."), None),
-    "text_column": (_data_option(list[str] | None, help="Column of text; twice for pairs."), None),
-    "label_column": (_data_option(str | None, help="Column of labels."), None),
-    "label_names": (_data_option(str | None, help="Class names in the order of codes: no,yes"), None),
-    "train_split": (_data_option(str | None, help="Split to train on; a slice such as train[:90%] is fine."), None),
-    "eval_split": (_data_option(str | None, help="Split to evaluate on, likewise."), None),
-    "max_length": (_data_option(int, min=4, help="Tokens at which examples are cut."), 128),
+    "task": (_data_option(str | None, help="GLUE task, such as sst2, cola, mrpc, stsb, qqp or mnli."), None),
+    "dataset": (_data_option(str | None, help="Data set instead of a task: Hub id, or local file or folder."), None),
+    "data_dir": (
+        _data_option(str | None, help="Folder with copies of tasks, DIR/TASK/SPLIT.parquet (the Hub's)."),
+        None,
+    ),
+    "dataset_config": (_data_option(str | None, help="Configuration of a Hub data set (its default)."), None),
+    "text_column": (
+        _data_option(list[str] | None, help="Column of texts; repeat it for pairs (text, sentence, tokens or words)."),
+        None,
+    ),
+    "label_column": (
+        _data_option(str | None, help="Column of labels (label; for lists of words also ner_tags, tags or labels)."),
+        None,
+    ),
+    "label_names": (
+        _data_option(
+            str | None, help="Class names in the order of the label codes, such as no,yes (those of the data)."
+        ),
+        None,
+    ),
+    "train_split": (_data_option(str | None, help="Split to train on, or a slice such as train[:90%] (train)."), None),
+    "eval_split": (
+        _data_option(str | None, help="Split to evaluate on, or a slice (the task's validation split)."),
+        None,
+    ),
+    "max_length": (_data_option(int, min=4, help="Number of tokens to which texts are truncated (128)."), 128),
 }
 
 
 def with_data(command: Callable, default_task: Callable[[dict[str, Any]], str | None] | None = None) -> Callable:
-    """Gives a command the options about data, and hands them to it as one argument, `data`.
+    """Add the data options to a command, and pass them to it as one argument, `data`.
 
     Args:
         command: the command.
-        otherwise: where no data is named, gives the task, of the command's other values, or `None`: `data` is then
-            `None`, too. By default data must be named.
+        default_task: called with the command's other values if no data are named; returns the task, or `None` for
+            `data=None`. By default data must be named.
     """
 
-    def arguments(given: dict[str, Any], values: dict[str, Any]) -> "DataArguments | None":
+    def build(given: dict[str, Any], values: dict[str, Any]) -> "DataArguments | None":
         if default_task and not (given["task"] or given["dataset"]):
             given["task"] = default_task(values)
             if given["task"] is None:
@@ -213,51 +244,57 @@ def with_data(command: Callable, default_task: Callable[[dict[str, Any]], str | 
         given["label_names"] = tuple(given["label_names"].split(",")) if given["label_names"] else ()
         return DataArguments(**given)
 
-    return _with_options(command, "data", DATA_OPTIONS, arguments)
+    return _with_options(command, "data", DATA_OPTIONS, build)
 
 
 with_optional_data = functools.partial(with_data, default_task=lambda values: None)
 
 
 def _lora_option(annotation: type, flag: str, **kwargs) -> Any:
-    return Annotated[annotation, typer.Option(flag, rich_help_panel="LoRA", **kwargs)]
+    return Annotated[annotation, option(flag, rich_help_panel="LoRA", **kwargs)]
 
 
-# `--lora` and the fields of `LoraArguments`; `None` and false stand for their defaults
+# `--lora` and the fields of `LoraArguments`. `None` and false mean the default of the dataclass.
 LORA_OPTIONS = {
     "lora": (_lora_option(bool, "--lora", help="Train LoRA adapters on the frozen model, then merge them."), False),
-    "lora_rank": (_lora_option(int | None, "--lora-rank", help="Width of the adapters. Default 8."), None),
+    "lora_rank": (_lora_option(int | None, "--lora-rank", help="Rank of the adapters (8)."), None),
     "lora_targets": (
-        _lora_option(str | None, "--lora-targets", help="Layers that get them: linear (default) or attention."),
+        _lora_option(str | None, "--lora-targets", help="Layers that get adapters: linear or attention (linear)."),
         None,
     ),
-    "load_in_8bit": (_lora_option(bool, "--load-in-8bit", help="Freeze the model in 8 bits (bitsandbytes)."), False),
-    "load_in_4bit": (_lora_option(bool, "--load-in-4bit", help="Freeze the model in 4 bits: QLoRA."), False),
+    "load_in_8bit": (
+        _lora_option(bool, "--load-in-8bit", help="Load the frozen model in 8 bits (bitsandbytes)."),
+        False,
+    ),
+    "load_in_4bit": (
+        _lora_option(bool, "--load-in-4bit", help="Load the frozen model in 4 bits, as QLoRA does."),
+        False,
+    ),
     "adapter_only": (
-        _lora_option(bool, "--adapter-only", help="Keep the adapter alone: several tasks may share one model."),
+        _lora_option(bool, "--adapter-only", help="Keep only the adapter, so that several tasks can share a model."),
         False,
     ),
 }
 
 
 def with_lora(command: Callable) -> Callable:
-    """Gives a command the options about LoRA, and hands them to it as one argument, `lora`; `None` without LoRA."""
+    """Add the LoRA options to a command, and pass them to it as one argument, `lora` (`None` without LoRA)."""
 
-    def arguments(given: dict[str, Any], values: dict[str, Any]) -> "LoraArguments | None":
-        set_ = {name: value for name, value in given.items() if value is not None and value is not False}
-        if not set_.pop("lora", False):
-            if set_:
-                raise InputError(f"--{next(iter(set_)).replace('_', '-')} says how to train adapters: add --lora")
+    def build(given: dict[str, Any], values: dict[str, Any]) -> "LoraArguments | None":
+        settings = {name: value for name, value in given.items() if value is not None and value is not False}
+        if not settings.pop("lora", False):
+            if settings:
+                raise InputError(f"--{next(iter(settings)).replace('_', '-')} is an option of adapters: add --lora")
             return None
         from ..adapters import LoraArguments
 
-        return LoraArguments(**{name.removeprefix("lora_"): value for name, value in set_.items()})
+        return LoraArguments(**{name.removeprefix("lora_"): value for name, value in settings.items()})
 
-    return _with_options(command, "lora", LORA_OPTIONS, arguments)
+    return _with_options(command, "lora", LORA_OPTIONS, build)
 
 
 def _with_options(command: Callable, argument: str, options: dict[str, tuple], build: Callable) -> Callable:
-    """A command with more options, which `build` makes one argument of; it is also given the command's own values."""
+    """Add options to a command; `build(options' values, command's values)` combines them into one argument of it."""
     signature = inspect.signature(command)
     own = [parameter for name, parameter in signature.parameters.items() if name != argument]
     added = [
@@ -277,23 +314,23 @@ def _with_options(command: Callable, argument: str, options: dict[str, tuple], b
 
 
 def parse_integers(flag: str, text: str) -> tuple[int, ...]:
-    """`1,8,32`."""
+    """Parse a list of positive integers such as `1,8,32`."""
     try:
         numbers = tuple(int(number) for number in text.strip("[]").split(","))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise InputError(f"{flag} {text!r} is no list of numbers from 1 up (1,8,32)")
+        raise InputError(f"{flag} {text!r} must be a list of numbers of at least 1, such as 1,8,32")
     return numbers
 
 
 def data_flags(data: "DataArguments") -> str:
-    """How the data was named, for the suggestion of a next command."""
+    """Return the flags that name the data, for the suggestion of a next command."""
     return f"--task {data.task}" if data.task else f"--dataset {data.dataset}"
 
 
 def merge_suggestion(lora: "LoraArguments | None", output_dir: Path) -> str | None:
-    """The command that makes a model of what was trained, where that is an adapter alone."""
+    """Return the command that merges the trained adapter into a model; `None` if it is already merged."""
     if not (lora and lora.adapter_only):
         return None
     from ..adapters import merge_command

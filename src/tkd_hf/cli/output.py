@@ -1,4 +1,4 @@
-"""What a command says: its intention and its hints on standard error, its results on standard output."""
+"""The console: announcements and suggestions go to standard error, results to standard output."""
 
 import json
 from collections.abc import Iterable
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecipePosition:
-    """Where in a recipe a command stands.
+    """Position of a command within a recipe.
 
     Args:
         name: such as `stage 2 of 3`.
-        last: whether it is the last stage, whose hint at a next command is the recipe's.
-        check_only: whether the command is only to read its options: it then ends with `OptionsChecked` before its work.
+        last: whether this is the last stage; only the last one suggests a next command.
+        check_only: whether the command only checks its options. It then raises `OptionsChecked` instead of working.
     """
 
     name: str
@@ -38,7 +38,7 @@ class RecipePosition:
 
 
 class OptionsChecked(Exception):
-    """The options of a command are good, and its work was not wanted."""
+    """Raised after a command has checked its options, if its recipe position is `check_only`."""
 
 
 _position: ContextVar[RecipePosition | None] = ContextVar("position", default=None)
@@ -46,7 +46,7 @@ _position: ContextVar[RecipePosition | None] = ContextVar("position", default=No
 
 @contextmanager
 def at_position(position: RecipePosition):
-    """Commands within stand at this place of a recipe."""
+    """Context in which commands run as a stage of a recipe."""
     token = _position.set(position)
     try:
         yield
@@ -55,12 +55,12 @@ def at_position(position: RecipePosition):
 
 
 def _console(stderr: bool = False) -> Console:
-    """Where to speak; of the processes that `accelerate launch` starts, only the first does."""
+    """Return a console; of the processes that `accelerate launch` starts, only the first one prints."""
     return Console(stderr=stderr, highlight=False, quiet=not is_first_process())
 
 
 def announce(text: str) -> None:
-    """The first line of a command, once its options are read and before its work: what it is about to do."""
+    """Print what a command is about to do; call it once all options are checked, before any work."""
     position = _position.get()
     if position and position.check_only:
         raise OptionsChecked
@@ -68,54 +68,53 @@ def announce(text: str) -> None:
 
 
 def suggest(command: str) -> None:
-    """The next command one would type."""
+    """Print a command to run next."""
     position = _position.get()
     if position is None or position.last:
         _console(stderr=True).print(f"next: {command}", markup=False, soft_wrap=True)
 
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A small table on standard output; the first column is text, the rest are figures."""
+    """Print a table on standard output; the first column is aligned left, the others right."""
     table = Table(box=None, pad_edge=False, header_style="")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = _console()
-    if not console.is_terminal:  # a table for a pipe is not to be cut at a width that nobody sees
+    if not console.is_terminal:  # do not truncate a table that goes to a pipe or a file
         console.width = 1000
     console.print(table)
 
 
 def show_record(name: str, metrics: dict[str, Any], seconds: float | None) -> None:
-    """The table at the end of a training stage."""
-    shown = {key.replace("_", " "): value for key, value in metrics.items()}
-    show_table(["", *shown, "seconds"], [[name, *map(format_number, shown.values()), format_number(seconds)]])
+    """Print the metrics of a training stage."""
+    columns = ["", *_spaced(metrics), "seconds"]
+    show_table(columns, [[name, *map(format_number, metrics.values()), format_number(seconds)]])
 
 
 def show_quantized(model: str, quantized: str, record: "StageRecord") -> None:
-    """The model in floats, and what was made of it."""
+    """Print the float model and the quantized one."""
     before, after = record.details["quantization"]["float"], record.metrics
-    rows = [
-        [model, *map(format_number, before["metrics"].values()), *(["–"] if before["metrics"] else [])],
-        [quantized, *(format_number(after[name]) for name in before["metrics"])],
-    ]
-    if before["metrics"]:
-        rows[1].append(format_number(after["agreement"]))
-    for row, figures in zip(rows, (before, after), strict=True):
-        row += [f"{figures['megabytes']:.1f}", f"{figures['milliseconds']:.2f}"]
+    names = list(before["metrics"])
+    columns, float_row, quantized_row = [], [model], [quantized]
+    if names:
+        columns = [*_spaced(names), "agreement"]
+        float_row += [*map(format_number, before["metrics"].values()), "–"]
+        quantized_row += [format_number(after[name]) for name in (*names, "agreement")]
+    for row, results in ((float_row, before), (quantized_row, after)):
+        row += [f"{results['megabytes']:.1f}", f"{results['milliseconds']:.2f}"]
     low, high = after["speedup_interval"]
-    rows[0].append("reference")
-    rows[1].append(f"{after['speedup']:.2f}× ({low:.2f}–{high:.2f})")
-    columns = [*_spaced(before["metrics"]), *(["agreement"] if before["metrics"] else []), "MB", "p50 ms", "speed"]
-    show_table([record.inputs.get("task", ""), *columns], rows)
+    float_row.append("reference")
+    quantized_row.append(f"{after['speedup']:.2f}× ({low:.2f}–{high:.2f})")
+    show_table([record.inputs.get("task", ""), *columns, "MB", "p50 ms", "speed"], [float_row, quantized_row])
 
 
-_COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms a sentence")
+_COLUMNS = ("agreement", "KL", "calibration error", "parameters", "MB", "ms per text")
 
 
 def show_evaluation(result: "Evaluation") -> None:
-    """What the models are worth; then what the teacher and its student get right, class by class."""
+    """Print the metrics of the models; for the last one also how teacher and model do in each class."""
     show_table(
         [f"{result.task} ({result.examples})", *_spaced(result.models[0].metrics), *_COLUMNS],
         [_evaluation_row(model) for model in result.models],
@@ -131,18 +130,18 @@ def show_evaluation(result: "Evaluation") -> None:
         ],
     )
     show_table(
-        ["right alone", "teacher", "model", "p (McNemar)"],
+        ["only one is correct", "teacher", "model", "p (McNemar)"],
         [["examples", str(fidelity.teacher_only), str(fidelity.model_only), f"{fidelity.p_value:.2g}"]],
     )
 
 
 def show_benchmark(result: "Benchmark") -> None:
-    """A row for each model, with times of real texts at the smallest and throughput at the largest batch."""
+    """Print a row per model: latency for real texts at the smallest batch size, throughput at the largest."""
     smallest, largest = min(result.batch_sizes), max(result.batch_sizes)
     rows = []
     for model in result.models:
-        one, many, memory = model.timing(smallest), model.timing(largest), model.footprint
-        low, high = one.interval
+        latency, throughput, memory = model.timing(smallest), model.timing(largest), model.footprint
+        low, high = latency.interval
         rows.append(
             [
                 model.name,
@@ -153,10 +152,10 @@ def show_benchmark(result: "Benchmark") -> None:
                 f"{memory.peak_megabytes:.0f} (+{memory.peak_megabytes - memory.before_megabytes:.0f})",
                 f"{memory.load_seconds:.2f}",
                 f"{model.tokenization:.0f}",
-                f"{one.p50:.2f}",
-                f"{one.p95:.2f}",
-                "reference" if model.name == result.reference else f"{one.speedup:.2f}× ({low:.2f}–{high:.2f})",
-                f"{many.throughput:.1f}",
+                f"{latency.p50:.2f}",
+                f"{latency.p95:.2f}",
+                "reference" if model.name == result.reference else f"{latency.speedup:.2f}× ({low:.2f}–{high:.2f})",
+                f"{throughput.throughput:.1f}",
             ]
         )
     names = ["backend", "weights", "embeddings + encoder", "MB", "peak MB (+ model)", "load s", "tokenize µs"]
@@ -166,7 +165,7 @@ def show_benchmark(result: "Benchmark") -> None:
 
 
 def show_report(result: "Report") -> None:
-    """The first table of a report."""
+    """Print the first table of a report."""
     first = result.evaluation.models[0]
     rows = [
         [
@@ -186,12 +185,11 @@ def show_report(result: "Report") -> None:
 
 def _evaluation_row(model: "ModelResult") -> list[str]:
     metrics = [f"{value:.4f} ({low:.3f}–{high:.3f})" for value, (low, high) in _with_intervals(model)]
-    near = model.fidelity
     return [
         model.name,
         *metrics,
         format_number(model.agreement_or_correlation),
-        format_number(near and near.kl),
+        format_number(model.fidelity and model.fidelity.kl),
         format_number(model.calibration and model.calibration.error),
         f"{model.parameters.total / 1e6:.1f} M",
         f"{model.megabytes:.1f}",
@@ -208,14 +206,14 @@ def _spaced(names: Iterable[str]) -> list[str]:
 
 
 def format_number(value: Any) -> str:
-    """A number with as many digits as are worth reading; a dash for none."""
+    """Format a number with at most four decimals, and `None` as a dash."""
     if value is None:
         return "–"
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
-    """Results for machines, if a file was named; gives them back, for `tkd-hf run`."""
+    """Write results as JSON if a file is named, and return them for `tkd-hf run`."""
     if path is None:
         return content
     try:

@@ -11,31 +11,54 @@ from .output import announce, show_record, suggest, write_json
 
 def pretrain(
     context: typer.Context,
-    dataset: Annotated[str, typer.Option(help="Text: a Hub id, or a local file or folder (txt, parquet, json, csv).")],
+    dataset: Annotated[str, o.option(help="Text: Hub id, or local file or folder (txt, parquet, json, csv).")],
     output_dir: o.OutputDir,
-    layers: Annotated[str | None, typer.Option(help="How many layers (4), or which of the teacher's (0,2,5).")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads a layer.")] = None,
-    intermediate_size: Annotated[int | None, typer.Option(min=1, help="Width of the feed-forward layers.")] = None,
-    hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of an encoder from scratch.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Everywhere in the encoder; 0 trains it without.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Encoder to learn from: folder or Hub id.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id; by default the teacher's.")] = None,
-    objectives: Annotated[str | None, typer.Option(help='Weights: \'{"relations": 1.0, "hard": 1.0}\'.')] = None,
-    dataset_config: Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of text.")] = None,
-    train_split: Annotated[str | None, typer.Option(help="Split, or name of the local file, to train on.")] = None,
-    eval_split: Annotated[
-        str | None, typer.Option(help="To evaluate on, likewise; by default 1 % is held out.")
+    layers: Annotated[
+        str | None,
+        o.option(help="Number of layers, or which of the teacher's, such as 0,2,5 (all of the teacher's, or 12)."),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=4, help="Tokens of a sequence.")] = 128,
-    max_sequences: Annotated[int | None, typer.Option(min=2, help="Read no more text than fills so many.")] = None,
+    heads: Annotated[
+        int | None, o.option(min=1, help="Attention heads per layer (the teacher's, or one per 64 dimensions).")
+    ] = None,
+    intermediate_size: Annotated[
+        int | None,
+        o.option(min=1, help="Width of the feed-forward layers (the teacher's, or 4 times the hidden width)."),
+    ] = None,
+    hidden_size: Annotated[
+        int | None, o.option(min=1, help="Hidden width of a randomly initialised encoder (512 without a teacher).")
+    ] = None,
+    dropout: Annotated[
+        float | None, o.option(help="Dropout everywhere in the encoder (the teacher's, or 0.1).")
+    ] = None,
+    teacher: Annotated[str | None, o.option(help="Encoder to learn from: folder or Hub id (none).")] = None,
+    tokenizer: Annotated[str | None, o.option(help="Tokenizer: folder or Hub id (the teacher's).")] = None,
+    objectives: Annotated[
+        str | None,
+        o.option(
+            help="Weight of each objective, as JSON ('{\"hard\": 1.0}'; with a teacher "
+            '\'{"relations": 1.0, "hard": 1.0}\').'
+        ),
+    ] = None,
+    dataset_config: Annotated[str | None, o.option(help="Configuration of a Hub data set (its default).")] = None,
+    text_column: Annotated[str | None, o.option(help="Column of texts (text or sentence).")] = None,
+    train_split: Annotated[str | None, o.option(help="Split, or name of the local file, to train on (train).")] = None,
+    eval_split: Annotated[
+        str | None, o.option(help="Split, or name of the local file, to evaluate on (1 % of the training split).")
+    ] = None,
+    max_length: Annotated[int, o.option(min=4, help="Tokens per sequence (128).")] = 128,
+    max_sequences: Annotated[
+        int | None, o.option(min=2, help="Number of sequences after which to stop reading (no limit).")
+    ] = None,
     seed: o.Seed = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Pre-train an encoder on raw text. Any field of PretrainingArguments can be set, such as --max-steps 10000."""
+    """Pre-train an encoder on raw text, with or without a teacher encoder.
+
+    Every field of PretrainingArguments is an option as well, such as --max-steps 10000.
+    """
     from ..data.corpus import CorpusArguments
     from ..stages.pretrain import EncoderArguments, PretrainingArguments
     from ..stages.pretrain import pretrain as run

@@ -1,7 +1,6 @@
-"""`tkd-hf prune`: a smaller student, without the heads, neurons, layers and tokens that matter least."""
+"""`tkd-hf prune`."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,33 +17,43 @@ if TYPE_CHECKING:
 @o.with_data
 def prune(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Student, or teacher to make one of: folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Model to prune, a student or a teacher: folder or Hub id.")],
     data: "DataArguments",
     output_dir: o.OutputDir,
-    teacher: Annotated[str | None, typer.Option(help="Teacher. Default: the model itself, as it was.")] = None,
-    target_params: Annotated[float | None, typer.Option(help="Share of the parameters to be left: 0.5.")] = None,
-    target_size: Annotated[str | None, typer.Option(help="Size of the weights: 10MB.")] = None,
-    target_speedup: Annotated[float | None, typer.Option(help="Times as fast, measured on this machine: 2.")] = None,
-    importance: Annotated[str, typer.Option(help="taylor, magnitude or activation.")] = "taylor",
-    schedule: Annotated[
-        str | None, typer.Option(help="When to prune in training: one-shot, linear or cubic (default).")
+    teacher: Annotated[
+        str | None, o.option(help="Teacher to learn from: folder or Hub id (the model before pruning).")
     ] = None,
-    units: Annotated[str, typer.Option(help="What may go; hidden (width) can, too.")] = "heads,neurons,layers",
-    calibration: Annotated[int, typer.Option(min=1, help="Examples to measure importance on.")] = 256,
+    target_params: Annotated[float | None, o.option(help="Share of the parameters to keep, such as 0.5.")] = None,
+    target_size: Annotated[str | None, o.option(help="Size of the weights, such as 10MB.")] = None,
+    target_speedup: Annotated[
+        float | None, o.option(help="Speed relative to the unpruned model on this machine, such as 2.")
+    ] = None,
+    importance: Annotated[
+        str, o.option(help="Measure of importance: taylor, magnitude or activation (taylor).")
+    ] = "taylor",
+    schedule: Annotated[
+        str | None, o.option(help="When to prune during training: one-shot, linear or cubic (cubic).")
+    ] = None,
+    units: Annotated[
+        str, o.option(help="What may be removed; hidden, the width, is possible as well (heads,neurons,layers).")
+    ] = "heads,neurons,layers",
+    calibration: Annotated[int, o.option(min=1, help="Training examples to measure importance on (256).")] = 256,
     vocabulary: Annotated[
-        bool, typer.Option("--vocabulary", help="Keep only the tokens of the training texts; alone or with a target.")
+        bool, o.option("--vocabulary", help="Keep only the tokens of the training texts; alone or with a target.")
     ] = False,
     sparsity: Annotated[
-        float | None, typer.Option(help="Share of single weights to set to zero: 0.8. Makes nothing faster.")
+        float | None, o.option(help="Share of single weights to set to zero, such as 0.8; saves no time.")
     ] = None,
-    pattern: Annotated[str | None, typer.Option(help="Of M neighbouring weights keep N: 2:4.")] = None,
-    scope: Annotated[str, typer.Option(help="Of --sparsity: global or layer.")] = "global",
-    nncf: Annotated[bool, typer.Option("--nncf", help="Let NNCF choose the weights of --sparsity.")] = False,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Prune at once, without recovery.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Softens both distributions. Default 2.")] = None,
-    objectives: Annotated[str | None, typer.Option(help='Weights: \'{"logits": 0.9, "hard": 0.1}\'.')] = None,
-    soft_labels: Annotated[Path | None, typer.Option(help="File of soft labels, instead of the cache.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Run the teacher on each batch, without soft labels.")] = False,
+    pattern: Annotated[str | None, o.option(help="Keep N of M neighbouring weights, such as 2:4.")] = None,
+    scope: Annotated[
+        str, o.option(help="Where --sparsity holds: in all weights (global) or in each layer (layer) (global).")
+    ] = "global",
+    nncf: Annotated[bool, o.option("--nncf", help="Let NNCF choose the weights of --sparsity.")] = False,
+    no_train: Annotated[bool, o.option("--no-train", help="Prune at once, without training afterwards.")] = False,
+    temperature: o.Temperature = None,
+    objectives: o.Objectives = None,
+    soft_labels: o.SoftLabels = None,
+    live: o.Live = False,
     unlabelled: o.Unlabelled = None,
     max_drop: o.MaxDrop = None,
     seed: o.Seed = None,
@@ -53,11 +62,13 @@ def prune(
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Prune a model towards a target while it is distilled; or its vocabulary; or single weights, to zero.
+    """Prune a model to a target size or speed while distilling it; or prune its vocabulary, or single weights.
 
-    The gate (--max-drop) is how far below its teacher the pruned model may be.
+    Give one target: --target-params, --target-size, --target-speedup, --sparsity or --pattern; --vocabulary can stand
+    alone or go with any of them. With --max-drop, exit with code 1 if the pruned model's main metric is further below
+    its teacher's.
 
-    Any field of DistillationTrainingArguments can be set for the recovery, such as --num-train-epochs 2.
+    Every field of DistillationTrainingArguments is an option as well, such as --num-train-epochs 2.
     """
     from ..stages.evaluate import evaluate
     from ..stages.prune import PruningArguments
@@ -65,7 +76,9 @@ def prune(
     from ..training_args import DistillationTrainingArguments
 
     if no_train and schedule not in (None, "one-shot"):
-        raise InputError(f"--schedule {schedule} needs training to prune in, and there is --no-train; drop one of them")
+        raise InputError(
+            f"--schedule {schedule} prunes during training, which --no-train turns off; drop one of the two"
+        )
     pruning = PruningArguments(
         target_params=target_params,
         target_size=None if target_size is None else parse_size(target_size),
@@ -111,8 +124,8 @@ def prune(
 
 
 def parse_size(text: str) -> float:
-    """`10MB`, or `10`: megabytes, of 10⁶ bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise InputError(f"--target-size {text!r} is no size; write it as 10MB")
-    return float(found[1]) * {"KB": 1e-3, "MB": 1.0, "GB": 1e3}[(found[2] or "MB").upper()]
+    """Parse a size such as `10MB`, or `10`, into megabytes (10⁶ bytes)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InputError(f"--target-size {text!r} is not a size; write it as 10MB")
+    return float(match[1]) * {"KB": 1e-3, "MB": 1.0, "GB": 1e3}[(match[2] or "MB").upper()]

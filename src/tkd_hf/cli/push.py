@@ -18,31 +18,35 @@ if TYPE_CHECKING:
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     data: "DataArguments | None",
-    repo_id: Annotated[str, typer.Option("--repo-id", help="Where to: org/name.")],
-    public: Annotated[bool, typer.Option("--public", help="A new repository is to be seen by everyone.")] = False,
-    tag: Annotated[str | None, typer.Option("--tag", help="Name of this version: v1.")] = None,
-    revision: Annotated[str, typer.Option("--revision", help="Branch; it is made if need be.")] = "main",
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    include: Annotated[str, typer.Option("--include", help="Exports to push along: onnx,openvino.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and card, and touch no network.")] = False,
-    message: Annotated[str, typer.Option("--message", help="Of the commit.")] = "Upload with tkd-hf",
-    teacher: Annotated[str | None, typer.Option(help="Teacher of the gate. Default: the one the run names.")] = None,
+    repo_id: Annotated[str, o.option("--repo-id", help="Repository on the Hub: org/name.")],
+    public: Annotated[bool, o.option("--public", help="Make a new repository public.")] = False,
+    tag: Annotated[str | None, o.option("--tag", help="Tag of this version, such as v1 (none).")] = None,
+    revision: Annotated[str, o.option("--revision", help="Branch; it is created if needed (main).")] = "main",
+    create_pr: Annotated[bool, o.option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    include: Annotated[str, o.option("--include", help="Exports to push as well, such as onnx,openvino (none).")] = "",
+    dry_run: Annotated[
+        bool, o.option("--dry-run", help="List the files and the card without using the network.")
+    ] = False,
+    message: Annotated[str, o.option("--message", help="Commit message (Upload with tkd-hf).")] = "Upload with tkd-hf",
+    teacher: Annotated[
+        str | None, o.option(help="Teacher for --max-drop: folder or Hub id (the one that the run names).")
+    ] = None,
     max_drop: o.MaxDrop = None,
     config: o.Config = None,
     json_file: o.JsonFile = None,
 ):
-    """Push a run folder to the Hub as one commit: model, tokenizer, source, card, pictures and record.
+    """Push a run folder to the Hub as one commit: model, tokenizer, source files, card, pictures and record.
 
-    The repository is private unless it exists or --public is given. The gate (--max-drop) measures the model beside
-    its teacher first, and pushes nothing that misses it.
+    A new repository is private unless --public is given. With --max-drop, model and teacher are evaluated first, and
+    nothing is pushed if the main metric is further below the teacher's.
     """
     from ..stages.push import plan_push
     from ..stages.push import push as run
 
     if max_drop is not None and data is None:
-        raise InputError(f"--max-drop {max_drop} needs data to measure model and teacher on: add --task")
+        raise InputError(f"--max-drop {max_drop} needs data to evaluate model and teacher on: add --task")
     exports = tuple(filter(None, include.split(",")))
-    announce(f"{'listing what a push would send' if dry_run else f'pushing {folder}'} to {repo_id}")
+    announce(f"{'listing the files of a push of' if dry_run else 'pushing'} {folder} to {repo_id}")
     if dry_run:
         found = plan_push(folder, repo_id, exports)
         show_table(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
@@ -62,11 +66,12 @@ def push(
         message=message,
     )
     changes = f"{len(pushed.changed)} in one commit" if pushed.changed else "none, so no commit"
-    seen = "private" if pushed.private else "public"
+    visibility = "private" if pushed.private else "public"
     show_table(
-        ["", "seen", "files changed", "commit", "version"], [[pushed.url, seen, changes, pushed.commit[:8], tag or "–"]]
+        ["", "visibility", "files changed", "commit", "version"],
+        [[pushed.url, visibility, changes, pushed.commit[:8], tag or "–"]],
     )
     if pushed.left:
-        announce(f"left as they were in {repo_id}: {', '.join(pushed.left)}")
+        announce(f"other files kept in {repo_id}: {', '.join(pushed.left)}")
     suggest(f"tkd-hf verify {repo_id}{'' if pushed.revision == 'main' else f'@{pushed.revision}'}")
     return write_json(json_file, vars(pushed))

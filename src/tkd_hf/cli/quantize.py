@@ -1,4 +1,4 @@
-"""`tkd-hf quantize`: the student as people run it, in int8 or for another runtime."""
+"""`tkd-hf quantize`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 @o.with_optional_data
 def quantize(
-    model: Annotated[str, typer.Argument(help="Model in floats: folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Float model: folder or Hub id.")],
     data: "DataArguments | None",
     output_dir: o.OutputDir,
-    backend: Annotated[str, typer.Option(help="openvino, onnx, bitsandbytes or quanto.")],
+    backend: Annotated[str, o.option(help="Backend: openvino, onnx, bitsandbytes or quanto.")],
     weights: Annotated[
-        str | None, typer.Option(help="Scheme of the backend: int8, int8-static, nf4 …; by default its first.")
+        str | None, o.option(help="Scheme of the backend, such as int8, int8-static or nf4 (the backend's first).")
     ] = None,
-    calibration: Annotated[int, typer.Option(min=1, help="Training examples to calibrate int8-static on.")] = 300,
+    calibration: Annotated[int, o.option(min=1, help="Training examples to calibrate int8-static on (300).")] = 300,
     max_drop: o.MaxDrop = None,
     config: o.Config = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = False,
     json_file: o.JsonFile = None,
 ):
-    """Quantize a model, and measure it beside the model in floats.
+    """Quantize a model, and compare it with the float model in size and latency.
 
-    Where data is named, the metrics of both are measured on its evaluation split; int8-static of openvino needs it to
-    calibrate on. The gate (--max-drop) is how far below the model in floats the quantized one may be.
+    If data are named, the metrics of both are compared on the evaluation split. OpenVINO's int8-static needs data for
+    calibration. With --max-drop, exit with code 1 if the main metric is further below the float model's.
     """
     from ..quantization import load_backend
     from ..stages.quantize import check_quantization_gate
@@ -40,7 +40,7 @@ def quantize(
 
     if max_drop is not None and data is None:
         raise InputError(
-            f"--max-drop {max_drop} is how far below the model in floats it may be: name the data (--task)"
+            f"--max-drop {max_drop} is the largest allowed drop below the float model: name the data (--task)"
         )
     _, weights = load_backend(backend, weights)
     announce(f"quantizing {model} into {output_dir} with {backend}, {weights}")

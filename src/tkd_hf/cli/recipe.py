@@ -1,4 +1,4 @@
-"""A recipe: one YAML file with the teacher, the data and the stages of a job."""
+"""Recipes: YAML files with the teacher, the data and the stages of a job."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,20 +10,20 @@ from ..errors import InputError
 
 
 KEYS = ("teacher", "model", "data", "stages", "output_dir")
-MAX_VALUES = 10_000
+MAX_VALUES = 10_000  # YAML aliases can expand a small file into more values than fit in memory
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says, to all stages and to each.
+    """The content of a recipe.
 
     Args:
-        path: where it was read from.
+        path: the file.
         teacher: folder or Hub id of the teacher.
-        model: what is fine-tuned, or evaluated.
-        data: options about data, by name.
-        stages: in their order, the command of each and its own options.
-        output_dir: folder of the run; with `tkd-hf run`, of the stages' folders.
+        model: folder or Hub id of the model to fine-tune or evaluate.
+        data: data options by name.
+        stages: name and options of each stage, in order.
+        output_dir: folder of the run; for `tkd-hf run`, the folder that contains the stages' folders.
 
     Example:
 
@@ -56,23 +56,25 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
-        """Reads a recipe; `InputError` naming the file for what is none."""
+        """Read and check a recipe; an `InputError` names the file."""
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from None
         _check_size(content, path)
         if not isinstance(content, dict):
-            raise InputError(f"the recipe {path} holds {type(content).__name__}, not the keys of a recipe")
+            raise InputError(
+                f"the recipe {path} holds {type(content).__name__}, not the keys of a recipe ({', '.join(KEYS)})"
+            )
         unknown = [str(name) for name in content if name not in KEYS]
         if unknown:
-            raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; there are {', '.join(KEYS)}")
+            raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; the keys are {', '.join(KEYS)}")
         data = content.get("data") or {}
         if not isinstance(data, dict):
-            raise InputError(f"the recipe {path} has data of {data!r}; write it as `data: {{task: sst2}}`")
+            raise InputError(f"the recipe {path} has the data {data!r}; write them as `data: {{task: sst2}}`")
         stages = content.get("stages") or []
         if not isinstance(stages, list):
-            raise InputError(f"the recipe {path} has stages of {stages!r}; write them as a list of `- name: {{}}`")
+            raise InputError(f"the recipe {path} has the stages {stages!r}; write them as a list of `- name: {{}}`")
         return cls(
             path,
             teacher=_model_name(content.get("teacher"), "teacher", path),
@@ -83,24 +85,24 @@ class Recipe:
         )
 
     def data_options_for(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The data of a stage with these options: the recipe's; where the stage names its own, only where tasks lie."""
+        """Return the recipe's data options for a stage; if the stage names its own data, only `data_dir` remains."""
         if not {"task", "dataset"} & set(options):
             return self.data
         return {name: value for name, value in self.data.items() if name == "data_dir"}
 
 
 def _check_size(content: Any, path: Path) -> None:
-    """Aliases of aliases unfold into more than any memory holds, and one of itself never ends."""
-    left, count = [content], 0
-    while left:
-        value = left.pop()
+    """Refuse a recipe whose aliases expand into too many values, or refer to themselves."""
+    pending, count = [content], 0
+    while pending:
+        value = pending.pop()
         count += 1
         if count > MAX_VALUES:
             raise InputError(
-                f"the recipe {path} unfolds into more than {MAX_VALUES} values; write it with fewer aliases"
+                f"the recipe {path} expands into more than {MAX_VALUES} values; write it with fewer aliases"
             )
         if isinstance(value, (dict, list)):
-            left.extend(value.values() if isinstance(value, dict) else value)
+            pending.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _stage(stage: Any, path: Path) -> tuple[str, dict[str, Any]]:
@@ -108,7 +110,7 @@ def _stage(stage: Any, path: Path) -> tuple[str, dict[str, Any]]:
         ((name, options),) = stage.items()
         if options is None or isinstance(options, dict):
             return str(name), _options(options or {})
-    raise InputError(f"the recipe {path} has a stage {stage!r}; write it as `- name: {{option: value}}`")
+    raise InputError(f"the recipe {path} has the stage {stage!r}; write it as `- name: {{option: value}}`")
 
 
 def _options(values: dict[str, Any]) -> dict[str, Any]:
@@ -116,12 +118,12 @@ def _options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_name(model: Any, key: str, path: Path) -> str | None:
-    """`org/model@revision` for what a recipe gives as model and revision."""
+    """Return a model's name, or `org/model@revision` if the recipe gives model and revision."""
     if model is None or isinstance(model, str):
         return model
     if not isinstance(model, dict):
-        raise InputError(f"the recipe {path} has a {key} of {model!r}; write its folder or Hub id")
+        raise InputError(f"the recipe {path} has the {key} {model!r}; write its folder or Hub id")
     if "model" not in model or not set(model) <= {"model", "revision"}:
         names = ", ".join(map(str, model))
-        raise InputError(f"the recipe {path} has a {key} of {names}; write model, and perhaps revision")
+        raise InputError(f"the recipe {path} has a {key} with the keys {names}; the keys are model and revision")
     return f"{model['model']}@{model['revision']}" if "revision" in model else model["model"]

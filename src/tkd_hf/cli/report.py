@@ -23,25 +23,26 @@ def _task_of(values: dict[str, Any]) -> str:
 @partial(o.with_data, default_task=_task_of)
 def report(
     models: Annotated[
-        list[str], typer.Argument(metavar="RUNS...", help="Models: folders or Hub ids; other folders are passed over.")
+        list[str],
+        typer.Argument(metavar="RUNS...", help="Models: folders or Hub ids; folders without a model are skipped."),
     ],
     data: "DataArguments",
-    output_dir: Annotated[Path, typer.Option("--output-dir", help="Folder for the report.")] = Path("report"),
-    teacher: Annotated[str | None, typer.Option(help="Teacher. Default: the one that the runs name.")] = None,
+    output_dir: Annotated[Path, o.option("--output-dir", help="Folder for the report (report).")] = Path("report"),
+    teacher: Annotated[str | None, o.option(help="Teacher: folder or Hub id (the one that the runs name).")] = None,
     batch_size: o.BatchSize = 128,
     batch_sizes: o.BatchSizes = "1,8,32",
     lengths: o.Lengths = "16,64,128",
     threads: o.Threads = None,
     rounds: o.Rounds = 50,
     disagreements: Annotated[
-        bool, typer.Option(help="Write the examples that a model and the teacher answer differently.")
+        bool, o.option(help="Write the examples that model and teacher predict differently (yes).")
     ] = True,
     config: o.Config = None,
     json_file: o.JsonFile = None,
 ):
-    """Write a report of models beside their teacher: quality, fidelity, speed, memory and size, with pictures.
+    """Write a report that compares models with their teacher in quality, speed, memory and size, with figures.
 
-    The task is by default the one that the runs name.
+    The task is that of the runs unless --task or --dataset is given.
     """
     from ..stages.report import report as run
 
@@ -49,7 +50,7 @@ def report(
         "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),
         "lengths": o.parse_integers("--lengths", lengths),
     }
-    announce(f"reporting on {', '.join(models)} into {output_dir}")
+    announce(f"writing a report on {', '.join(models)} into {output_dir}")
     result = run(models, output_dir, data, teacher, batch_size, disagreements, threads=threads, rounds=rounds, **sizes)
     show_report(result)
     return write_json(json_file, result.to_dict())

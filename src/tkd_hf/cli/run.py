@@ -1,4 +1,4 @@
-"""`tkd-hf run`: the stages of a recipe, one after another."""
+"""`tkd-hf run`: run the stages of a recipe in order."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,23 +15,27 @@ from .recipe import Recipe
 
 
 _MODELS = ("teacher", "model", "student")
-_MAKE_NO_MODEL = ("augment", "report")
-_OF_TEACHER = ("prune", "quantize")  # which need no student before them
+_WITHOUT_MODEL = ("augment", "report")  # stages whose folder holds no model
+_WORK_ON_TEACHER = ("prune", "quantize")  # stages that work on the teacher if there is no student
 
 
 def run(
     context: typer.Context,
-    recipe_file: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML).")],
-    output_dir: Annotated[Path | None, typer.Option(help="Folder for the stages' folders.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local copies of tasks: DIR/TASK/SPLIT.parquet.")] = None,
-    seed: o.Seed = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start all stages anew.")] = False,
+    recipe_file: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe (YAML).")],
+    output_dir: Annotated[
+        Path | None, o.option(help="Folder for the stages' folders (output_dir of the recipe).")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, o.option(help="Folder with copies of tasks, DIR/TASK/SPLIT.parquet (the Hub's).")
+    ] = None,
+    seed: Annotated[int | None, o.option(help="Random seed of all stages (that of each stage).")] = None,
+    overwrite: Annotated[bool, o.option("--overwrite", help="Delete all runs and start again.")] = False,
     json_file: o.JsonFile = None,
 ):
-    """Execute the stages of a recipe. What is done is skipped; after an interruption, the same command goes on.
+    """Run the stages of a recipe in order. Finished stages are skipped, so the same command resumes a recipe.
 
     \b
-    teacher: {model: my-org/my-teacher}   # or `model: my-org/encoder`, and finetune makes it
+    teacher: {model: my-org/my-teacher}   # or `model: my-org/encoder`, from which finetune makes the teacher
     data: {task: sst2}
     stages:
       - label:
@@ -40,21 +44,28 @@ def run(
       - evaluate:
     output_dir: runs/sst2
 
-    A stage is a command with its options, and has a folder of its own: runs/sst2/distill, runs/sst2/distill-2.
+    Each stage is a command with its options, and has its own folder: runs/sst2/distill, runs/sst2/distill-2. All stages
+    are checked before the first one starts. To repeat a stage, delete its folder.
 
-    Each goes on with what was made before it. Where there is no teacher, finetune makes it, and a second finetune
-    after it goes on with that teacher (on another task first, say). Otherwise the student that pretrain, distill,
-    prune or finetune made last is what the next distill starts from (`student: null` cuts a new one out of the
-    teacher), and what prune, quantize, finetune and evaluate work on; without one, or with `model: null`, prune makes
-    it of the teacher. What quantize made last is evaluated, but nothing is made of it: the next stage goes on with the
-    student in floats. card is that student's, with what a report before it says. benchmark and report compare the
-    teacher with all that was made, but for what a later distill went on with. What augment made is learned from by
-    what follows. The teacher teaches pretrain, too (`teacher: null`: it does not). What a stage says itself wins.
+    Options of a stage win over these rules:
 
-    All stages are checked before the first is run. To run one of them anew, delete its folder.
+    \b
+    - finetune makes the teacher if the recipe names none; the next finetune trains it further, for example on
+      another task.
+    - distill starts from the latest student that pretrain, distill, prune or finetune made; `student: null`
+      cuts a new one out of the teacher.
+    - prune, quantize, finetune and evaluate work on the latest student. Without one, or with `model: null`,
+      prune and quantize work on the teacher.
+    - evaluate measures the quantized model if quantize came last; every other stage continues with the float
+      student.
+    - pretrain learns from the teacher; `teacher: null` turns that off.
+    - label, distill and prune use the texts that augment made.
+    - benchmark and report compare the teacher with all models so far, except those that a later distill
+      started from.
+    - card describes the latest student and uses the latest report.
     """
     recipe = Recipe.read(recipe_file)
-    commands = {name: known for name, known in context.parent.command.commands.items() if name != context.info_name}
+    commands = {name: command for name, command in context.parent.command.commands.items() if name != context.info_name}
     flags = {"data_dir": data_dir and str(data_dir), "seed": seed}
     stages = _plan(recipe, commands, output_dir or recipe.output_dir, flags, overwrite)
     _check_stages(stages)
@@ -66,23 +77,23 @@ def run(
 
 @dataclass(frozen=True)
 class _Stage:
-    """A command with its values, and where it stands; `folder` is where it writes its run, if it does."""
+    """A command with its values and its position in the recipe; `folder` is its output folder, if it has one."""
 
     name: str
     command: TyperCommand
     values: dict[str, Any]
     folder: str | None
     number: int
-    of: int
+    total: int
 
     def execute(self, check_only: bool = False) -> dict[str, Any] | None:
-        """What the command returns; errors name the stage."""
-        position = RecipePosition(f"stage {self.number} of {self.of}", self.number == self.of, check_only)
+        """Run the command, or only check its options, and return its results; errors name the stage."""
+        position = RecipePosition(f"stage {self.number} of {self.total}", self.number == self.total, check_only)
         try:
             missing = [p.name for p in self.command.params if p.required and p.name not in self.values]
             if missing:
                 raise InputError(
-                    f"lacks {', '.join(missing)}; name it in the stage, or at the top of the recipe for all stages"
+                    f"{', '.join(missing)} is missing; set it in the stage, or at the top of the recipe for all stages"
                 )
             defaults, extras = o.option_defaults(self.command, self.values)
             with at_position(position), self.command.make_context(self.name, [], default_map=defaults) as context:
@@ -98,28 +109,29 @@ class _Stage:
 def _plan(
     recipe: Recipe, commands: dict[str, TyperCommand], output_dir: Path | str | None, flags: dict, overwrite: bool
 ) -> list[_Stage]:
-    """The stages with all their values: what each takes from those before it stands in their folders by then."""
+    """Return the stages with all their values; the folders of earlier stages are the inputs of later ones."""
+    names = ", ".join(commands)
     if not recipe.stages:
-        raise InputError(f"the recipe {recipe.path} has no stages; there are {', '.join(commands)}")
+        raise InputError(f"the recipe {recipe.path} has no stages; choose from {names}")
     stages, count = [], Counter()
     teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
     report = None
-    versions = []  # the classifiers that stages made
-    quantized = None  # what was made of the model for use, which nothing more is made of
+    classifiers = []  # folders with classifiers for benchmark and report
+    quantized = None  # the quantized model, on which only evaluate works
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
-            raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; there are {', '.join(commands)}")
+            raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; choose from {names}")
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
-        if name in _OF_TEACHER and options.get("model", "") is None:  # said to be null
+        if name in _WORK_ON_TEACHER and options.get("model", "") is None:  # `model: null` in the recipe
             options = options | {"model": teacher}
-        worked_on = options.get("model") or (quantized if name == "evaluate" else None) or model
-        worked_on = worked_on or (teacher if name in _OF_TEACHER else None)
-        known = {parameter.name for parameter in commands[name].params}
+        input_model = options.get("model") or (quantized if name == "evaluate" else None) or model
+        input_model = input_model or (teacher if name in _WORK_ON_TEACHER else None)
+        parameters = {parameter.name for parameter in commands[name].params}
         common = {
-            "teacher": None if "model" in known and worked_on == teacher else teacher,  # no model is its own teacher
-            "model": worked_on,
-            "models": list(filter(None, dict.fromkeys([teacher, *versions, model]))) or None,
+            "teacher": None if "model" in parameters and input_model == teacher else teacher,
+            "model": input_model,
+            "models": list(filter(None, dict.fromkeys([teacher, *classifiers, model]))) or None,
             "student": student,
             "report": report,
             "unlabelled": list(unlabelled) or None,
@@ -129,44 +141,47 @@ def _plan(
             "resume": not options.get("overwrite", overwrite),
         }
         values = o.stage_values(commands[name], recipe, common, options)
-        values |= {flag: value for flag, value in flags.items() if value is not None and flag in known}
-        made = str(values["output_dir"]) if "output_dir" in values else None
-        if made and made in [stage.folder for stage in stages]:
-            raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {made}; give each its own")
-        stages.append(_Stage(name, commands[name], values, made, number, len(recipe.stages)))
+        values |= {flag: value for flag, value in flags.items() if value is not None and flag in parameters}
+        output = str(values["output_dir"]) if "output_dir" in values else None
+        if output and output in [stage.folder for stage in stages]:
+            raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {output}; give each its own")
+        stages.append(_Stage(name, commands[name], values, output, number, len(recipe.stages)))
         soft_labels = values.get("soft_labels", soft_labels)
-        makes_teacher = made and name == "finetune" and not recipe.teacher and teacher in (None, worked_on)
-        gone_on_with = teacher if makes_teacher else values.get("student") if name == "distill" else None
-        versions = [version for version in versions if version != gone_on_with]
-        versions += [made] if made and name not in ("pretrain", *_MAKE_NO_MODEL) else []
+        makes_teacher = output and name == "finetune" and not recipe.teacher and teacher in (None, input_model)
+        superseded = values.get("student") if name == "distill" else None
         if makes_teacher:
-            student = None if worked_on == student else student  # a base that became the teacher is no student
-            teacher = model = made
+            superseded = teacher
+        classifiers = [classifier for classifier in classifiers if classifier != superseded]
+        classifiers += [output] if output and name not in ("pretrain", *_WITHOUT_MODEL) else []
+        if makes_teacher:
+            student = None if input_model == student else student  # a base that became the teacher is not a student
+            teacher = model = output
         elif name == "augment":
-            unlabelled.append(made)
+            unlabelled.append(output)
         elif name == "report":
-            report = made
+            report = output
         elif name == "quantize":
-            quantized = made
-        elif made and name not in _MAKE_NO_MODEL:
-            student, quantized = made, None
-            if teacher or model is None or name == "prune":  # else the teacher is yet to be made of the recipe's model
-                model = made
+            quantized = output
+        elif output and name not in _WITHOUT_MODEL:
+            student, quantized = output, None
+            # without a teacher, `model` stays the recipe's, from which finetune makes the teacher
+            if teacher or model is None or name == "prune":
+                model = output
     return stages
 
 
 def _check_stages(stages: list[_Stage]) -> None:
-    """Finds the mistakes of all stages that show without work: a slip in the last must not cost the hours before it."""
+    """Check the options, tasks and models of all stages: a typo in the last one must not show after hours of work."""
     from ..data.tasks import get_task
     from ..model_loading import load_tokenizer
 
-    made, found = set(), set()
+    outputs, checked = set(), set()
     for stage in stages:
         stage.execute(check_only=True)
         if stage.values.get("task"):
             get_task(stage.values["task"])
-        named = {str(stage.values[name]) for name in _MODELS if name in stage.values}
-        for name in (named | set(stage.values.get("models", ()))) - made - found:
-            load_tokenizer(name)
-            found.add(name)
-        made.add(stage.folder)
+        models = {str(stage.values[name]) for name in _MODELS if name in stage.values}
+        for model in (models | set(stage.values.get("models", ()))) - outputs - checked:
+            load_tokenizer(model)
+            checked.add(model)
+        outputs.add(stage.folder)

@@ -21,22 +21,22 @@ def _task_of(values: dict[str, Any]) -> str:
 
 @partial(o.with_data, default_task=_task_of)
 def verify(
-    model: Annotated[str, typer.Argument(help="Model on the Hub: org/name, or org/name@v1.")],
+    model: Annotated[str, typer.Argument(help="Model on the Hub: org/name or org/name@v1.")],
     data: "DataArguments",
     tolerance: Annotated[
-        float, typer.Option(min=0, help="How far a figure may lie from the card's: other hardware rounds otherwise.")
+        float, o.option(min=0, help="Largest difference from the card's metrics that passes (0.002).")
     ] = 0.002,
     batch_size: o.BatchSize = 128,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the model's own code, where it is not this package's.")
+        bool, o.option("--trust-remote-code", help="Run the repository's own code if it is not this package's.")
     ] = False,
     config: o.Config = None,
     json_file: o.JsonFile = None,
 ):
-    """Verify a model on the Hub: its files' hashes, that it loads anywhere, and the figures of its card.
+    """Check a model on the Hub: the hashes of its files, whether it loads, and the metrics on its card.
 
-    It is fetched into a fresh cache. The task is by default the one that the card names. The exit code is 1 if
-    the card is false.
+    The model is downloaded into a fresh cache and evaluated again. The task is that of the card unless --task or
+    --dataset is given. The exit code is 1 if the card is wrong.
     """
     from ..stages.verify import verify as run
 
