@@ -69,7 +69,7 @@ def test_a_stage_may_name_its_models(run, no_processes, tmp_path, teacher_folder
     [
         ("no/such", "'no/such' is neither a folder with a loadable configuration"),
         ("{teacher} --batch-sizes 0", "--batch-sizes '0' must be a list of numbers of at least 1, such as 1,8,32"),
-        ("{teacher} --batch-sizes 1,many", "--batch-sizes '1,many' is no list"),
+        ("{teacher} --batch-sizes 1,many", "--batch-sizes '1,many' must be a list"),
         (
             "{teacher} --lengths 16,1024",
             "lengths go up to 1024 tokens, but {teacher} reads at most 32; lower --lengths",

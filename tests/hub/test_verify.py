@@ -56,7 +56,7 @@ def test_a_true_card(verify, tmp_path):
     done = verify("org/verified@v1", "--json", tmp_path / "v.json")
     assert done.code == 0, done.err
     assert "accuracy" in done.out
-    assert "0.625     0.625  true" in done.out
+    assert "0.625     0.625  right" in done.out
     found = read_json(tmp_path / "v.json")
     assert found["files"] == 10
     assert found["loads"] == ["with tkd_hf", "with trust_remote_code=True"]
@@ -73,7 +73,7 @@ def test_an_altered_figure_is_named_and_foreign_code_is_not_run(verify, altered)
     done = verify(wrong, "--trust-remote-code")
     assert done.code == 1
     assert f"the card of {wrong} is false: it says accuracy 0.875, but 0.6250 was measured" in done.err
-    assert "0.875     0.625  false" in done.out
+    assert "0.875     0.625  wrong" in done.out
 
 
 def test_the_tolerance():

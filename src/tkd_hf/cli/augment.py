@@ -42,9 +42,22 @@ def augment(
     """
     from ..stages.augment import augment as run
 
-    sizes = (copies, probability, candidates, words_from, seed, batch_size)
     announce(f"augmenting {data.task or data.dataset} into {output_dir}")
-    record = run(data, output_dir, mlm, neighbours, shuffle_pairs, *sizes, overwrite, resume)
+    record = run(
+        data,
+        output_dir,
+        mlm,
+        neighbours,
+        shuffle_pairs,
+        copies=copies,
+        probability=probability,
+        candidates=candidates,
+        words_from=words_from,
+        seed=seed,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        resume=resume,
+    )
     show_record(str(output_dir), record.metrics, record.seconds)
     suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_dir} --layers 3 --output-dir …")
     return write_json(json_file, vars(record))

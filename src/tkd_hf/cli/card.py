@@ -34,9 +34,11 @@ def card(
 
     announce(f"writing the card of {model}{f' with the report in {report}' if report else ''}")
     languages = None if language is None else re.findall(r"[\w-]+", language)
-    run(model, report, repo_id, license, languages and (languages if len(languages) > 1 else languages[0]), base_model)
+    if languages and len(languages) == 1:
+        languages = languages[0]
+    run(model, report, repo_id, license, languages, base_model)
     print(model / "README.md")
     if not report and not (model / "report.json").exists():
-        suggest(f"tkd-hf report {model}, and tkd-hf card {model} --report report")
+        suggest(f"tkd-hf report {model} && tkd-hf card {model} --report report")
     else:
         suggest(f"tkd-hf push {model} --repo-id {repo_id or f'ORG/{model.name}'}")

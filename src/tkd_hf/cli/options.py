@@ -1,7 +1,7 @@
 """Options shared by the commands, and how flags, recipe and training arguments are combined.
 
-Help texts have the form "What it sets (default)."; typer's own display of defaults is off, because many options default
-to `None`, which stands for a value set elsewhere ("as many as torch uses").
+Help texts have the form "What it sets (default)." The display of defaults by typer is off: many options default to
+`None`, which stands for a value that is set elsewhere, such as the number of threads that torch uses.
 """
 
 import functools
@@ -70,7 +70,7 @@ def stage_values(
         command: the stage's command.
         recipe: names the data of all stages that name none.
         common: values for all stages; those for which the command has no option are ignored.
-        options: values of this stage. They override the common ones, `null` included, and must all be known.
+        options: values of this stage. They override the common values, `null` included, and must all be known.
 
     Raises:
         InputError: for unknown names.
@@ -117,9 +117,9 @@ def training_arguments(
     lora: "LoraArguments | None" = None,
     **values: Any,
 ) -> "FineTuningArguments":
-    """Build training arguments from the recipe, the unknown flags and the command's own options; later ones win.
+    """Build training arguments from the recipe, the unknown flags and the command's own options.
 
-    With LoRA the learning rate has a higher default.
+    The command's own options override the unknown flags, and these override the recipe. With LoRA the learning rate has a higher default.
 
     Raises:
         InputError: for a flag that is not a field of `kind`, or a bad value.

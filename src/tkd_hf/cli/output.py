@@ -60,7 +60,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 def announce(text: str) -> None:
-    """Print what a command is about to do; call it once all options are checked, before any work."""
+    """Print the first line of a command; call it once all options are checked and before any work."""
     position = _position.get()
     if position and position.check_only:
         raise OptionsChecked

@@ -46,7 +46,7 @@ def prune(
     ] = None,
     pattern: Annotated[str | None, o.option(help="Keep N of M neighbouring weights, such as 2:4.")] = None,
     scope: Annotated[
-        str, o.option(help="Where --sparsity holds: in all weights (global) or in each layer (layer) (global).")
+        str, o.option(help="Scope of --sparsity: global, over all weights, or layer, in each layer (global).")
     ] = "global",
     nncf: Annotated[bool, o.option("--nncf", help="Let NNCF choose the weights of --sparsity.")] = False,
     no_train: Annotated[bool, o.option("--no-train", help="Prune at once, without training afterwards.")] = False,

@@ -48,10 +48,10 @@ def push(
     exports = tuple(filter(None, include.split(",")))
     announce(f"{'listing the files of a push of' if dry_run else 'pushing'} {folder} to {repo_id}")
     if dry_run:
-        found = plan_push(folder, repo_id, exports)
-        show_table(["file", "bytes"], [[name, str(size)] for name, size in found.sizes.items()])
-        typer.echo(f"\n{found.card}")
-        return write_json(json_file, {"repo_id": repo_id, "files": found.sizes, "card": found.card})
+        plan = plan_push(folder, repo_id, exports)
+        show_table(["file", "bytes"], [[name, str(size)] for name, size in plan.sizes.items()])
+        typer.echo(f"\n{plan.card}")
+        return write_json(json_file, {"repo_id": repo_id, "files": plan.sizes, "card": plan.card})
     pushed = run(
         folder,
         repo_id,

@@ -16,7 +16,7 @@ from .recipe import Recipe
 
 _MODELS = ("teacher", "model", "student")
 _WITHOUT_MODEL = ("augment", "report")  # stages whose folder holds no model
-_WORK_ON_TEACHER = ("prune", "quantize")  # stages that work on the teacher if there is no student
+_WORK_ON_TEACHER = ("prune", "quantize")  # stages that work on the teacher until a student exists
 
 
 def run(
@@ -109,7 +109,7 @@ class _Stage:
 def _plan(
     recipe: Recipe, commands: dict[str, TyperCommand], output_dir: Path | str | None, flags: dict, overwrite: bool
 ) -> list[_Stage]:
-    """Return the stages with all their values; the folders of earlier stages are the inputs of later ones."""
+    """Return the stages with all their values; outputs of earlier stages are inputs of later stages."""
     names = ", ".join(commands)
     if not recipe.stages:
         raise InputError(f"the recipe {recipe.path} has no stages; choose from {names}")

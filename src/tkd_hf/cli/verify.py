@@ -41,20 +41,16 @@ def verify(
     from ..stages.verify import verify as run
 
     announce(f"verifying {model} on {data.task or data.dataset}")
-    found = run(model, data, tolerance, batch_size, trust_remote_code)
-    show_table(
-        [f"{found.task} {found.split} ({found.examples})", "card", "measured", ""],
-        [
-            [
-                one.metric,
-                format_number(one.card),
-                format_number(one.measured),
-                "not measured" if one.measured is None else "false" if one in found.false else "true",
-            ]
-            for one in found.figures
-        ],
-    )
-    typer.echo(f"{found.files} files as commit {found.commit[:8]} says; loads {' and '.join(found.loads)}")
-    content = write_json(json_file, found.to_dict())
-    found.check()
+    result = run(model, data, tolerance, batch_size, trust_remote_code)
+    rows = []
+    for metric in result.figures:
+        verdict = "wrong" if metric in result.false else "right"
+        if metric.measured is None:
+            verdict = "not measured"
+        rows.append([metric.metric, format_number(metric.card), format_number(metric.measured), verdict])
+    show_table([f"{result.task} {result.split} ({result.examples})", "card", "measured", ""], rows)
+    commit = result.commit[:8]
+    typer.echo(f"{result.files} files match the hashes of commit {commit}; loads {' and '.join(result.loads)}")
+    content = write_json(json_file, result.to_dict())
+    result.check()
     return content
