@@ -119,7 +119,8 @@ def training_arguments(
 ) -> "FineTuningArguments":
     """Build training arguments from the recipe, the unknown flags and the command's own options.
 
-    The command's own options override the unknown flags, and these override the recipe. With LoRA the learning rate has a higher default.
+    The command's own options override the unknown flags, and these override the recipe.
+    With LoRA the learning rate has a higher default.
 
     Raises:
         InputError: for a flag that is not a field of `kind`, or a bad value.
