@@ -1,4 +1,4 @@
-"""Masks and compaction: the same logits either way, and what is left saves, loads, trains on and exports."""
+"""Masked and compacted models: they return the same logits, and the compacted one saves, loads, trains and exports."""
 
 import pytest
 import torch
@@ -19,43 +19,44 @@ from ..training import logits_of_texts
 
 
 def some_masks(config, *kinds) -> Units:
-    """Masks that leave an uneven rest of these kinds."""
+    """Return masks that remove units of these kinds unevenly over the layers."""
     generator = torch.Generator().manual_seed(0)
 
-    def drop(mask):
-        dropped = torch.rand(len(mask), generator=generator) < 0.4
-        dropped[0] = False
-        return ~dropped
+    def remove_some(mask):
+        removed = torch.rand(len(mask), generator=generator) < 0.4
+        removed[0] = False
+        return ~removed
 
     masks = Units.full(config, True)
     if "heads" in kinds:
         masks.heads[0][1] = masks.heads[2][0] = False
     if "neurons" in kinds:
-        masks.neurons = [drop(mask) for mask in masks.neurons]
+        masks.neurons = [remove_some(mask) for mask in masks.neurons]
     if "layers" in kinds:
         masks.layers[1] = False
     if "hidden" in kinds:
-        masks.hidden = drop(masks.hidden)
+        masks.hidden = remove_some(masks.hidden)
     return masks
 
 
 @pytest.mark.parametrize("kinds", ["heads", "neurons", "layers", "hidden", "heads neurons layers hidden"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_masked_is_compacted(teacher, tokenizer, kinds, attention):
+def test_compacted_model_returns_the_logits_of_the_masked_model(teacher, tokenizer, kinds, attention):
     student = student_from_teacher(teacher)
     student.set_attn_implementation(attention)
-    student.tkd.layers[0].register_forward_hook(lambda *_: None)  # as gates do: all tokens go through the last layer
-    masks, whole = some_masks(student.config, *kinds.split()), logits_of_texts(student, tokenizer)
+    # With a hook, as with gates, the last layer is computed for all tokens, so that logits agree to the last bit.
+    student.tkd.layers[0].register_forward_hook(lambda *_: None)
+    masks, unpruned = some_masks(student.config, *kinds.split()), logits_of_texts(student, tokenizer)
     gates = Gates(student)
-    torch.testing.assert_close(logits_of_texts(student, tokenizer), whole, atol=0, rtol=0)
+    torch.testing.assert_close(logits_of_texts(student, tokenizer), unpruned, atol=0, rtol=0)
     gates.set(masks)
     masked, small = logits_of_texts(student, tokenizer), compact(student, masks)
-    assert (masked - whole).abs().max() > 0.01
+    assert (masked - unpruned).abs().max() > 0.01
     torch.testing.assert_close(masked, logits_of_texts(small, tokenizer), atol=1e-5, rtol=1e-5)
     assert small.num_parameters() < student.num_parameters()
     assert small.config.to_dict() == masks.pruned_config(student.config).to_dict()
     gates.remove()
-    torch.testing.assert_close(logits_of_texts(student, tokenizer), whole, atol=0, rtol=0)
+    torch.testing.assert_close(logits_of_texts(student, tokenizer), unpruned, atol=0, rtol=0)
 
 
 def electra():
@@ -74,23 +75,23 @@ def distilbert():
 
 
 @pytest.mark.parametrize("build", [electra, distilbert, lambda: build_teacher(kind=BertForMaskedLM)])
-def test_every_kind_of_model(build, tokenizer):
-    """Factorised embeddings, no token types, other activations of the head, tied embeddings."""
+def test_every_architecture_can_be_masked_and_compacted(build, tokenizer):
+    """The models cover factorised embeddings, no token types, other activations in the head, and tied embeddings."""
     student = student_from_teacher(build())
     masks = some_masks(student.config, "heads", "neurons", "layers", "hidden")
     gates = Gates(student)
     gates.set(masks)
     small = compact(student, masks)
     masked, compacted = logits_of_texts(student, tokenizer), logits_of_texts(small, tokenizer)
-    if hasattr(small, "decoder"):  # at padding there is nothing to answer
+    if hasattr(small, "decoder"):  # logits at padding have no meaning
         real = tokenizer(TEXTS, padding=True, return_tensors="pt")["attention_mask"].bool()
         masked, compacted = masked[real], compacted[real]
         assert small.decoder.weight is small.get_input_embeddings().weight
     torch.testing.assert_close(masked, compacted, atol=1e-5, rtol=1e-5)
 
 
-def test_hidden_states_of_a_masked_model_are_those_its_layers_read(teacher, tokenizer):
-    """Also where they were recorded before it was masked, so that objectives see what the student does."""
+def test_recorded_hidden_states_of_a_masked_model_are_the_inputs_of_its_layers(teacher, tokenizer):
+    """This also holds if the recording hooks are older than the gates, so objectives train on the masked states."""
     student = student_from_teacher(teacher)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     student(**batch, output_hidden_states=True)
@@ -102,7 +103,7 @@ def test_hidden_states_of_a_masked_model_are_those_its_layers_read(teacher, toke
     assert (states[3] - states[2]).abs().max() > 0.01
 
 
-def test_what_is_masked_gets_no_gradient(teacher, tokenizer):
+def test_masked_units_get_no_gradient(teacher, tokenizer):
     student = student_from_teacher(teacher)
     masks = some_masks(student.config, "heads", "neurons", "layers", "hidden")
     Gates(student).set(masks)
@@ -116,7 +117,7 @@ def test_what_is_masked_gets_no_gradient(teacher, tokenizer):
     assert not any(weight.grad.any() for weight in student.tkd.layers[1].parameters())
 
 
-def test_what_is_left_saves_loads_and_trains_on(teacher, tokenizer, tmp_path):
+def test_compacted_model_saves_loads_and_trains_on(teacher, tokenizer, tmp_path):
     student = student_from_teacher(teacher)
     small = compact(student, some_masks(student.config, "heads", "neurons", "layers", "hidden"))
     small.save_pretrained(tmp_path)
@@ -133,8 +134,8 @@ def test_what_is_left_saves_loads_and_trains_on(teacher, tokenizer, tmp_path):
     assert loaded(**batch, labels=labels).loss < before
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, in its export
-def test_what_is_left_exports_to_onnx(teacher, tokenizer, tmp_path):
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised by torch during its own export
+def test_compacted_model_exports_to_onnx(teacher, tokenizer, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -1,3 +1,5 @@
+"""Vocabulary pruning: same tokens and logits on the corpus for every kind of tokenizer, and what stays and changes."""
+
 import pytest
 import torch
 from datasets import Dataset
@@ -28,21 +30,21 @@ from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 CORPUS = ["The unwatchable film", "a lovely film, watched", "love film ☃ xyzzy"]
-OTHER = ["watchable love", "a film"]
+HELD_OUT = ["watchable love", "a film"]
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CHARACTERS = "abcdefhilmnortuvwy,"
 
 
 def wordpiece() -> BertTokenizer:
-    """[unused] pieces stand between the special tokens and the rest, as BERT's do."""
+    """As in BERT, an [unused] piece stands between special tokens."""
     pieces = ["[PAD]", "[unused0]", *BERT_SPECIAL[1:], *CHARACTERS, *(f"##{c}" for c in CHARACTERS)]
     pieces += "the film films un love lovely ##ly watch ##watch ##watchable ##able ##ed watched water".split()
     return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
 
 
 def byte_bpe() -> RobertaTokenizer:
-    """Merges build words through pieces that no text shows; <mask> is last, as in roberta."""
+    """Merges build words from pieces that occur in no text; <mask> is the last token, as in RoBERTa."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = "f i,l m,fi lm,Ġ film,l o,v e,lo ve,Ġ love,w a,wa t,c h,wat ch,Ġ watch,e d,Ġ a,l e,b le,a ble"
     merges = [tuple(merge.split()) for merge in merges.split(",")]
@@ -75,7 +77,7 @@ def bert(kind=BertForSequenceClassification, tokenizer=None):
 def roberta(kind=RobertaForSequenceClassification, tokenizer=None):
     torch.manual_seed(0)
     tokenizer = tokenizer or byte_bpe()
-    # eight rows more than tokens, as where a vocabulary is padded to a round number
+    # There are eight more rows than tokens, as in models whose vocabulary is padded to a round number.
     config = RobertaConfig(vocab_size=len(tokenizer) + 8, initializer_range=0.5, type_vocab_size=1, **SMALL)
     return kind(config).eval()
 
@@ -96,21 +98,21 @@ def logits(model, tokenizer, texts=CORPUS):
         return model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 
 
-def read(tokenizer, texts=CORPUS):
+def tokens_of(tokenizer, texts=CORPUS):
     return [tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(tokenizer, texts)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_same_tokens_and_logits_on_the_corpus_and_when_loaded_again(case, tmp_path):
-    build, build_tokenizer = CASES[case]
-    model, tokenizer = build(), build_tokenizer()
+def test_tokens_and_logits_of_the_corpus_stay_the_same_also_after_reloading(case, tmp_path):
+    build_model, build_tokenizer = CASES[case]
+    model, tokenizer = build_model(), build_tokenizer()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    smaller, cut, report = prune_vocabulary(model, tokenizer, CORPUS, OTHER)
+    smaller, cut, report = prune_vocabulary(model, tokenizer, CORPUS, HELD_OUT)
 
     assert report.tokens_after == len(cut) == smaller.config.vocab_size < report.tokens_before
     assert smaller.get_input_embeddings().num_embeddings == len(cut)
-    assert read(cut) == read(tokenizer)
+    assert tokens_of(cut) == tokens_of(tokenizer)
     expected = logits(model, tokenizer)
     if case.endswith("mlm"):
         assert smaller.get_output_embeddings().weight is smaller.get_input_embeddings().weight
@@ -118,7 +120,7 @@ def test_same_tokens_and_logits_on_the_corpus_and_when_loaded_again(case, tmp_pa
     torch.testing.assert_close(logits(smaller, cut), expected, rtol=0, atol=1e-6)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert cut("a", "film").keys() == tokenizer("a", "film").keys()
-    assert [report.kept[id_] for id_ in cut("a", "film").input_ids] == tokenizer("a", "film").input_ids
+    assert [report.kept[token_id] for token_id in cut("a", "film").input_ids] == tokenizer("a", "film").input_ids
     assert cut.decode(cut("a film").input_ids) == tokenizer.decode(tokenizer("a film").input_ids)
     assert cut.pad_token_id == smaller.config.pad_token_id == smaller.get_input_embeddings().padding_idx
 
@@ -127,51 +129,51 @@ def test_same_tokens_and_logits_on_the_corpus_and_when_loaded_again(case, tmp_pa
     auto = AutoModelForMaskedLM if case.endswith("mlm") else AutoModelForSequenceClassification
     loaded, loaded_tokenizer = auto.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
     assert torch.equal(logits(loaded, loaded_tokenizer), logits(smaller, cut))
-    assert read(loaded_tokenizer, OTHER) == read(cut, OTHER)
+    assert tokens_of(loaded_tokenizer, HELD_OUT) == tokens_of(cut, HELD_OUT)
 
 
-def test_wordpiece_keeps_what_is_used_and_single_characters():
+def test_wordpiece_keeps_used_pieces_and_single_characters():
     _, cut, _ = prune_vocabulary(bert(), wordpiece(), CORPUS)
     singles = {*CHARACTERS, *(f"##{c}" for c in CHARACTERS)}
-    # un ##watchable; lovely; watched; love; xyzzy and the snowman are unknown before any piece of theirs was taken
+    # "unwatchable" is un ##watchable. "xyzzy" and the snowman are unknown from their first character on.
     used = {"the", "un", "##watchable", "film", "lovely", "watched", "love"}
     assert set(cut.get_vocab()) == {*BERT_SPECIAL, *singles, *used}
 
 
-def test_bpe_keeps_the_merges_that_lead_to_the_tokens_of_the_corpus():
+def test_bpe_keeps_the_merges_that_build_the_tokens_of_the_corpus():
     _, cut, _ = prune_vocabulary(roberta(), byte_bpe(), ["a film"])
-    kept = {token for token in cut.get_vocab() if len(token) > 1 and not token.startswith("<")}
-    assert kept == {"fi", "lm", "film", "Ġfilm"}
+    merged = {token for token in cut.get_vocab() if len(token) > 1 and not token.startswith("<")}
+    assert merged == {"fi", "lm", "film", "Ġfilm"}
 
 
-def test_a_word_that_was_given_up_on_stays_unknown():
-    # abc is taken of abcd and nothing fits what follows; without abc, ab and ##cd would
+def test_word_that_wordpiece_cannot_split_stays_unknown():
+    # Of "abcd", WordPiece takes abc, and no piece fits the d. Without the piece abc, it would find ab ##cd.
     pieces = ["[UNK]", "a", "ab", "abc", "##cd", "##c"]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     texts = ["abcd", "ab", "acd"]
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
-    assert read(cut, texts) == read(tokenizer, texts) == [["[UNK]"], ["ab"], ["a", "##cd"]]
+    assert tokens_of(cut, texts) == tokens_of(tokenizer, texts) == [["[UNK]"], ["ab"], ["a", "##cd"]]
     assert "abc" in cut.get_vocab()
 
 
 WORD = st.text("abc", min_size=1, max_size=7)
-# few characters and many pieces, so that what is given up on could be read in another way
+# Few characters and many pieces, so that words that cannot be split could often be split in another way.
 PIECES = st.sets(st.text("abc", min_size=1, max_size=3), min_size=8, max_size=25)
 
 
 @given(st.tuples(PIECES, PIECES), st.lists(WORD, min_size=4, max_size=12), st.lists(WORD, max_size=6), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_wordpiece_of_any_pieces_reads_the_corpus_as_before(pieces, texts, others, singles):
+def test_wordpiece_with_any_pieces_keeps_the_tokens_of_the_corpus(pieces, texts, held_out, singles):
     first, inner = pieces
     alphabet = {"a", "b", "c", "##a", "##b", "##c"} if singles else {"a"}
     vocabulary = ["[UNK]", *sorted(alphabet | first | {f"##{piece}" for piece in inner})]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
-    assert read(cut, texts) == read(tokenizer, texts)
+    assert tokens_of(cut, texts) == tokens_of(tokenizer, texts)
     if singles:
-        assert all("[UNK]" not in tokens for tokens in read(cut, others))
+        assert all("[UNK]" not in tokens for tokens in tokens_of(cut, held_out))
 
 
 @given(
@@ -180,7 +182,7 @@ def test_wordpiece_of_any_pieces_reads_the_corpus_as_before(pieces, texts, other
     st.lists(WORD, max_size=6),
 )
 @settings(max_examples=100, deadline=None)
-def test_bpe_of_any_merges_reads_the_corpus_as_before(pairs, texts, others):
+def test_bpe_with_any_merges_keeps_the_tokens_of_the_corpus(pairs, texts, held_out):
     tokens, merges = ["a", "b", "c"], []
     for left, right in pairs:
         merge = (tokens[left % len(tokens)], tokens[right % len(tokens)])
@@ -189,8 +191,8 @@ def test_bpe_of_any_merges_reads_the_corpus_as_before(pairs, texts, others):
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges)))))
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
-    assert read(cut, texts) == read(tokenizer, texts)
-    assert ["".join(tokens) for tokens in read(cut, others)] == others
+    assert tokens_of(cut, texts) == tokens_of(tokenizer, texts)
+    assert ["".join(tokens) for tokens in tokens_of(cut, held_out)] == held_out
 
 
 @given(
@@ -198,50 +200,51 @@ def test_bpe_of_any_merges_reads_the_corpus_as_before(pairs, texts, others):
     st.lists(st.text("abcd", min_size=1, max_size=7), min_size=1, max_size=6),
 )
 @settings(max_examples=100, deadline=None)
-def test_unigram_of_any_scores_reads_the_corpus_as_before(scores, texts):
+def test_unigram_with_any_scores_keeps_the_tokens_of_the_corpus(scores, texts):
     scores = {"<unk>": 0.0, "a": -25.0, "b": -5.0} | {piece: score / 2 for piece, score in scores.items()}
     tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
-    assert read(cut, texts) == read(tokenizer, texts)
+    assert tokens_of(cut, texts) == tokens_of(tokenizer, texts)
 
 
-def test_an_unknown_character_of_unigram_keeps_its_price():
-    # unknown costs 10 more than the unlikeliest piece: were that bc, ab and an unknown c would be likelier than a, bc
+def test_unigram_penalty_of_an_unknown_character_stays_the_same():
+    # An unknown character costs 10 more than the least likely piece. If that piece were bc, then ab and an unknown c
+    # would be more likely than a and bc.
     scores = {"<unk>": 0.0, "a": -25.0, "ab": -1.0, "bc": -30.0, "never": -60.0, "other": -2.0}
     tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, ["abc"]))
-    assert read(cut, ["abc"]) == read(tokenizer, ["abc"]) == [["a", "bc"]]
+    assert tokens_of(cut, ["abc"]) == tokens_of(tokenizer, ["abc"]) == [["a", "bc"]]
     assert set(cut.get_vocab()) == {"<unk>", "a", "bc", "never"}
 
 
-def test_held_out_texts_are_counted():
-    _, cut, report = prune_vocabulary(bert(), wordpiece(), CORPUS, OTHER)
-    # watchable was watch ##able, which the corpus does not use: w and eight more; "a film" is as it was
-    assert read(cut, OTHER)[0][1:-1] == ["w", *(f"##{c}" for c in "atchable"), "love"]
+def test_report_counts_changed_held_out_texts():
+    _, cut, report = prune_vocabulary(bert(), wordpiece(), CORPUS, HELD_OUT)
+    # "watchable" was watch ##able, which the corpus does not use; now it is w and eight more. "a film" is unchanged.
+    assert tokens_of(cut, HELD_OUT)[0][1:-1] == ["w", *(f"##{c}" for c in "atchable"), "love"]
     held_out = report.held_out
     assert (held_out.texts, held_out.changed) == (2, 0.5)
     assert (held_out.tokens_before, held_out.tokens_after) == (4.5, 8.0)
     assert held_out.unknown_before == held_out.unknown_after == 0.0
 
 
-def test_megabytes_are_those_of_the_rows_that_went():
+def test_megabytes_saved_equal_the_removed_rows():
     model = bert()
     _, _, report = prune_vocabulary(model, wordpiece(), CORPUS)
-    gone = report.tokens_before - report.tokens_after
-    assert report.megabytes_saved == pytest.approx(gone * 16 * 4 / 1e6)
+    removed = report.tokens_before - report.tokens_after
+    assert report.megabytes_saved == pytest.approx(removed * 16 * 4 / 1e6)
     assert f"{report.tokens_before} -> {report.tokens_after} tokens" in str(report)
 
 
-def test_a_tied_decoder_counts_once_and_its_bias_is_cut():
+def test_tied_decoder_counts_once_and_its_bias_is_pruned():
     model, _, report = prune_vocabulary(bert(BertForMaskedLM), wordpiece(), CORPUS)
-    gone = report.tokens_before - report.tokens_after
-    assert report.megabytes_saved == pytest.approx(gone * 17 * 4 / 1e6)
+    removed = report.tokens_before - report.tokens_after
+    assert report.megabytes_saved == pytest.approx(removed * 17 * 4 / 1e6)
     assert model.cls.predictions.bias.shape == (report.tokens_after,)
 
 
-def test_roberta_keeps_the_id_of_padding_that_positions_count_from():
+def test_roberta_keeps_the_padding_id_from_which_positions_are_counted():
     tokens = ["<s>", "x", "<pad>", "</s>", "<unk>", *"ab"]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -254,9 +257,9 @@ def test_roberta_keeps_the_id_of_padding_that_positions_count_from():
     torch.testing.assert_close(logits(smaller, cut, ["a b", "a"]), logits(model, tokenizer, ["a b", "a"]))
 
 
-def test_configured_ids_follow_their_tokens():
+def test_token_ids_in_the_configuration_are_renumbered():
     model = bert()
-    model.config.eos_token_id = [4, 5]  # [SEP] and [MASK], behind a token that goes
+    model.config.eos_token_id = [4, 5]  # [SEP] and [MASK], which follow a removed token
     model.config.bos_token_id = 3
     smaller, cut, _ = prune_vocabulary(model, wordpiece(), CORPUS)
     assert smaller.config.eos_token_id == [3, 4] == cut.convert_tokens_to_ids(["[SEP]", "[MASK]"])
@@ -264,30 +267,30 @@ def test_configured_ids_follow_their_tokens():
     assert model.config.eos_token_id == [4, 5]
 
 
-def test_added_tokens_stay():
+def test_added_tokens_are_kept():
     tokenizer = wordpiece()
     tokenizer.add_tokens([AddedToken("<brand>", normalized=False)])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<user>"]})
     model = bert(tokenizer=tokenizer)
     smaller, cut, _ = prune_vocabulary(model, tokenizer, CORPUS)
     texts = ["a <brand> film <user>"]
-    assert read(cut, texts) == read(tokenizer, texts)
+    assert tokens_of(cut, texts) == tokens_of(tokenizer, texts)
     torch.testing.assert_close(logits(smaller, cut, texts), logits(model, tokenizer, texts))
 
 
-def test_pairs_and_lists_of_words_are_read_as_in_training(tokenizer, teacher):
+def test_pairs_and_lists_of_words_are_tokenized_as_in_training(tokenizer, teacher):
     pairs = Dataset.from_dict({"text": ["good film", "bad"], "text_pair": ["a story", "film"], "label": [0, 1]})
     assert list(corpus_texts(pairs)) == [("good film", "a story"), ("bad", "film")]
-    words = Dataset.from_dict({"text": [["good", "film"], ["bad"]]})
-    assert list(corpus_texts(words)) == [["good", " film"], ["bad"]]
+    word_lists = Dataset.from_dict({"text": [["good", "film"], ["bad"]]})
+    assert list(corpus_texts(word_lists)) == [["good", " film"], ["bad"]]
     assert list(corpus_texts(Dataset.from_dict({"text": TEXTS}))) == TEXTS
 
-    for examples, used in ((pairs, {"good", "film", "bad", "story"}), (words, {"good", "film", "bad"})):
+    for examples, used in ((pairs, {"good", "film", "bad", "story"}), (word_lists, {"good", "film", "bad"})):
         _, cut, _ = prune_vocabulary(teacher, tokenizer, corpus_texts(examples))
         assert set(cut.get_vocab()) == {*WORDS[:5], "a", "b", *used}
 
 
-def test_half_precision_and_mode_stay():
+def test_pruned_model_keeps_dtype_and_training_mode():
     model = bert().to(torch.bfloat16).train()
     smaller, _, report = prune_vocabulary(model, wordpiece(), CORPUS)
     assert smaller.dtype == torch.bfloat16
@@ -296,7 +299,7 @@ def test_half_precision_and_mode_stay():
     assert torch.equal(smaller.get_input_embeddings().weight, rows)
 
 
-def test_random_numbers_are_left_alone(teacher, tokenizer):
+def test_pruning_draws_no_random_numbers(teacher, tokenizer):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -304,13 +307,13 @@ def test_random_numbers_are_left_alone(teacher, tokenizer):
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_bare_encoder(tokenizer):
+def test_encoder_without_a_head_can_be_pruned(tokenizer):
     model = student_from_teacher(build_teacher(), num_hidden_layers=1).tkd
     smaller, _, _ = prune_vocabulary(model, tokenizer, ["good"])
-    assert smaller.config.vocab_size == 8  # five special tokens, a, b, good
+    assert smaller.config.vocab_size == 8  # five special tokens, a, b and good
 
 
-def test_tkd_masked_lm_goes_on_learning():
+def test_pruned_tkd_masked_lm_can_be_trained():
     model = student_from_teacher(bert(BertForMaskedLM), num_hidden_layers=1)
     smaller, cut, _ = prune_vocabulary(model, wordpiece(), CORPUS)
     assert isinstance(smaller, TKDForMaskedLM)
@@ -319,7 +322,7 @@ def test_tkd_masked_lm_goes_on_learning():
     assert smaller.get_input_embeddings().weight.grad.shape == (len(cut), 16)
 
 
-def test_normalised_text_is_what_was_given_up_on():
+def test_unknown_words_are_searched_in_normalised_text():
     pieces = ["[UNK]", "a", "ab", "abc", "##cd", "##c"]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -327,22 +330,22 @@ def test_normalised_text_is_what_was_given_up_on():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     texts = ["AB ABCD", "acd"]
     cut = prune_tokenizer(tokenizer, required_token_ids(tokenizer, texts))
-    assert read(cut, texts) == [["ab", "[UNK]"], ["a", "##cd"]]
+    assert tokens_of(cut, texts) == [["ab", "[UNK]"], ["a", "##cd"]]
 
 
-def test_what_cannot_be_cut_is_refused(teacher, tokenizer):
+def test_empty_corpus_and_foreign_tokenizers_are_refused(teacher, tokenizer):
     with pytest.raises(InputError, match="the corpus is empty"):
         prune_vocabulary(teacher, tokenizer, [])
-    with pytest.raises(InputError, match="last token is number 15, but the model has 15 word embeddings"):
+    with pytest.raises(InputError, match="last token has id 15, but the model has 15 word embeddings"):
         prune_vocabulary(teacher, build_tokenizer([*WORDS, "more"]), TEXTS)
     teacher.config.eos_token_id = 50256
-    with pytest.raises(InputError, match="eos_token_id=50256 of the model's configuration is none of"):
+    with pytest.raises(InputError, match=r"eos_token_id=50256 .* not among the tokenizer's 15 tokens"):
         prune_vocabulary(teacher, tokenizer, TEXTS)
 
 
-def test_a_tokenizer_that_reads_otherwise_is_refused():
+def test_tokenizer_whose_tokens_change_is_refused():
     torch.manual_seed(0)
     tokenizer = byte_bpe()
-    tokenizer.backend_tokenizer.model.dropout = 0.5  # merges at random: no two readings agree
-    with pytest.raises(InputError, match="no longer as"):
+    tokenizer.backend_tokenizer.model.dropout = 0.5  # merges are skipped at random, so no two runs agree
+    with pytest.raises(InputError, match=r"splits .* into .* instead of"):
         prune_vocabulary(roberta(), tokenizer, ["a lovely film to watch"] * 50)

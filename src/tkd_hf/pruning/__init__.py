@@ -1,11 +1,17 @@
-"""Pruning: heads, neurons, layers and hidden width, physically removed; tokens; and single elements, set to zero.
+"""Pruning: remove heads, neurons, layers, hidden width and tokens, or set single weights to zero.
 
-`StructuredPruner` ranks units by importance (`importance`, `ranking`), masks them until a target is met (`structured`,
-`targets`), and gives the smaller model. `PruningCallback` has it do so on a `Schedule` while a trainer trains.
+Three independent kinds of pruning live here:
 
-`prune_vocabulary` cuts model and tokenizer to the tokens of a corpus. `ElementPruner` sets elements of weights to zero,
-by magnitude or as `NNCFMasks` has it, and `ElementPruningCallback` has it do so while a trainer trains; zeros alone
-make nothing faster.
+- **Structured** pruning removes whole units, so the student becomes smaller and faster on any hardware.
+  `StructuredPruner` scores the units (`importance`), ranks them (`ranking`), masks them until a target is met
+  (`targets`, `structured`), and returns the smaller model. `PruningCallback` does this on a `Schedule` during training.
+- **Vocabulary** pruning (`prune_vocabulary`) removes the tokens that a corpus does not use from model and tokenizer.
+  This saves memory but no time.
+- **Unstructured** pruning (`ElementPruner`, `ElementPruningCallback`) sets single weights to zero, by magnitude or as
+  NNCF chooses (`NNCFMasks`). Zeros alone make nothing faster.
+
+To add an importance criterion, write a function in `importance` and register it in `IMPORTANCE`. To add a target, write
+a class with the methods of `ParameterTarget` in `targets`.
 """
 
 from .callback import PruningCallback, calibration_data

@@ -1,4 +1,4 @@
-"""Pruning while a `DistillationTrainer` trains: on a schedule, checkpointed, and compacted at the end."""
+"""Structured pruning during the training of a `DistillationTrainer`, on a schedule."""
 
 import json
 import logging
@@ -23,18 +23,23 @@ PRUNING_FILE = "pruning.json"
 
 
 class PruningCallback(CheckpointedCallback):
-    """Prunes the student on a schedule, and leaves the trainer a smaller one when training ends.
+    """Prune the student on a schedule during training, and replace it by the smaller model when training ends.
 
-    Between the prunings the student recovers by ordinary training. Masks, budget and the place in the schedule are in
-    every checkpoint: a run that is killed and resumed ends as it would have.
+    Between the prunings, the student recovers by ordinary training. Every checkpoint holds the masks, the budget and
+    the position in the schedule, so a run that is killed and resumed ends exactly as it would have without the
+    interruption.
+
+    During training, `trainer.model` still has its full size; it becomes the small model in `on_train_end`. If training
+    stops before the last pruning, as with early stopping, that model is larger than the target, and a warning says so.
 
     Args:
-        trainer: whose student is pruned.
-        pruner: of the trainer's model.
-        schedule: when to prune how much.
+        trainer: trainer of the student.
+        pruner: prunes the trainer's model.
+        schedule: when to prune and how much.
 
     Raises:
-        InputError: if the trainer is to go back to its best checkpoint, which may be one from before the last pruning.
+        InputError: if the trainer loads its best checkpoint at the end, because that checkpoint may date from before
+            the last pruning.
 
     Example (`trainer`: a `DistillationTrainer`):
 
@@ -47,75 +52,82 @@ class PruningCallback(CheckpointedCallback):
     def __init__(self, trainer: DistillationTrainer, pruner: StructuredPruner, schedule: Schedule):
         self.check(trainer.args)
         self.trainer, self.pruner, self.schedule = trainer, pruner, schedule
-        self.position = 0  # prunings done
+        self.position = 0  # number of prunings that are done
 
     @staticmethod
     def check(args: TrainingArguments) -> None:
-        """Raises `InputError` for training arguments that pruning does not go with."""
+        """Raise an `InputError` if these training arguments cannot be combined with pruning."""
         if args.load_best_model_at_end:
             raise InputError(
-                "load_best_model_at_end=True would bring back weights from before the last pruning; leave it out"
+                "load_best_model_at_end=True could restore weights from before the last pruning; remove this argument"
             )
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._catch_up(state)
+        self._prune_if_due(state)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._catch_up(state)
+        self._prune_if_due(state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._warn_if_short(f": {describe_masks(self.pruner.masks)}")
+        self._warn_if_unfinished(f": {describe_masks(self.pruner.masks)}")
         self.trainer.replace_model(self.pruner.compact())
 
     def prune_without_training(self) -> None:
-        """Prunes all the way without training, and leaves the trainer what a training would."""
+        """Prune to the target at once, and replace the trainer's model as at the end of training."""
         self.pruner.prune()
         self.position = self.schedule.total_prunings
         self.on_train_end(self.trainer.args, self.trainer.state, self.trainer.control)
 
     def save(self, checkpoint: str) -> None:
-        """Writes masks and position into a checkpoint."""
+        """Write masks and position into a checkpoint."""
         state = {"position": self.position, **self.pruner.state_dict()}
         (Path(checkpoint) / PRUNING_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, checkpoint: str) -> None:
-        """Reads them back.
+        """Read masks and position from a checkpoint.
 
         Raises:
-            InputError: if the checkpoint is of a run without pruning.
+            InputError: if the checkpoint comes from a run without pruning.
         """
         path = Path(checkpoint) / PRUNING_FILE
         if not path.exists():
-            raise InputError(f"{checkpoint} holds no {PRUNING_FILE}: it is of a run without pruning; start anew")
+            raise InputError(
+                f"{checkpoint} has no {PRUNING_FILE}, so it comes from a run without pruning; start a new run instead"
+            )
         state = json.loads(path.read_text(encoding="utf-8"))
         self.position = state.pop("position")
         self.pruner.load_state_dict(state)
 
-    def _warn_if_short(self, of_what: str) -> None:
+    def _warn_if_unfinished(self, target: str) -> None:
         done, total = self.position, self.schedule.total_prunings
         if done < total:
-            logger.warning("training ended after %d of %d prunings, short of the target%s", done, total, of_what)
+            logger.warning("training ended after %d of %d prunings, short of the target%s", done, total, target)
 
-    def _catch_up(self, state) -> None:
-        due = self.schedule.due(state.global_step, state.max_steps)
+    def _prune_if_due(self, state) -> None:
+        due = self.schedule.prunings_due(state.global_step, state.max_steps)
         if due > self.position:
-            self.pruner.prune(self.schedule.share(due))
+            self.pruner.prune(self.schedule.completed_share(due))
             self.position = due
-            if self.trainer.args.world_size > 1:  # each process has seen other calibration data
-                state = [self.pruner.state_dict()]
-                self.pruner.load_state_dict(broadcast_object_list(state)[0])
+            if self.trainer.args.world_size > 1:
+                # Each process scores units on its own calibration data, so all take over the masks of the first one.
+                pruner_state = [self.pruner.state_dict()]
+                self.pruner.load_state_dict(broadcast_object_list(pruner_state)[0])
 
 
 def calibration_data(trainer: DistillationTrainer, examples: int = 256) -> tuple[list[Batch], LossFunction]:
-    """What a pruner is to measure importance with: some of the training data, and the loss that training minimises.
+    """Draw training examples, and return them with the training loss, for a `StructuredPruner` to score units with.
 
     Args:
-        trainer: with the student and its training data.
-        examples: how many to draw, by the seed of the training arguments; on each device, if there are several.
+        trainer: trainer of the student; its `train_dataset` is sampled with the seed of its arguments.
+        examples: number of examples per device. More examples make the scores less noisy and take longer; each pruning
+            runs the model on all of them.
+
+    Returns:
+        batches in evaluation order, and a function that computes the trainer's loss on a batch.
     """
-    data = trainer.train_dataset
-    drawn = np.random.default_rng(trainer.args.seed).permutation(len(data))[: examples * trainer.args.world_size]
-    batches = list(trainer.get_eval_dataloader(data.select(sorted(drawn.tolist()))))
+    dataset = trainer.train_dataset
+    indices = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[: examples * trainer.args.world_size]
+    batches = list(trainer.get_eval_dataloader(dataset.select(sorted(indices.tolist()))))
 
     def loss(batch: Batch) -> torch.Tensor:
         with trainer.compute_loss_context_manager():

@@ -1,4 +1,8 @@
-"""A fast tokenizer with fewer tokens: the same tokens for the texts that it is cut for, under new ids."""
+"""Prune a fast tokenizer: remove tokens, and split the texts of a corpus into the same tokens as before.
+
+A kind of tokenizer needs two functions, registered in `_MODEL_TYPES`: one that removes tokens from its model, and one
+that adds the tokens without which the remaining tokens could not be reached.
+"""
 
 import json
 import tempfile
@@ -12,32 +16,32 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ..errors import InputError
 
 
-# A text, a pair of texts, or a text as its words.
+# A text, a pair of texts, or a text split into words.
 Text = str | tuple[str, str] | list[str]
 
 
-def prune_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTrainedTokenizerBase:
-    """A tokenizer of the same kind with these tokens alone; token `ids[i]` gets the id i.
+def prune_tokenizer(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> PreTrainedTokenizerBase:
+    """Return a tokenizer of the same kind with only these tokens; token `token_ids[i]` gets the new id `i`.
 
     Args:
-        tokenizer: a fast tokenizer; it stays as it is.
-        ids: what to keep, ascending, with all that its own tokens need (`needed_ids`).
+        tokenizer: a fast tokenizer. It is not changed.
+        token_ids: ids to keep, in ascending order, including those that other tokens need (see `required_token_ids`).
 
     Raises:
-        InputError: for a kind of tokenizer that cannot be cut.
+        InputError: if this kind of tokenizer cannot be pruned.
     """
-    pipeline, new_ids = read_pipeline(tokenizer), {old: new for new, old in enumerate(ids)}
+    pipeline, new_ids = read_pipeline(tokenizer), {old: new for new, old in enumerate(token_ids)}
     vocabulary = {token: new_ids[old] for token, old in tokenizer.get_vocab().items() if old in new_ids}
-    cut, _ = _KINDS[pipeline["model"]["type"]]
-    cut(pipeline["model"], vocabulary)
+    prune_model, _ = _MODEL_TYPES[pipeline["model"]["type"]]
+    prune_model(pipeline["model"], vocabulary)
     pipeline["added_tokens"] = [token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]]
-    for holder, place in _ids_written(pipeline):
-        holder[place] = new_ids[holder[place]]
+    for container, key in _ids_in_pipeline(pipeline):
+        container[key] = new_ids[container[key]]
     smaller = _reload(tokenizer, pipeline)
     if smaller.get_vocab() != vocabulary:
         raise InputError(
-            f"{_name(tokenizer)} numbers its tokens anew when it is loaded, so its vocabulary cannot be cut; choose a "
-            "model whose added tokens follow the others"
+            f"{_name(tokenizer)} changes the ids of its tokens when it is loaded, so its vocabulary cannot be pruned; "
+            "choose a model whose added tokens follow the others"
         )
     return smaller
 
@@ -45,43 +49,46 @@ def prune_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> PreTr
 def required_token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], also: Iterable[int] = ()
 ) -> list[int]:
-    """The tokens that a tokenizer cut for these texts has to keep, ascending.
+    """Return the ids that a tokenizer must keep to split these texts into the same tokens, in ascending order.
 
-    These are the tokens of the texts, special and added tokens, single characters and bytes, and what the kind of
-    tokenizer needs to arrive at the same tokens:
+    These are the tokens of the texts, special and added tokens, single characters and bytes, and further tokens that
+    depend on the kind of tokenizer:
 
-    - WordPiece takes the longest piece that fits. With fewer pieces nothing longer can turn up, so pieces that were
-      taken are taken again. Where it gave up on a word, its steps up to there are kept, so that it gives up again.
-    - BPE joins the first pair in its list of merges. Those that led to a token of the texts stay, in their order.
-    - Unigram takes the likeliest pieces, which stay the likeliest among fewer. The unlikeliest piece of all is kept,
-      because the price of an unknown character follows from it.
+    - WordPiece takes the longest piece that fits. If pieces are removed, no longer piece can appear, so it takes the
+      same pieces again. If it gave up on a word in the middle, the pieces before that point stay, so that it gives up
+      on this word again.
+    - BPE joins the first pair in its list of merges. The merges that lead to a token of the texts stay, in their order.
+    - Unigram takes the most likely pieces, and they stay the most likely among fewer. The least likely piece of all
+      stays, because the penalty of an unknown character is computed from it.
 
     Args:
-        also: ids to keep besides.
+        tokenizer: a fast tokenizer.
+        texts: texts that must keep their tokens.
+        also: further ids to keep.
 
     Raises:
-        InputError: for a kind of tokenizer that cannot be cut.
+        InputError: if this kind of tokenizer cannot be pruned.
     """
     pipeline, vocabulary = read_pipeline(tokenizer), tokenizer.get_vocab()
     model = pipeline["model"]
-    unknown = vocabulary.get(unknown_token(tokenizer))
-    used, unknown_words = set(also) | _special_ids(tokenizer, pipeline), set()
+    unknown_id = vocabulary.get(unknown_token(tokenizer))
+    used_ids, unknown_words = set(also) | _special_ids(tokenizer, pipeline), set()
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
-        used.update(ids)
-        if model["type"] == "WordPiece" and unknown in ids:
+        used_ids.update(ids)
+        if model["type"] == "WordPiece" and unknown_id in ids:
             unknown_words.update(_words(tokenizer, text))
-    by_id = {id_: token for token, id_ in vocabulary.items()}
-    tokens = {by_id[id_] for id_ in used}
+    tokens_by_id = {token_id: token for token, token_id in vocabulary.items()}
+    tokens = {tokens_by_id[token_id] for token_id in used_ids}
     tokens |= {token for token in vocabulary if _is_single(token, model)}
     for word in unknown_words:
-        tokens.update(_known_beginning(word, vocabulary, model["continuing_subword_prefix"]))
-    _, complete = _KINDS[model["type"]]
-    complete(model, tokens)
+        tokens.update(_pieces_until_unknown(word, vocabulary, model["continuing_subword_prefix"]))
+    _, add_required = _MODEL_TYPES[model["type"]]
+    add_required(model, tokens)
     return sorted(vocabulary[token] for token in tokens)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterator[list[int]]:
-    """The ids of each text, with special tokens, whatever its length."""
+    """Yield the ids of each text, with special tokens and without truncation."""
     texts = iter(texts)
     while batch := list(islice(texts, 1000)):
         words = isinstance(batch[0], list)
@@ -89,74 +96,74 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> I
 
 
 def read_pipeline(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What `tokenizer.json` says of a tokenizer.
+    """Return the content of a tokenizer's `tokenizer.json`.
 
     Raises:
-        InputError: for a kind of tokenizer that cannot be cut.
+        InputError: if this kind of tokenizer cannot be pruned.
     """
     if not tokenizer.is_fast:
         raise InputError(
-            f"{_name(tokenizer)} is no fast tokenizer, so its vocabulary cannot be cut; choose a model that has a "
+            f"{_name(tokenizer)} is a slow tokenizer, so its vocabulary cannot be pruned; choose a model with a "
             "tokenizer.json"
         )
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
-    if pipeline["model"]["type"] not in _KINDS:
+    if pipeline["model"]["type"] not in _MODEL_TYPES:
         raise InputError(
             f"{_name(tokenizer)} is a {pipeline['model']['type']} tokenizer, but only the vocabularies of "
-            f"{', '.join(_KINDS)} can be cut"
+            f"{', '.join(_MODEL_TYPES)} can be pruned"
         )
     return pipeline
 
 
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What the tokenizer writes where it knows no token; `None` where it always does."""
+    """Return the token for text that no other token covers; `None` if the tokenizer covers any text."""
     return getattr(tokenizer.backend_tokenizer.model, "unk_token", None) or tokenizer.unk_token
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> set[int]:
-    unknown = tokenizer.get_vocab().get(unknown_token(tokenizer))
-    written = {holder[place] for holder, place in _ids_written(pipeline)}
-    added = {token["id"] for token in pipeline["added_tokens"]}
-    return {*tokenizer.all_special_ids, *written, *added, unknown} - {None}
+    unknown_id = tokenizer.get_vocab().get(unknown_token(tokenizer))
+    pipeline_ids = {container[key] for container, key in _ids_in_pipeline(pipeline)}
+    added_ids = {token["id"] for token in pipeline["added_tokens"]}
+    return {*tokenizer.all_special_ids, *pipeline_ids, *added_ids, unknown_id} - {None}
 
 
-def _ids_written(pipeline: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Where a pipeline writes ids beside its vocabulary, as container and place in it."""
+def _ids_in_pipeline(pipeline: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the container and key of every token id that a pipeline stores outside its vocabulary."""
     if pipeline.get("padding"):
         yield pipeline["padding"], "pad_id"
     processors = [pipeline["post_processor"] or {}]
     while processors:
         processor = processors.pop()
-        processors += processor.get("processors", [])  # of a sequence of processors
-        for name in ("sep", "cls"):  # of BertProcessing and RobertaProcessing: a token with its id
+        processors += processor.get("processors", [])  # if it is a sequence of processors
+        for name in ("sep", "cls"):  # in BertProcessing and RobertaProcessing, a token with its id
             if name in processor:
                 yield processor[name], 1
-        for special in processor.get("special_tokens", {}).values():  # of TemplateProcessing
-            yield from ((special["ids"], place) for place in range(len(special["ids"])))
+        for special in processor.get("special_tokens", {}).values():  # in TemplateProcessing
+            yield from ((special["ids"], index) for index in range(len(special["ids"])))
 
 
 def _is_single(token: str, model: dict[str, Any]) -> bool:
-    """Whether a token is one character, at whatever place in a word, or one byte."""
+    """Return whether a token is a single character, at any position in a word, or a single byte."""
     bare = token.removeprefix(model.get("continuing_subword_prefix") or "")
     bare = bare.removesuffix(model.get("end_of_word_suffix") or "")
     return len(bare) == 1 or (len(token) == 6 and token.startswith("<0x") and token.endswith(">"))
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, text: Text) -> Iterator[str]:
-    """The words of a text as they reach the model of a tokenizer."""
+    """Yield the words of a text in the form in which they reach the tokenizer's model."""
     normalizer, splitter = tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.pre_tokenizer
     for part in (text,) if isinstance(text, str) else text:
         part = normalizer.normalize_str(part) if normalizer else part
         yield from [word for word, _ in splitter.pre_tokenize_str(part)] if splitter else [part]
 
 
-def _known_beginning(word: str, vocabulary: dict[str, int], prefix: str) -> list[str]:
-    """The pieces that WordPiece takes from a word, up to where none fits."""
+def _pieces_until_unknown(word: str, vocabulary: dict[str, int], prefix: str) -> list[str]:
+    """Return the pieces that WordPiece takes from a word before it meets a part that no piece fits."""
     pieces, start = [], 0
     while start < len(word):
         ends = range(len(word), start, -1)
-        fitting = ((end, (prefix if start else "") + word[start:end]) for end in ends)
-        end, piece = next(((end, piece) for end, piece in fitting if piece in vocabulary), (None, None))
+        candidates = ((end, (prefix if start else "") + word[start:end]) for end in ends)
+        end, piece = next(((end, piece) for end, piece in candidates if piece in vocabulary), (None, None))
         if piece is None:
             break
         pieces.append(piece)
@@ -164,58 +171,60 @@ def _known_beginning(word: str, vocabulary: dict[str, int], prefix: str) -> list
     return pieces
 
 
-def _cut_table(model: dict[str, Any], vocabulary: dict[str, int]):
+def _prune_table(model: dict[str, Any], vocabulary: dict[str, int]):
+    """Prune a model whose vocabulary is a table of tokens and ids."""
     model["vocab"] = {token: vocabulary[token] for token in model["vocab"] if token in vocabulary}
 
 
-def _cut_bpe(model: dict[str, Any], vocabulary: dict[str, int]):
-    _cut_table(model, vocabulary)
-    merges = [(left, right, _merged(left, right, model)) for left, right in model["merges"]]
+def _prune_bpe(model: dict[str, Any], vocabulary: dict[str, int]):
+    _prune_table(model, vocabulary)
+    merges = [(left, right, _merged_token(left, right, model)) for left, right in model["merges"]]
     model["merges"] = [merge[:2] for merge in merges if all(token in vocabulary for token in merge)]
 
 
-def _cut_unigram(model: dict[str, Any], vocabulary: dict[str, int]):
+def _prune_unigram(model: dict[str, Any], vocabulary: dict[str, int]):
     unknown = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
     model["vocab"] = [entry for entry in model["vocab"] if entry[0] in vocabulary]
     model["unk_id"] = vocabulary.get(unknown)
 
 
-def _needs_nothing(model: dict[str, Any], tokens: set[str]):
-    pass
+def _add_nothing(model: dict[str, Any], tokens: set[str]):
+    """Add no tokens: this kind of tokenizer reaches each of its tokens without others."""
 
 
-def _add_parts(model: dict[str, Any], tokens: set[str]):
-    """Adds what tokens are merged from."""
-    merges = [(left, right, _merged(left, right, model)) for left, right in model["merges"]]
-    before = None
-    while before != len(tokens):  # once and a check, where parts stand before what is made of them
-        before = len(tokens)
+def _add_merge_parts(model: dict[str, Any], tokens: set[str]):
+    """Add the tokens from which tokens are merged, and those from which these are merged."""
+    merges = [(left, right, _merged_token(left, right, model)) for left, right in model["merges"]]
+    size_before = None
+    # Parts usually precede the tokens merged from them, so that one pass adds all and the next one adds nothing.
+    while size_before != len(tokens):
+        size_before = len(tokens)
         for left, right, merged in reversed(merges):
             if merged in tokens:
                 tokens |= {left, right}
 
 
-def _add_unlikeliest(model: dict[str, Any], tokens: set[str]):
+def _add_least_likely(model: dict[str, Any], tokens: set[str]):
     tokens.add(min(model["vocab"], key=lambda entry: entry[1])[0])
 
 
-def _merged(left: str, right: str, model: dict[str, Any]) -> str:
+def _merged_token(left: str, right: str, model: dict[str, Any]) -> str:
     return left + right.removeprefix(model["continuing_subword_prefix"] or "")
 
 
 _Step = Callable[[dict[str, Any], Any], None]
 
-# How to cut a kind of model, and how to complete the tokens that it is to keep.
-_KINDS: dict[str, tuple[_Step, _Step]] = {
-    "WordPiece": (_cut_table, _needs_nothing),
-    "WordLevel": (_cut_table, _needs_nothing),
-    "BPE": (_cut_bpe, _add_parts),
-    "Unigram": (_cut_unigram, _add_unlikeliest),
+# Per kind of tokenizer model: a function that removes tokens from it, and one that adds tokens that it must keep.
+_MODEL_TYPES: dict[str, tuple[_Step, _Step]] = {
+    "WordPiece": (_prune_table, _add_nothing),
+    "WordLevel": (_prune_table, _add_nothing),
+    "BPE": (_prune_bpe, _add_merge_parts),
+    "Unigram": (_prune_unigram, _add_least_likely),
 }
 
 
 def _reload(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """A tokenizer as `tokenizer`, but with another pipeline."""
+    """Return a copy of a tokenizer with another pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(pipeline, ensure_ascii=False), encoding="utf-8")

@@ -1,8 +1,12 @@
-"""How much each unit matters: by the loss that its removal would cost, by its weights, or by what it writes.
+"""Importance: score every unit of a model, so that pruning can remove the least important units.
 
-Each criterion gives scores that add up, so that heads, neurons and layers stand in one ranking: they are squares, and
-the squares of many small independent effects sum to that of all. A layer's score is for what it does as a whole; those
-of its heads and neurons come on top.
+Each criterion is one function with the signature of `taylor`. To add a criterion, write such a function and register it
+in `IMPORTANCE`.
+
+Scores must be additive, because heads, neurons and layers share one ranking and a layer competes with the sum of the
+scores left in it. All criteria here are squares: the squares of many small, independent effects add up to the square of
+their joint effect. The score of a layer is for the layer as a whole; the scores of its heads and neurons are added to
+it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,140 +28,168 @@ LossFunction = Callable[[Batch], torch.Tensor]
 
 
 def taylor(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
-    """The squared change of the loss, to first order: the mean over examples of (∂ loss / ∂ gate)², with gates as set.
+    """Score each unit by the squared change of the loss if it were removed, estimated to first order.
 
-    Molchanov et al. 2019 (arXiv 1906.10771) rank neurons so, Michel et al. 2019 (arXiv 1905.10650) heads by |∂ loss|;
-    Kwon et al. 2022 (arXiv 2204.09656) take the same squares, as Fisher information. The gradient is that of each
-    example, since those of a trained model cancel out over many.
+    Every unit is multiplied by a gate. The change of the loss when the gate goes from 1 to 0 is about -∂loss/∂gate. The
+    score is the mean of the squared derivative over the calibration examples. It is taken per example, because the
+    gradients of a trained model cancel out in the mean.
+
+    This is the default, because no other criterion here takes the training goal into account. It needs a backward pass
+    per batch, and a loss with a gradient. A student that still equals its teacher has no gradient in the distillation
+    loss: add the objective `"hard"` then, or use `activation`.
+
+    Molchanov et al. 2019 (arXiv 1906.10771) score neurons in this way. Michel et al. 2019 (arXiv 1905.10650) score
+    heads by the absolute derivative. Kwon et al. 2022 (arXiv 2204.09656) use the same squares as the diagonal of the
+    Fisher information.
 
     Args:
-        gates: those of the model.
-        batches: calibration data, as the loss takes it.
-        loss: of a batch, a mean over its examples. Of a distilled student, the distillation loss.
-        hidden: whether hidden width is to be scored; otherwise its scores are 0.
+        gates: gates of the model; units that they mask score 0.
+        batches: calibration data, as `loss` accepts it.
+        loss: runs the model on a batch and returns the mean loss over its examples. For a distilled student, pass the
+            distillation loss.
+        hidden: whether to score the dimensions of the residual stream; otherwise their scores are 0.
+
+    Returns:
+        the scores, on the CPU.
 
     Raises:
         InputError: if the loss does not depend on any unit.
     """
-    total, examples = None, 0
-    with _evaluating(gates.model):
+    totals, examples = None, 0
+    with _eval_mode(gates.model):
         for batch in batches:
-            count = find_batch_size(batch)
-            with gates.for_each_example(count, hidden) as values, torch.enable_grad():
-                gradients = torch.autograd.grad(loss(batch) * count, values)
+            batch_size = find_batch_size(batch)
+            with gates.for_each_example(batch_size, hidden) as values, torch.enable_grad():
+                gradients = torch.autograd.grad(loss(batch) * batch_size, values)
             sums = [gradient.square().sum(dim=(0, 1)) for gradient in gradients]
-            total = sums if total is None else [one + other for one, other in zip(total, sums, strict=True)]
-            examples += count
-    if not any(scores.any() for scores in total):
+            totals = sums if totals is None else [total + part for total, part in zip(totals, sums, strict=True)]
+            examples += batch_size
+    if not any(scores.any() for scores in totals):
         raise InputError(
-            "the loss has no gradient in any head or neuron, so importance=taylor says nothing; a student that answers "
-            "exactly as its teacher has none in the objective 'logits': add 'hard', or choose importance=activation"
+            "the loss has no gradient in any head or neuron, so importance=taylor cannot rank them. A student whose "
+            "predictions equal its teacher's has no gradient in the objective 'logits': add the objective 'hard', or "
+            "choose importance=activation"
         )
-    return _scores(gates, [scores / examples for scores in total])
+    return _scores(gates, [scores / examples for scores in totals])
 
 
 def magnitude(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
-    """The sum of the squares of all weights that read or write a unit (arXiv 1506.02626; whole units: 1608.08710).
+    """Score each unit by the sum of the squares of all weights that read or write it.
+
+    This needs no data and takes no time, but it ignores the activations: a unit with large weights scores high even if
+    its inputs are always small. Han et al. 2015 (arXiv 1506.02626) prune single weights by magnitude, and
+    Li et al. 2016 (arXiv 1608.08710) whole filters.
 
     Args:
-        gates: those of the model.
-        batches, loss: not needed; here so that all criteria are called alike.
+        gates: gates of the model; units that they mask score 0.
+        batches, loss: not used; all criteria have the same signature.
         hidden: as in `taylor`.
     """
     heads, neurons, layers, model = [], [], [], gates.model
     width = torch.zeros(model.config.hidden_size, device=model.device)
     for layer in model.base_model.layers:
-        reading = [_squares(module) for module in (layer.attention.query, layer.attention.key, layer.attention.value)]
-        mixing = _squares(layer.attention.output)
-        into, out_of = _squares(layer.feed_forward.intermediate), _squares(layer.feed_forward.output)
-        rows = sum(weight.sum(dim=1) for weight in reading) + mixing.sum(dim=0)
-        heads.append(rows.unflatten(0, (-1, model.config.head_dim)).sum(dim=1))
-        neurons.append(into.sum(dim=1) + out_of.sum(dim=0))
+        attention, feed_forward = layer.attention, layer.feed_forward
+        inputs = [_squares(module) for module in (attention.query, attention.key, attention.value)]
+        attention_output = _squares(attention.output)
+        into_neurons, out_of_neurons = _squares(feed_forward.intermediate), _squares(feed_forward.output)
+        head_rows = sum(weight.sum(dim=1) for weight in inputs) + attention_output.sum(dim=0)
+        heads.append(head_rows.unflatten(0, (-1, model.config.head_dim)).sum(dim=1))
+        neurons.append(into_neurons.sum(dim=1) + out_of_neurons.sum(dim=0))
         layers.append(_squares(layer.attention_norm).sum() + _squares(layer.feed_forward_norm).sum())
-        width += sum(weight.sum(dim=0) for weight in (*reading, into)) + mixing.sum(dim=1) + out_of.sum(dim=1)
+        read = sum(weight.sum(dim=0) for weight in (*inputs, into_neurons))
+        width += read + attention_output.sum(dim=1) + out_of_neurons.sum(dim=1)
     return _scores(gates, [*heads, *neurons, torch.stack(layers), *([width] * hidden)])
 
 
 def activation(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
-    """The mean square of what a unit writes into the residual stream, over the real tokens of the calibration data.
+    """Score each unit by the mean square of what it adds to the residual stream, over the real tokens of the data.
 
-    Of a layer, it is what it changes there as a whole; of a dimension of the residual stream, what all layers write
-    into it. A unit that is seldom active (Hu et al. 2016, arXiv 1607.03250), or little of which is passed on, can go.
+    The score of a layer is the mean square of its output minus its input. The score of a dimension of the residual
+    stream is the mean square of what all layers write into it. Units that are rarely active, or whose output weights
+    are small, score low (compare Hu et al. 2016, arXiv 1607.03250).
+
+    Use it if the loss has no gradient, such as for a student that is its own teacher and has no labels. It measures how
+    much a unit writes, not whether the model's prediction depends on it.
 
     Args:
-        gates: those of the model.
-        batches: calibration data, with an `attention_mask` where there is padding.
-        loss: of a batch; it is called to run the model.
+        gates: gates of the model; units that they mask score 0.
+        batches: calibration data with an `attention_mask`, which is 1 for real tokens.
+        loss: called with each batch only to run the model.
         hidden: as in `taylor`.
     """
-    watch = _Watch(gates.model)
+    recorder = _ActivationRecorder(gates.model)
     try:
-        with _evaluating(gates.model), torch.no_grad():
+        with _eval_mode(gates.model), torch.no_grad():
             for batch in batches:
-                watch.start(batch["attention_mask"].bool())
+                recorder.start_batch(batch["attention_mask"].bool())
                 loss(batch)
     finally:
-        watch.stop()
-    return _scores(gates, [*watch.heads(), *watch.neurons(), watch.layers, *([watch.width] * hidden)], watch.tokens)
+        recorder.remove_hooks()
+    sums = [*recorder.heads(), *recorder.neurons(), recorder.layers, *([recorder.width] * hidden)]
+    return _scores(gates, sums, recorder.tokens)
 
 
-class _Watch:
-    """Hooks that sum the squares of what passes through a model, over the real tokens.
+class _ActivationRecorder:
+    """Hooks that sum the squares of what each unit writes into the residual stream, over the real tokens.
 
-    A neuron writes its activation times a column of weights. A head writes W o, whose square is the product of WᵀW and
-    o oᵀ: these are small, so it is o oᵀ that is summed.
+    A neuron writes its activation times one column w of the output weights, so its square is activation² · |w|².
+
+    A head writes W o, with its output o and its columns W of the output weights. The square |W o|² equals the sum of
+    the elementwise product of WᵀW and o oᵀ. Both are small matrices (head_dim × head_dim), so the hooks sum o oᵀ over
+    the tokens and `heads` multiplies once.
     """
 
     def __init__(self, model: TKDPreTrainedModel):
         self._encoder, self._head_dim, depth = model.base_model, model.config.head_dim, model.config.num_hidden_layers
-        self._overlaps, self._activations = [0.0] * depth, [0.0] * depth
+        self._head_products, self._neuron_squares = [0.0] * depth, [0.0] * depth
         self.layers = torch.zeros(depth, device=model.device)
         self.width = torch.zeros(model.config.hidden_size, device=model.device)
         self.tokens = 0
         self._handles = []
         for index, layer in enumerate(self._encoder.layers):
-            mixing, out_of = layer.attention.output, layer.feed_forward.output
+            attention_output, feed_forward_output = layer.attention.output, layer.feed_forward.output
             self._handles += [
-                mixing.register_forward_pre_hook(partial(self._see_heads, index)),
-                out_of.register_forward_pre_hook(partial(self._see_neurons, index)),
-                layer.register_forward_hook(partial(self._see_layer, index)),
-                mixing.register_forward_hook(self._see_written),
-                out_of.register_forward_hook(self._see_written),
+                attention_output.register_forward_pre_hook(partial(self._record_heads, index)),
+                feed_forward_output.register_forward_pre_hook(partial(self._record_neurons, index)),
+                layer.register_forward_hook(partial(self._record_layer, index)),
+                attention_output.register_forward_hook(self._record_width),
+                feed_forward_output.register_forward_hook(self._record_width),
             ]
 
-    def start(self, real: torch.Tensor) -> None:
-        """A batch comes, with these real tokens, (batch, length)."""
-        self._real = real
-        self.tokens += int(real.sum())
+    def start_batch(self, real_tokens: torch.Tensor) -> None:
+        """Set the mask of real tokens, (batch, length), of the batch that the model runs next."""
+        self._real_tokens = real_tokens
+        self.tokens += int(real_tokens.sum())
 
-    def stop(self) -> None:
+    def remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
 
     def heads(self) -> list[torch.Tensor]:
-        """For each layer, (heads,)."""
+        """Return the sum of squares per head, one tensor of shape (heads,) per layer."""
         weights = [layer.attention.output.weight.detach().float() for layer in self._encoder.layers]
         columns = [weight.unflatten(1, (-1, self._head_dim)) for weight in weights]
-        grams = [torch.einsum("whd,whe->hde", column, column) for column in columns]
-        return [(gram * overlap).sum(dim=(1, 2)) for gram, overlap in zip(grams, self._overlaps, strict=True)]
+        weight_products = [torch.einsum("whd,whe->hde", column, column) for column in columns]
+        pairs = zip(weight_products, self._head_products, strict=True)
+        return [(weight_product * head_product).sum(dim=(1, 2)) for weight_product, head_product in pairs]
 
     def neurons(self) -> list[torch.Tensor]:
-        """For each layer, (neurons,)."""
+        """Return the sum of squares per neuron, one tensor of shape (neurons,) per layer."""
         weights = [_squares(layer.feed_forward.output).sum(dim=0) for layer in self._encoder.layers]
-        return [weight * squares for weight, squares in zip(weights, self._activations, strict=True)]
+        return [weight * squares for weight, squares in zip(weights, self._neuron_squares, strict=True)]
 
-    def _see_heads(self, layer: int, module, args):
-        states = args[0][self._real].float().unflatten(-1, (-1, self._head_dim))
-        self._overlaps[layer] += torch.einsum("thd,the->hde", states, states)
+    def _record_heads(self, layer: int, module, args):
+        states = args[0][self._real_tokens].float().unflatten(-1, (-1, self._head_dim))
+        self._head_products[layer] += torch.einsum("thd,the->hde", states, states)
 
-    def _see_neurons(self, layer: int, module, args):
-        self._activations[layer] += args[0][self._real].float().square().sum(dim=0)
+    def _record_neurons(self, layer: int, module, args):
+        self._neuron_squares[layer] += args[0][self._real_tokens].float().square().sum(dim=0)
 
-    def _see_layer(self, layer: int, module, args, output):
-        self.layers[layer] += (output - args[0])[self._real].float().square().sum()
+    def _record_layer(self, layer: int, module, args, output):
+        self.layers[layer] += (output - args[0])[self._real_tokens].float().square().sum()
 
-    def _see_written(self, module, args, output):
-        self.width += output[self._real].float().square().sum(dim=0)
+    def _record_width(self, module, args, output):
+        self.width += output[self._real_tokens].float().square().sum(dim=0)
 
 
 IMPORTANCE = {"taylor": taylor, "magnitude": magnitude, "activation": activation}
@@ -168,7 +200,10 @@ def _squares(module: nn.Module) -> torch.Tensor:
 
 
 def _scores(gates: Gates, tensors: list[torch.Tensor], divisor: float = 1) -> Units:
-    """Scores of heads, of neurons, of layers and perhaps of hidden width; what the masks leave out is worth nothing."""
+    """Collect scores into `Units`: heads and neurons per layer, then layers, then hidden width if there are scores.
+
+    Units that the gates mask score 0.
+    """
     masks, depth = gates.masks, len(gates.masks.heads)
     heads, neurons, (layers, *hidden) = tensors[:depth], tensors[depth : 2 * depth], tensors[2 * depth :]
     scores = Units(heads, neurons, layers, hidden[0] if hidden else torch.zeros(len(masks.hidden)))
@@ -176,8 +211,8 @@ def _scores(gates: Gates, tensors: list[torch.Tensor], divisor: float = 1) -> Un
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and in the mode it was afterwards."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch off dropout, and restore the previous mode at the end."""
     was_training = model.training
     model.eval()
     try:

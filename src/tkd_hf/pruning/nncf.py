@@ -1,8 +1,8 @@
-"""Pruning element by element as NNCF ranks it (`nncf.prune`, of optimum's family), behind the interface of ours.
+"""Unstructured pruning with the ranking of NNCF (`nncf.prune`) instead of our own.
 
-NNCF says which elements go; that they stay zero in training, checkpoints and the schedule are those of
-`tkd_hf.pruning.unstructured`. So the model never carries NNCF's hooks, and is saved, exported and loaded as any other.
-As there, zeros alone make nothing faster on dense hardware.
+NNCF only chooses which weights become zero. `tkd_hf.pruning.unstructured` keeps them at zero in training, writes the
+masks into checkpoints, and follows the schedule. The model therefore never carries NNCF's hooks, and is saved, exported
+and loaded like any other. Zeros alone make nothing faster on dense hardware, whoever chooses them.
 """
 
 import copy
@@ -16,17 +16,19 @@ from .unstructured import Masks, Sparsity, Weights
 
 
 class NNCFMasks:
-    """Which elements stay where `nncf.prune` is to choose: an `ElementPruner`'s `masks`.
+    """Choose the weights that stay with `nncf.prune`; pass an instance as the `masks` of an `ElementPruner`.
 
-    Of `scope="global"`, NNCF compares magnitudes in proportion to the norm of their matrix, where ours compares them as
-    they are. Of `scope="layer"` both do the same, but for equal magnitudes, which NNCF prunes together.
+    With `scope="global"`, NNCF divides each magnitude by the norm of its matrix before it compares them, and
+    `magnitude_masks` does not. NNCF therefore spares matrices whose weights are all small. With `scope="layer"` both
+    choose the same weights, except that NNCF prunes equal magnitudes together.
 
     Args:
-        model: the one that is pruned. NNCF traces a copy of it.
-        example: an input for the model to be traced with, as its tokenizer gives it.
+        model: model to prune; NNCF traces a copy of it.
+        example: one tokenized input to trace the model with.
 
     Raises:
-        InputError: if NNCF is not installed; when it is called, for a pattern, which NNCF does not know.
+        InputError: if NNCF is not installed. Calling the instance raises it for a `pattern`, which NNCF does not
+            support, and if NNCF does not recognize all weights of the model.
 
     Example (`model`, `tokenizer`: loaded before):
 
@@ -39,28 +41,31 @@ class NNCFMasks:
         self.model, self.example = model, dict(example)
 
     def __call__(self, weights: Weights, sparsity: Sparsity, share: float = 1.0) -> Masks:
-        """Masks for this share of the way to the target, from the weights as they are now."""
+        """Return the masks for this share of the way to the target, from the current weights."""
         from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
 
         if sparsity.pattern is not None:
-            raise InputError(f"NNCF knows no pattern={sparsity.pattern!r}; give it a share, or prune without it")
+            raise InputError(
+                f"NNCF does not support pattern={sparsity.pattern!r}; give a share instead, or prune without NNCF"
+            )
         modes = {
             "global": self.nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
             "layer": self.nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL,
         }
-        others = [name for name, _ in self.model.named_parameters() if name not in weights]
+        # embeddings, pooler and head
+        ignored = [name for name, _ in self.model.named_parameters() if name not in weights]
         pruned = self.nncf.prune(
             copy.deepcopy(self.model).eval(),
             modes[sparsity.scope],
             ratio=share * sparsity.share,
-            ignored_scope=self.nncf.IgnoredScope(names=others, validate=False),  # embeddings, pooler and head
+            ignored_scope=self.nncf.IgnoredScope(names=ignored, validate=False),
             examples_inputs=self.example,
         )
-        # read here, because nncf.strip of 3.4 imports torchao, which nncf does not install
+        # `nncf.strip` would apply the masks, but in version 3.4 it imports torchao, which nncf does not install.
         masks = {name: hook.binary_mask for name, hook in get_pruned_modules(pruned).items()}
         if masks.keys() != weights.keys():
             raise InputError(
-                f"NNCF found {len(masks)} of the {len(weights)} weights to prune in {type(self.model).__name__}; prune "
-                "it without NNCF"
+                f"NNCF recognized {len(masks)} of the {len(weights)} weights to prune in {type(self.model).__name__}; "
+                "prune this model without NNCF"
             )
         return masks

@@ -1,4 +1,4 @@
-"""Structured pruning of one model, from importance to masks to what is left; called once, or again and again."""
+"""Structured pruning of one model: score the units, mask the least important, and build the smaller model."""
 
 import logging
 from collections.abc import Sequence
@@ -19,16 +19,26 @@ logger = logging.getLogger(__name__)
 
 
 class StructuredPruner:
-    """Prunes a model towards a target: by masks while it trains, and out of its weights in the end.
+    """Prune a model towards a target: mask units while it trains, then build a model without them.
+
+    Use it directly to prune a model at once, as in the example. To let the model recover by training, give the pruner
+    to a `PruningCallback`. Each call of `prune` scores the remaining units again, so several prunings with training in
+    between can choose better than a single one.
+
+    While the pruner is in use, the model carries forward hooks and keeps its size, so nothing is saved yet: `compact`
+    returns the small model without hooks, which is saved, loaded and exported like any other. The importance
+    `"taylor"` needs a loss that depends on the model's errors; a student that equals its teacher has no gradient in the
+    distillation loss.
 
     Args:
-        target: what is wanted of which model. The model gets hooks, and `compact` returns one without.
-        batches: calibration data, on the model's device.
-        loss: of a batch, a mean over its examples; it runs the model.
-        importance: `"taylor"`, `"magnitude"` or `"activation"`; see `tkd_hf.pruning.importance`.
+        target: how much to remove of which model, a `ParameterTarget` or a `SpeedTarget`.
+        batches: calibration data on the model's device, for example from `calibration_data`.
+        loss: runs the model on a batch and returns the mean loss over its examples.
+        importance: how to score units: `"taylor"` (by the change of the loss), `"magnitude"` (by the weights) or
+            `"activation"` (by the output); see `tkd_hf.pruning.importance`.
 
     Raises:
-        InputError: for an unknown criterion.
+        InputError: if `importance` is unknown.
 
     Example:
 
@@ -49,7 +59,7 @@ class StructuredPruner:
 
     def __init__(self, target: Target, batches: Sequence[Batch], loss: LossFunction, importance: str = "taylor"):
         if importance not in IMPORTANCE:
-            raise InputError(f"unknown importance {importance!r}; there are {', '.join(IMPORTANCE)}")
+            raise InputError(f"unknown importance {importance!r}; choose among {', '.join(IMPORTANCE)}")
         self.model, self.target = target.model, target
         self.gates = Gates(target.model)
         self._importance, self._batches, self._loss = IMPORTANCE[importance], batches, loss
@@ -57,45 +67,49 @@ class StructuredPruner:
 
     @property
     def masks(self) -> Units:
-        """What is still there."""
+        """The units that are still in the model."""
         return self.gates.masks
 
     def prune(self, share: float = 1.0) -> None:
-        """Ranks what is still there, and masks more of it until this share of the way to the target is done."""
+        """Mask the least important of the remaining units until this share of the way to the target is done.
+
+        Args:
+            share: from 0 (the unpruned model) to 1 (the target).
+        """
         masks, config = self.masks, self.model.config
         price, kinds = self.target.price, self.target.kinds
         scores = self._importance(self.gates, self._batches, self._loss, "hidden" in kinds)
         order = removal_order(scores, masks, Costs.from_price(masks.pruned_config(config), price), kinds)
         if self._budget is None:
             self._budget = self.target.budget(masks, order)
-        allowed = self._budget if share >= 1 else price(config) + share * (self._budget - price(config))
-        self.gates.set(prune_to_budget(lambda left: price(left.pruned_config(config)) <= allowed, masks, order))
+        limit = self._budget if share >= 1 else price(config) + share * (self._budget - price(config))
+        self.gates.set(prune_to_budget(lambda masks: price(masks.pruned_config(config)) <= limit, masks, order))
         logger.info("pruned to %s", describe_masks(self.masks))
 
     def compact(self) -> TKDPreTrainedModel:
-        """The model without what is masked: smaller, with the same logits, and no hooks."""
+        """Return the model without the masked units: smaller, with the same logits, and without hooks."""
         return compact(self.model, self.masks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks and budget, for JSON."""
+        """Return masks, budget and the target's measurements as values that JSON can hold."""
         masks = self.masks.map(lambda mask: mask.nonzero().flatten().tolist())
         return {"kept": vars(masks), "budget": self._budget, "target": self.target.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continue from the state of another pruner of the same model."""
 
-        def filled(mask: torch.Tensor, kept: list[int]) -> torch.Tensor:
-            return torch.zeros_like(mask).index_fill(0, torch.tensor(kept, dtype=torch.long), True)
+        def to_mask(mask: torch.Tensor, indices: list[int]) -> torch.Tensor:
+            return torch.zeros_like(mask).index_fill(0, torch.tensor(indices, dtype=torch.long), True)
 
-        self.gates.set(Units.full(self.model.config, True).map(filled, Units(**state["kept"])))
+        self.gates.set(Units.full(self.model.config, True).map(to_mask, Units(**state["kept"])))
         self._budget = state["budget"]
         self.target.load_state_dict(state["target"])
 
 
 def describe_masks(masks: Units) -> str:
-    """What masks leave, in one line: heads and neurons of each layer."""
+    """Return one line with the heads and neurons that the masks leave per layer, and the hidden width."""
     layers = [
         f"{int(heads.sum())}/{int(neurons.sum())}" if stays else "–"
         for heads, neurons, stays in zip(masks.heads, masks.neurons, masks.layers.tolist(), strict=True)
     ]
-    return f"heads/neurons a layer {' '.join(layers)}, hidden width {int(masks.hidden.sum())}"
+    return f"heads/neurons per layer {' '.join(layers)}, hidden width {int(masks.hidden.sum())}"

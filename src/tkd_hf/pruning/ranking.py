@@ -1,8 +1,9 @@
-"""Which units go first: those worth least for what they cost, over all layers and kinds.
+"""Rank all units of a model by importance per cost, and remove the lowest until a budget is met.
 
-A budget is not spread evenly: units are ranked by worth per cost, and the first of the ranking go until what is left
-keeps the budget. A whole layer goes when what is left in it is worth less, for all that it costs, than the next unit
-of the ranking. What must survive (`SPARED`) is not in the ranking.
+The budget is not divided evenly between layers: units of all layers and kinds are in one ranking, ordered by their
+importance per unit of cost (parameters or milliseconds). A whole layer is removed as soon as the units left in it,
+together, have a lower ratio of importance to cost than the next unit of the ranking. The units that must stay
+(`MINIMUM_UNITS`) are not in the ranking.
 """
 
 from bisect import bisect_left
@@ -15,18 +16,19 @@ from ..configuration_tkd import TKDConfig
 from .units import MINIMUM_UNITS, Units, resized_config
 
 
-Price = Callable[[TKDConfig], float]
+Price = Callable[[TKDConfig], float]  # the cost of a model of this shape, in parameters or milliseconds
 Unit = tuple[str, int, int]  # kind, layer (0 for hidden), index (0 for layers)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one more of each costs a model, in the currency of a price.
+    """The cost of one additional unit of each kind.
 
     Args:
-        heads, neurons: of each layer that is there; little, of time, in one that answers for first tokens alone.
-        layers: a layer beside its units.
-        hidden: of the residual stream.
+        heads, neurons: one value per layer that is still in the model. A unit of the last layer may take less time,
+            because the last layer of a classifier of whole texts is computed for the first token only.
+        layers: a layer without its heads and neurons.
+        hidden: one dimension of the residual stream.
     """
 
     heads: Sequence[float]
@@ -36,81 +38,86 @@ class Costs:
 
     @classmethod
     def from_price(cls, config: TKDConfig, price: Price) -> "Costs":
-        """By the difference that one more makes to a shape."""
-        depth = range(config.num_hidden_layers)
-        heads, neurons = (
-            [config.heads_of(layer) for layer in depth],
-            [config.intermediate_size_of(layer) for layer in depth],
-        )
-        here, width = price(config), config.hidden_size
+        """Compute each cost as the difference in price that one more unit makes."""
+        layers = range(config.num_hidden_layers)
+        heads = [config.heads_of(layer) for layer in layers]
+        neurons = [config.intermediate_size_of(layer) for layer in layers]
+        width, base_price = config.hidden_size, price(config)
 
-        def one_more(counts: list[int]) -> list[list[int]]:
-            return [[count + (place == layer) for place, count in enumerate(counts)] for layer in depth]
+        def with_one_more(counts: list[int], layer: int) -> list[int]:
+            return [count + (index == layer) for index, count in enumerate(counts)]
 
-        a_head = [price(resized_config(config, more, neurons, width)) - here for more in one_more(heads)]
-        a_neuron = [price(resized_config(config, heads, more, width)) - here for more in one_more(neurons)]
-        # put before the others, so that the last one stays the last
-        layer = price(resized_config(config, [1, *heads], [1, *neurons], width)) - here - a_head[0] - a_neuron[0]
-        return cls(a_head, a_neuron, layer, price(resized_config(config, heads, neurons, width + 1)) - here)
+        head_costs = [
+            price(resized_config(config, with_one_more(heads, layer), neurons, width)) - base_price for layer in layers
+        ]
+        neuron_costs = [
+            price(resized_config(config, heads, with_one_more(neurons, layer), width)) - base_price for layer in layers
+        ]
+        # The additional layer comes first, so that the last layer stays the last.
+        with_layer = price(resized_config(config, [1, *heads], [1, *neurons], width))
+        layer_cost = with_layer - base_price - head_costs[0] - neuron_costs[0]
+        hidden_cost = price(resized_config(config, heads, neurons, width + 1)) - base_price
+        return cls(head_costs, neuron_costs, layer_cost, hidden_cost)
 
 
 def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str]) -> list[Unit]:
-    """The units that may go, in the order in which they go.
+    """Return the units that may be removed, in the order in which to remove them.
 
     Args:
-        scores: what each unit is worth; see `tkd_hf.pruning.importance`.
-        masks: what is still there.
-        costs: what each unit costs in the layers that are still there.
-        kinds: which kinds may go, of `KINDS`.
+        scores: importance of each unit; see `tkd_hf.pruning.importance`.
+        masks: units that are still in the model.
+        costs: cost of each unit in the layers that are still in the model.
+        kinds: kinds of units that may be removed, from `KINDS`.
     """
-    alive = [layer for layer, stays in enumerate(masks.layers.tolist()) if stays]
-    worth, cost = {}, {}  # of what is left in each layer
-    for layer in alive:
-        worth[layer] = sum(
-            score.sum().item() for score in (scores.heads[layer], scores.neurons[layer], scores.layers[layer])
-        )
-        # as in the first one: where the last one goes, the one before becomes the last
-        cost[layer] = costs.layers + costs.heads[0] * int(masks.heads[layer].sum())
-        cost[layer] += costs.neurons[0] * int(masks.neurons[layer].sum())
+    layers = [layer for layer, stays in enumerate(masks.layers.tolist()) if stays]
+    # Importance and cost of everything that is left in each layer.
+    layer_scores, layer_costs = {}, {}
+    for layer in layers:
+        parts = (scores.heads[layer], scores.neurons[layer], scores.layers[layer])
+        layer_scores[layer] = sum(part.sum().item() for part in parts)
+        # Each layer counts at the price of the first one. If the last layer, which is cheaper, were removed, the layer
+        # before it would become the last one.
+        layer_costs[layer] = costs.layers + costs.heads[0] * int(masks.heads[layer].sum())
+        layer_costs[layer] += costs.neurons[0] * int(masks.neurons[layer].sum())
 
     ranked = []
     for kind in ("heads", "neurons"):
         if kind in kinds:
-            for layer, each in zip(alive, getattr(costs, kind), strict=True):
-                pairs = _expendable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], MINIMUM_UNITS[kind])
-                ranked += [(score / each, score, (kind, layer, index)) for score, index in pairs]
+            for layer, cost in zip(layers, getattr(costs, kind), strict=True):
+                pairs = _removable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], MINIMUM_UNITS[kind])
+                ranked += [(score / cost, score, (kind, layer, index)) for score, index in pairs]
     if "hidden" in kinds:
-        pairs = _expendable(scores.hidden, masks.hidden, MINIMUM_UNITS["hidden"])
+        pairs = _removable(scores.hidden, masks.hidden, MINIMUM_UNITS["hidden"])
         ranked += [(score / costs.hidden, score, ("hidden", 0, index)) for score, index in pairs]
 
     order = []
 
-    def drop_layers(below: float) -> None:
-        """Layers whose rest is worth less for its cost, the worst first."""
-        while "layers" in kinds and len(worth) > MINIMUM_UNITS["layers"]:
-            layer = min(worth, key=lambda layer: worth[layer] / cost[layer])
-            if worth[layer] / cost[layer] >= below:
+    def remove_layers(below: float) -> None:
+        """Remove layers, lowest ratio of importance to cost first, while that ratio is below a limit."""
+        while "layers" in kinds and len(layer_scores) > MINIMUM_UNITS["layers"]:
+            layer = min(layer_scores, key=lambda layer: layer_scores[layer] / layer_costs[layer])
+            if layer_scores[layer] / layer_costs[layer] >= below:
                 return
             order.append(("layers", layer, 0))
-            del worth[layer], cost[layer]
+            del layer_scores[layer], layer_costs[layer]
 
     for ratio, score, unit in sorted(ranked):
-        drop_layers(below=ratio)
+        remove_layers(below=ratio)
         kind, layer, _ = unit
         if kind != "hidden":
-            if layer not in worth:
+            if layer not in layer_scores:
                 continue
-            worth[layer] -= score
-            cost[layer] -= getattr(costs, kind)[0]
+            layer_scores[layer] -= score
+            layer_costs[layer] -= getattr(costs, kind)[0]
         order.append(unit)
-    drop_layers(below=float("inf"))
+    remove_layers(below=float("inf"))
     return order
 
 
-def remove_units(masks: Units, gone: Sequence[Unit]) -> Units:
-    """The masks with these units gone, too."""
+def remove_units(masks: Units, units: Sequence[Unit]) -> Units:
+    """Return a copy of the masks without these units."""
     masks = masks.map(torch.clone)
-    for kind, layer, index in gone:
+    for kind, layer, index in units:
         if kind == "layers":
             masks.layers[layer] = False
         elif kind == "hidden":
@@ -120,19 +127,21 @@ def remove_units(masks: Units, gone: Sequence[Unit]) -> Units:
     return masks
 
 
-def prune_to_budget(keeps: Callable[[Units], bool], masks: Units, order: Sequence[Unit]) -> Units:
-    """The masks with as few units gone, in this order, as a budget allows.
+def prune_to_budget(within_budget: Callable[[Units], bool], masks: Units, order: Sequence[Unit]) -> Units:
+    """Return masks without the first units of the ranking, as few as the budget allows.
 
     Args:
-        keeps: whether what these masks leave keeps the budget; the more is gone, the sooner it does.
-        masks: what is still there.
-        order: of `removal_order`.
+        within_budget: whether the model that these masks leave is within the budget. Once it returns `True`, it must
+            return `True` for all further units of the order, because the number of units is found by bisection.
+        masks: units that are still in the model.
+        order: the order of removal, from `removal_order`.
     """
-    count = bisect_left(range(len(order)), True, key=lambda count: keeps(remove_units(masks, order[:count])))
+    counts = range(len(order))
+    count = bisect_left(counts, True, key=lambda count: within_budget(remove_units(masks, order[:count])))
     return remove_units(masks, order[:count])
 
 
-def _expendable(scores: torch.Tensor, mask: torch.Tensor, spared: int) -> list[tuple[float, int]]:
-    """Score and index of the units that are there, but for the best of them."""
+def _removable(scores: torch.Tensor, mask: torch.Tensor, minimum: int) -> list[tuple[float, int]]:
+    """Return score and index of the units that are still in the model, except the `minimum` best."""
     pairs = sorted((score, index) for index, score in enumerate(scores.tolist()) if mask[index])
-    return pairs[: max(len(pairs) - spared, 0)]
+    return pairs[: max(len(pairs) - minimum, 0)]

@@ -1,8 +1,8 @@
-"""Structured pruning: masks that silence units while a model trains, and compaction that takes them out at its end.
+"""Mask units of a model with hooks while it trains, and build the smaller model without them at the end.
 
-A masked model and the compacted one give the same logits. Masks are hooks, so that the parameters, and the optimizer's
-state of them, keep their shapes while pruning goes on; a masked unit writes nothing and gets no gradient, so what
-momentum or weight decay do to its weights has no effect.
+The masked model and the smaller one return the same logits. Masks are hooks, so parameters and optimizer state keep
+their shapes while pruning goes on. A masked unit has no output and receives no gradient, so it does not matter if
+momentum or weight decay still change its weights.
 """
 
 import re
@@ -20,14 +20,17 @@ from .units import Units
 
 
 class Gates:
-    """Hooks on a model that multiply what each unit gives: 1 as it is, 0 not at all.
+    """Hooks that multiply the output of every unit by a gate: 1 leaves it unchanged, 0 switches it off.
 
-    Heads are gated where they enter the attention's output projection and neurons where they enter that of the
-    feed-forward block; a gated layer hands on its input; a gated dimension of the residual stream is 0 and left out
-    of the statistics of every LayerNorm.
+    A head is gated at the input of the attention's output projection, and a neuron at the input of the feed-forward
+    output projection. A layer with gate 0 returns its input. A dimension of the residual stream with gate 0 is 0
+    everywhere, and every LayerNorm leaves it out of mean and variance.
+
+    Gates are how pruning tries a smaller model without building it. They cost time rather than save it; `compact`
+    builds the model that is really smaller.
 
     Args:
-        model: a TKD, with a head or without.
+        model: a TKD model, with or without a head. Its parameters do not change.
 
     Example:
 
@@ -53,29 +56,35 @@ class Gates:
     def __init__(self, model: TKDPreTrainedModel):
         self.model = model
         self.masks = Units.full(model.config, True)
+        # Gate values on the model's device. None means that all gates are 1, and costs no time.
         self._values = self.masks.map(lambda mask: None)
         self._head_dim = model.config.head_dim
         self._handles = list(self._install(model))
 
     def set(self, masks: Units) -> None:
-        """Silences what the masks leave out."""
+        """Switch off all units whose mask is `False`."""
         self.masks = masks
         device = self.model.device
         self._values = masks.map(lambda mask: None if mask.all() else mask.to(device, torch.float32))
 
     def remove(self) -> None:
-        """Takes the hooks away: the model is as it was."""
+        """Remove the hooks, which makes the model the unpruned one again."""
         for handle in self._handles:
             handle.remove()
 
     @contextmanager
     def for_each_example(self, examples: int, hidden: bool = False) -> Iterator[list[torch.Tensor]]:
-        """Gates of each example's own, at the values of the masks, for gradients with respect to them.
+        """Give every example gates of its own, to compute a gradient per example.
 
-        Gives tensors of (examples, 1, units) that require gradients: of the heads of each layer, then of the neurons,
-        of the layers, and of the hidden width if that is asked for.
+        Args:
+            examples: number of examples in the batch that runs inside the context.
+            hidden: whether to include gates of the residual stream.
+
+        Yields:
+            tensors of shape (examples, 1, units) that require gradients and have the values of the masks: one per layer
+            for heads, one per layer for neurons, one for all layers, and one for hidden width if `hidden`.
         """
-        before, device = self._values, self.model.device
+        previous, device = self._values, self.model.device
 
         def leaf(mask: torch.Tensor) -> torch.Tensor:
             return mask.to(device, torch.float32).repeat(examples, 1, 1).requires_grad_()
@@ -83,34 +92,35 @@ class Gates:
         masks, depth = self.masks, len(self.masks.heads)
         gates = [leaf(mask) for mask in (*masks.heads, *masks.neurons, masks.layers, *([masks.hidden] * hidden))]
         self._values = Units(
-            gates[:depth], gates[depth : 2 * depth], gates[2 * depth], gates[-1] if hidden else before.hidden
+            gates[:depth], gates[depth : 2 * depth], gates[2 * depth], gates[-1] if hidden else previous.hidden
         )
         try:
             yield gates
         finally:
-            self._values = before
+            self._values = previous
 
     def _install(self, model: TKDPreTrainedModel):
         encoder = model.base_model
         for index, layer in enumerate(encoder.layers):
             yield layer.attention.output.register_forward_pre_hook(partial(self._gate_heads, index))
             yield layer.feed_forward.output.register_forward_pre_hook(partial(self._gate_neurons, index))
-            # first of the layer's hooks: those that record hidden states are to see what the next layer gets
+            # This hook runs before all others of the layer, so that hooks that record hidden states see the gated
+            # output, which is the input of the next layer.
             yield layer.register_forward_hook(partial(self._gate_layer, index), prepend=True)
         for norm in _norms_over_hidden(model):
             yield norm.register_forward_hook(self._gate_norm)
         if encoder.embeddings.projection is not None:
             yield encoder.embeddings.projection.register_forward_hook(self._gate_projection)
-        if isinstance(model, TKDForSequenceClassification):  # its dense layer is as wide as the residual stream
+        if isinstance(model, TKDForSequenceClassification):  # its dense layer has the width of the residual stream
             yield model.classifier.register_forward_pre_hook(self._gate_classifier)
 
     def _gate_heads(self, layer: int, module: nn.Module, args: tuple):
         gate = self._values.heads[layer]
-        return None if gate is None else (_times(args[0], gate.repeat_interleave(self._head_dim, dim=-1)),)
+        return None if gate is None else (_apply_gate(args[0], gate.repeat_interleave(self._head_dim, dim=-1)),)
 
     def _gate_neurons(self, layer: int, module: nn.Module, args: tuple):
         gate = self._values.neurons[layer]
-        return None if gate is None else (_times(args[0], gate),)
+        return None if gate is None else (_apply_gate(args[0], gate),)
 
     def _gate_layer(self, layer: int, module: nn.Module, args: tuple, output: torch.Tensor):
         if self._values.layers is None:
@@ -120,23 +130,23 @@ class Gates:
 
     def _gate_norm(self, module: nn.LayerNorm, args: tuple, output: torch.Tensor):
         gate = self._values.hidden
-        return None if gate is None else _layer_norm(args[0].float(), gate, module).to(output.dtype)
+        return None if gate is None else _gated_layer_norm(args[0].float(), gate, module).to(output.dtype)
 
     def _gate_projection(self, module: nn.Module, args: tuple, output: torch.Tensor):
-        return None if self._values.hidden is None else _times(output, self._values.hidden)
+        return None if self._values.hidden is None else _apply_gate(output, self._values.hidden)
 
     def _gate_classifier(self, module: nn.Module, args: tuple):
-        return None if self._values.hidden is None else (_times(args[0], self._values.hidden),)
+        return None if self._values.hidden is None else (_apply_gate(args[0], self._values.hidden),)
 
 
-def _times(states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """States of (batch, length, units) or (batch, units), gated."""
+def _apply_gate(states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Multiply states of shape (batch, length, units) or (batch, units) by a gate."""
     gate = gate.to(states.dtype)
     return states * (gate.squeeze(1) if gate.dim() > states.dim() else gate)
 
 
-def _layer_norm(states: torch.Tensor, gate: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
-    """LayerNorm over the dimensions that the gate leaves."""
+def _gated_layer_norm(states: torch.Tensor, gate: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+    """Compute LayerNorm over the dimensions whose gate is 1, differentiably in the gate."""
     count = gate.sum(-1, keepdim=True)
     centred = gate * (states - (gate * states).sum(-1, keepdim=True) / count)
     variance = centred.square().sum(-1, keepdim=True) / count
@@ -144,15 +154,15 @@ def _layer_norm(states: torch.Tensor, gate: torch.Tensor, norm: nn.LayerNorm) ->
 
 
 def _norms_over_hidden(model: TKDPreTrainedModel) -> list[nn.LayerNorm]:
-    """All but those of factorised embeddings, which have a width of their own."""
+    """Return the norms of the residual stream. Norms of factorised embeddings have another width and are left out."""
     factorised = model.config.embedding_size != model.config.hidden_size
-    kept = [module for layer in model.base_model.layers for module in layer.modules()]
-    modules = kept if factorised else model.modules()
+    encoder_modules = [module for layer in model.base_model.layers for module in layer.modules()]
+    modules = encoder_modules if factorised else model.modules()
     return [module for module in modules if isinstance(module, nn.LayerNorm)]
 
 
-# Which units the rows (or the only dimension) and the columns of a module's weights belong to; `embeddings` are those
-# of hidden, unless they are factorised.
+# The kind of units that the rows (of a vector: its only dimension) and the columns of a weight belong to. "embeddings"
+# means hidden width, unless the embeddings are factorised, in which case their width is not pruned.
 WEIGHT_AXES = {
     "embeddings.word_embeddings": (None, "embeddings"),
     "embeddings.position_embeddings": (None, "embeddings"),
@@ -176,32 +186,33 @@ WEIGHT_AXES = {
 
 
 def compact(model: TKDPreTrainedModel, masks: Units) -> TKDPreTrainedModel:
-    """The model without the units that the masks leave out: a smaller one of the same class, and nothing to hook.
+    """Return a smaller model of the same class without the masked units, with the logits of the masked model.
 
-    It shares no tensor with `model`, and has its device, dtype and mode.
+    The result has no hooks and shares no tensor with `model`. It has the same device, dtype and training mode.
 
     Args:
-        model: a TKD, with a head or without; hooks on it are not copied.
-        masks: what stays.
+        model: a TKD model, with or without a head.
+        masks: units that stay.
 
     Raises:
-        InputError: if the weights are quantized.
+        InputError: if the weights are quantized, because rows and columns of packed weights cannot be removed.
     """
     refuse_quantized(model, "prune")
     config = masks.pruned_config(model.config)
     weights = {}
     for name, weight in model.state_dict().items():
-        found = re.fullmatch(r"((?:tkd\.)?)(?:layers\.(\d+)\.)?(.*)\.(weight|bias)", name)
-        prefix, layer, module, parameter = found.groups()
+        match = re.fullmatch(r"((?:tkd\.)?)(?:layers\.(\d+)\.)?(.*)\.(weight|bias)", name)
+        prefix, layer, module, parameter = match.groups()
         if layer is not None and not masks.layers[int(layer)]:
             continue
         rows, columns = WEIGHT_AXES[module if layer is None else f"layers.#.{module}"]
         weight = _select(weight, rows, 0, layer, masks, model.config)
         if parameter == "weight":
             weight = _select(weight, columns, 1, layer, masks, model.config)
-        place = "" if layer is None else f"layers.{int(masks.layers[: int(layer)].sum())}."
-        weights[f"{prefix}{place}{module}.{parameter}"] = weight
-    with torch.random.fork_rng(devices=[]):  # what is initialised is overwritten, and draws nothing of the user's
+        layer_prefix = "" if layer is None else f"layers.{int(masks.layers[: int(layer)].sum())}."
+        weights[f"{prefix}{layer_prefix}{module}.{parameter}"] = weight
+    # All initial values are overwritten. The fork keeps their initialisation from advancing the user's random state.
+    with torch.random.fork_rng(devices=[]):
         smaller = type(model)(config)
     smaller.load_state_dict(weights)
     return smaller.to(device=model.device, dtype=model.dtype).train(model.training)
@@ -210,7 +221,7 @@ def compact(model: TKDPreTrainedModel, masks: Units) -> TKDPreTrainedModel:
 def _select(
     weight: torch.Tensor, units: str | None, dim: int, layer: str | None, masks: Units, config: TKDConfig
 ) -> torch.Tensor:
-    """The rows or columns of the units that stay."""
+    """Return the rows (`dim` 0) or columns (`dim` 1) of a weight that belong to units that stay."""
     factorised = config.embedding_size != config.hidden_size
     if units is None or (units == "embeddings" and factorised):
         return weight

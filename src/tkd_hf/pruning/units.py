@@ -1,7 +1,7 @@
-"""What structured pruning takes out of a TKD: heads and neurons by layer, whole layers, and hidden width.
+"""The units that structured pruning removes: heads and neurons per layer, whole layers, and hidden width.
 
-All of pruning speaks in `Units`: one value for each of them. With truth values they are masks (what stays), with
-numbers they are scores (what each is worth).
+All of structured pruning works on `Units`, which holds one value per unit. Booleans make it a mask (`True` stays),
+numbers make it scores (how important each unit is).
 """
 
 import copy
@@ -19,19 +19,19 @@ from ..modeling_tkd import TKDPreTrainedModel
 
 KINDS = ("heads", "neurons", "layers", "hidden")
 DEFAULT_KINDS = ("heads", "neurons", "layers")
-# what is left of each at least: of heads and neurons in every layer that stays
+# Pruning never goes below these counts. Heads and neurons are counted in every layer that stays.
 MINIMUM_UNITS = {"heads": 1, "neurons": 4, "layers": 1, "hidden": 8}
 
 
 @dataclass
 class Units:
-    """One value for each unit of an encoder.
+    """One value per unit of an encoder: a mask of units that stay, or the importance of each unit.
 
     Args:
-        heads: for each layer, (heads,).
-        neurons: of the feed-forward blocks, for each layer, (neurons,).
-        layers: (layers,).
-        hidden: of the residual stream, (hidden size,).
+        heads: attention heads, one tensor of shape (heads,) per layer.
+        neurons: feed-forward neurons, one tensor of shape (neurons,) per layer.
+        layers: whole layers, shape (layers,).
+        hidden: dimensions of the residual stream, shape (hidden_size,).
 
     Example:
 
@@ -42,8 +42,8 @@ class Units:
     >>> config = TKDConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=10)
     >>> masks = Units.full(config, True)
     >>> masks.layers[1] = masks.heads[0][2] = masks.neurons[2][:7] = False
-    >>> shape = masks.pruned_config(config)
-    >>> shape.num_hidden_layers, shape.heads_per_layer, shape.intermediate_sizes
+    >>> pruned = masks.pruned_config(config)
+    >>> pruned.num_hidden_layers, pruned.heads_per_layer, pruned.intermediate_sizes
     (2, [3, 4], [10, 3])
     >>> masks.removed()
     {'heads': {'0': '2'}, 'neurons': {'2': '0-6'}, 'layers': '1', 'hidden': ''}
@@ -58,7 +58,7 @@ class Units:
 
     @classmethod
     def full(cls, config: TKDConfig, value: Any) -> "Units":
-        """The same value for every unit of this shape."""
+        """Return units of a model with this configuration, all with the same value."""
         layers = range(config.num_hidden_layers)
         return cls(
             [torch.full((config.heads_of(layer),), value) for layer in layers],
@@ -67,45 +67,55 @@ class Units:
             torch.full((config.hidden_size,), value),
         )
 
-    def map(self, function: Callable, *others: "Units") -> "Units":
-        """The function of each tensor, and of those in the same place of the others."""
+    def map(self, function: Callable, *more_units: "Units") -> "Units":
+        """Apply a function to each tensor, together with the corresponding tensors of `more_units`."""
         return Units(
-            [function(*tensors) for tensors in zip(self.heads, *(other.heads for other in others), strict=True)],
-            [function(*tensors) for tensors in zip(self.neurons, *(other.neurons for other in others), strict=True)],
-            function(self.layers, *(other.layers for other in others)),
-            function(self.hidden, *(other.hidden for other in others)),
+            [function(*tensors) for tensors in zip(self.heads, *(units.heads for units in more_units), strict=True)],
+            [
+                function(*tensors)
+                for tensors in zip(self.neurons, *(units.neurons for units in more_units), strict=True)
+            ],
+            function(self.layers, *(units.layers for units in more_units)),
+            function(self.hidden, *(units.hidden for units in more_units)),
         )
 
     def pruned_config(self, config: TKDConfig) -> TKDConfig:
-        """Of masks: the configuration of what stays of a model with this one."""
-        kept = self.layers.nonzero().flatten().tolist()
-        heads = [int(self.heads[layer].sum()) for layer in kept]
-        neurons = [int(self.neurons[layer].sum()) for layer in kept]
+        """Return the configuration of the model that these masks leave of a model with `config`."""
+        layers = self.layers.nonzero().flatten().tolist()
+        heads = [int(self.heads[layer].sum()) for layer in layers]
+        neurons = [int(self.neurons[layer].sum()) for layer in layers]
         return resized_config(config, heads, neurons, int(self.hidden.sum()))
 
     def removed(self) -> dict[str, Any]:
-        """Of masks: what goes, counted from 0 in the model as it was; of a layer that goes, nothing else is listed."""
-        stays = [str(layer) for layer in range(len(self.heads)) if self.layers[layer]]
+        """Return the indices of the units that these masks remove, as text, for the run record.
 
-        def by_layer(masks: list[torch.Tensor]) -> dict[str, str]:
-            return {
-                layer: gone
-                for layer in stays
-                if (gone := format_ranges((~masks[int(layer)]).nonzero().flatten().tolist()))
-            }
+        Indices count from 0 in the unpruned model. Heads and neurons of a layer that is removed as a whole are not
+        listed.
+        """
+        remaining_layers = [layer for layer in range(len(self.heads)) if self.layers[layer]]
+
+        def removed_by_layer(masks: list[torch.Tensor]) -> dict[str, str]:
+            removed = {str(layer): (~masks[layer]).nonzero().flatten().tolist() for layer in remaining_layers}
+            return {layer: format_ranges(indices) for layer, indices in removed.items() if indices}
 
         return {
-            "heads": by_layer(self.heads),
-            "neurons": by_layer(self.neurons),
+            "heads": removed_by_layer(self.heads),
+            "neurons": removed_by_layer(self.neurons),
             "layers": format_ranges((~self.layers).nonzero().flatten().tolist()),
             "hidden": format_ranges((~self.hidden).nonzero().flatten().tolist()),
         }
 
 
 def resized_config(config: TKDConfig, heads: list[int], neurons: list[int], hidden: int) -> TKDConfig:
-    """A configuration with as many layers as there are entries, each with so many heads and neurons.
+    """Return a copy of a configuration with other sizes.
 
-    The width of a head stays, and so does that of factorised embeddings.
+    The width of a head does not change, and neither does the width of factorised embeddings.
+
+    Args:
+        config: the configuration to copy.
+        heads: heads per layer; the number of entries is the number of layers.
+        neurons: feed-forward neurons per layer.
+        hidden: width of the residual stream.
     """
     config = copy.deepcopy(config)
     if config.embedding_size == config.hidden_size:
@@ -120,28 +130,28 @@ def resized_config(config: TKDConfig, heads: list[int], neurons: list[int], hidd
 
 
 def check_kinds(kinds: Iterable[str], model: PreTrainedModel) -> tuple[str, ...]:
-    """The kinds of units to prune, in our order.
+    """Return the kinds of units to prune, in the order of `KINDS`.
 
     Raises:
-        InputError: for an unknown kind, none, or one that this model cannot lose.
+        InputError: if no kind is given, a kind is unknown, or this model cannot lose units of that kind.
     """
     if not isinstance(model, TKDPreTrainedModel):
         raise InputError(
-            f"{type(model).__name__} cannot be pruned in structure; convert it with tkd_hf.conversion.to_tkd"
+            f"{type(model).__name__} cannot be pruned by structure; convert it with tkd_hf.conversion.to_tkd"
         )
     kinds = set(kinds)
     if not kinds or not kinds <= set(KINDS):
         raise InputError(f"units={', '.join(sorted(kinds)) or 'none'}; choose among {', '.join(KINDS)}")
     if "hidden" in kinds and model.config.position_embedding_type == "sinusoidal":
         raise InputError(
-            "units=hidden for a model with position_embedding_type='sinusoidal', whose positions change with its "
-            "width; prune heads, neurons and layers"
+            "units=hidden does not work for a model with position_embedding_type='sinusoidal', because its position "
+            "embeddings depend on its width; prune heads, neurons and layers"
         )
     return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def format_ranges(numbers: list[int]) -> str:
-    """Ascending numbers as text, runs of them by their ends.
+    """Write ascending numbers as text; consecutive numbers become a range.
 
     Example:
 

@@ -1,8 +1,9 @@
-"""Pruning element by element: the weakest weights of the encoder's linear layers become zero, and stay in their place.
+"""Unstructured pruning: set single weights of the encoder's linear layers to zero; the shapes stay the same.
 
-Zeros alone make nothing faster: on ordinary (dense) hardware a zero is multiplied like any other number, and it takes
-as much room in `model.safetensors`. What is gained is the size of a compressed file, and speed only where the runtime
-knows the pattern, such as 2:4 on recent GPUs. To make a model smaller and faster anywhere, prune it by structure.
+Zeros alone make nothing faster. Ordinary (dense) hardware multiplies zeros like any other number, and
+`model.safetensors` stores them like any other number. A compressed file gets smaller, and a runtime that knows the
+pattern may get faster, such as 2:4 on recent GPUs. To make a model smaller and faster everywhere, prune it by structure
+(`StructuredPruner`).
 """
 
 import base64
@@ -23,23 +24,26 @@ from .callback import PruningCallback
 
 SCOPES = ("global", "layer")
 
-# Weights by name, and which of their elements stay.
+# Weight matrices by parameter name, and masks of the same shapes whose elements are `True` if the weight stays.
 Weights = dict[str, torch.Tensor]
 Masks = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """How many elements are to be zero, and which.
+    """How many weights become zero, and which.
+
+    Give a share to choose the weights freely. Give a pattern only for a runtime that makes use of it, such as GPUs with
+    sparse matrix units (2:4): it leaves less choice, so the model usually loses more at the same sparsity.
 
     Args:
-        share: of the elements that are to be zero, above 0 and below 1.
-        scope: `"global"`: the weakest of all weights together, so that layers that matter more keep more; `"layer"`:
-            the same share of every weight matrix.
-        pattern: `"N:M"` instead: of M neighbours in the input of a layer the N strongest stay. 2:4 is what GPUs know.
+        share: share of the weights that become zero, above 0 and below 1.
+        scope: `"global"` compares the magnitudes of all matrices, so that layers with large weights keep more;
+            `"layer"` prunes the same share of every matrix.
+        pattern: `"N:M"`, instead of `share`: of every M neighbouring weights in a row, the N largest stay.
 
     Raises:
-        InputError: for a share or a pattern that makes no sense, or both.
+        InputError: if neither or both of `share` and `pattern` are given, or one of them is not valid.
 
     Example:
 
@@ -58,39 +62,43 @@ class Sparsity:
     def __post_init__(self):
         if (self.share is None) == (self.pattern is None):
             raise InputError(
-                f"share={self.share} and pattern={self.pattern} together say not how many weights are to be zero; "
-                "give one of the two"
+                f"share={self.share} and pattern={self.pattern}: give exactly one of the two, to set how many weights "
+                "become zero"
             )
         if self.scope not in SCOPES:
-            raise InputError(f"unknown scope {self.scope!r}; there are {', '.join(SCOPES)}")
+            raise InputError(f"unknown scope {self.scope!r}; choose among {', '.join(SCOPES)}")
         if self.share is not None and not 0 < self.share < 1:
-            raise InputError(f"share={self.share} of the weights cannot be zero; choose between 0 and 1, such as 0.5")
+            raise InputError(
+                f"share={self.share} of the weights cannot become zero; choose a number between 0 and 1, such as 0.5"
+            )
         if self.pattern is not None:
-            kept, group = self.pattern_counts()
-            if not 0 < kept < group:
-                raise InputError(f"pattern={self.pattern!r} keeps {kept} of {group} weights; give one such as 2:4")
+            remaining, group = self.pattern_counts()
+            if not 0 < remaining < group:
+                raise InputError(
+                    f"pattern={self.pattern!r} keeps {remaining} of {group} weights; give N:M with 0 < N < M, as in 2:4"
+                )
 
     def pattern_counts(self) -> tuple[int, int]:
-        """N and M of the pattern."""
-        kept, _, group = self.pattern.partition(":")
-        if not (kept.isdecimal() and group.isdecimal()):
-            raise InputError(f"pattern={self.pattern!r} is not of the form N:M; give one such as 2:4")
-        return int(kept), int(group)
+        """Return N and M of the pattern."""
+        remaining, _, group = self.pattern.partition(":")
+        if not (remaining.isdecimal() and group.isdecimal()):
+            raise InputError(f"pattern={self.pattern!r} is not of the form N:M; give a pattern such as 2:4")
+        return int(remaining), int(group)
 
     @property
     def target(self) -> float:
-        """The share of elements that are zero in the end."""
+        """The share of the weights that are zero after the last pruning."""
         if self.pattern is None:
             return self.share
-        kept, group = self.pattern_counts()
-        return 1 - kept / group
+        remaining, group = self.pattern_counts()
+        return 1 - remaining / group
 
 
 def prunable_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The matrices of the linear layers inside the encoder's blocks; embeddings, pooler and head are not among them.
+    """Return the weight matrices of the linear layers in the encoder's blocks, without embeddings, pooler and head.
 
     Raises:
-        InputError: if there are none in floats.
+        InputError: if the encoder has no linear layers of floats, for example because it is quantized.
     """
     blocks = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
     linear = (module for block in blocks for module in block.modules() if isinstance(module, nn.Linear))
@@ -98,70 +106,73 @@ def prunable_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     weights = {name: weight for name, weight in model.named_parameters() if id(weight) in inside}
     if not weights:
         raise InputError(
-            f"{type(model).__name__} has no linear layers of floats inside its encoder, so no weights to prune; "
-            "prune before quantizing"
+            f"{type(model).__name__} has no linear layers of floats in its encoder, so it has no weights to prune; if "
+            "it is quantized, prune the float model instead"
         )
     return weights
 
 
 def magnitude_masks(weights: Weights, sparsity: Sparsity, share: float = 1.0) -> Masks:
-    """Which elements stay where the smallest are to go.
+    """Return masks that drop the weights with the smallest magnitude (Han et al. 2015, arXiv 1506.02626).
 
     Args:
         weights: matrices by name.
-        sparsity: how many are to go in the end.
-        share: of the way there. Of a pattern, whole elements of each group.
+        sparsity: how many weights become zero in the end.
+        share: share of the way there, from 0 to 1. With a pattern, each group loses whole weights, rounded down.
 
     Raises:
-        InputError: if the pattern does not fit the width of a matrix.
+        InputError: if the width of a matrix is not a multiple of the pattern's group.
     """
     sizes = {name: weight.detach().abs().float() for name, weight in weights.items()}
     if sparsity.pattern is not None:
-        return {name: _strongest_of_groups(name, size, sparsity, share) for name, size in sizes.items()}
+        return {name: _largest_per_group(name, size, sparsity, share) for name, size in sizes.items()}
     if sparsity.scope == "layer":
-        return {name: _strongest(size.flatten(), share * sparsity.share).view_as(size) for name, size in sizes.items()}
-    kept = _strongest(torch.cat([size.flatten() for size in sizes.values()]), share * sparsity.share)
-    parts = kept.split([size.numel() for size in sizes.values()])
+        return {name: _largest(size.flatten(), share * sparsity.share).view_as(size) for name, size in sizes.items()}
+    mask = _largest(torch.cat([size.flatten() for size in sizes.values()]), share * sparsity.share)
+    parts = mask.split([size.numel() for size in sizes.values()])
     return {name: part.view_as(size) for (name, size), part in zip(sizes.items(), parts, strict=True)}
 
 
-def _strongest(sizes: torch.Tensor, pruned: float) -> torch.Tensor:
-    """All but this share of a vector, rounded to whole elements; of equal ones the first go."""
+def _largest(sizes: torch.Tensor, pruned: float) -> torch.Tensor:
+    """Return a mask that drops this share of the smallest elements; among equal elements it drops the first."""
     count = round(pruned * len(sizes))
     if count == 0:
         return torch.ones_like(sizes, dtype=torch.bool)
     threshold = sizes.kthvalue(count).values
-    kept = sizes >= threshold
-    equal = (sizes == threshold).nonzero().flatten()
-    kept[equal[: count - int((~kept).sum())]] = False
-    return kept
+    mask = sizes >= threshold
+    at_threshold = (sizes == threshold).nonzero().flatten()
+    mask[at_threshold[: count - int((~mask).sum())]] = False
+    return mask
 
 
-def _strongest_of_groups(name: str, sizes: torch.Tensor, sparsity: Sparsity, share: float) -> torch.Tensor:
-    kept, group = sparsity.pattern_counts()
+def _largest_per_group(name: str, sizes: torch.Tensor, sparsity: Sparsity, share: float) -> torch.Tensor:
+    remaining, group = sparsity.pattern_counts()
     if sizes.shape[1] % group:
         raise InputError(
-            f"{name} has {sizes.shape[1]} inputs, which are no multiple of {group}, as pattern={sparsity.pattern!r} "
-            "needs; choose another pattern, or a share"
+            f"{name} has {sizes.shape[1]} inputs, but pattern={sparsity.pattern!r} needs a multiple of {group}; choose "
+            "another pattern, or a share"
         )
-    gone = int(share * (group - kept) + 1e-9)
+    # 1e-9 keeps a product such as 1.9999999 from being rounded down to 1.
+    removed = int(share * (group - remaining) + 1e-9)
     grouped = sizes.unflatten(1, (-1, group))
-    weakest = grouped.argsort(dim=-1, stable=True)[..., :gone]
-    return torch.ones_like(grouped, dtype=torch.bool).scatter(-1, weakest, False).flatten(1)
+    smallest = grouped.argsort(dim=-1, stable=True)[..., :removed]
+    return torch.ones_like(grouped, dtype=torch.bool).scatter(-1, smallest, False).flatten(1)
 
 
 class ElementPruner:
-    """Keeps the weakest elements of a model's weights at zero while it trains.
+    """Set single weights of a model to zero, and keep them at zero while it trains.
 
-    Pruned elements stay pruned; the next pruning adds to them.
+    A weight that is pruned stays pruned; the next pruning adds to the zeros. Call `apply_masks` after every optimizer
+    step, because the optimizer changes pruned weights as well; `ElementPruningCallback` does so. Zeros alone make the
+    model neither smaller nor faster, see the module's docstring.
 
     Args:
-        model: its weights are changed in place; an encoder with a head or without.
-        sparsity: how many elements are to be zero, and which.
-        masks: what says which; by magnitude, or `tkd_hf.pruning.nncf.NNCFMasks`.
+        model: model to change in place, an encoder with or without a head.
+        sparsity: how many weights become zero, and which.
+        masks: function that chooses the weights: `magnitude_masks`, or a `tkd_hf.pruning.nncf.NNCFMasks`.
 
     Raises:
-        InputError: for a model without such weights.
+        InputError: if the model has no linear layers of floats in its encoder.
 
     Example:
 
@@ -185,54 +196,55 @@ class ElementPruner:
     ):
         self.weights = prunable_weights(model)
         self.sparsity = sparsity
-        self._choose = masks
+        self._choose_masks = masks
         self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
 
     def prune(self, share: float = 1.0) -> None:
-        """Prunes until this share of the way to the target is done."""
+        """Set more weights to zero, until this share of the way to the target is done."""
         self.apply_masks()
-        chosen = self._choose(self.weights, self.sparsity, share)
-        self.masks = {name: mask & chosen[name] for name, mask in self.masks.items()}
+        new_masks = self._choose_masks(self.weights, self.sparsity, share)
+        self.masks = {name: mask & new_masks[name] for name, mask in self.masks.items()}
         self.apply_masks()
 
     @torch.no_grad()
     def apply_masks(self) -> None:
-        """Sets what is pruned to zero again, after a step of training."""
+        """Set the pruned weights to zero again, after a training step has changed them."""
         for name, weight in self.weights.items():
             weight.masked_fill_(~self.masks[name], 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks, for JSON: eight elements a byte."""
-        return {"masks": {name: _packed(mask) for name, mask in self.masks.items()}}
+        """Return the masks as text that JSON can hold, with eight weights per byte."""
+        return {"masks": {name: _pack_mask(mask) for name, mask in self.masks.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with these masks.
+        """Continue with the masks of another pruner of the same model.
 
         Raises:
-            InputError: if they are of another model, or of pruning by structure.
+            InputError: if the masks belong to another model, or to structured pruning.
         """
         masks = state.get("masks", {})
         if masks.keys() != self.masks.keys():
             raise InputError(
-                f"the checkpoint holds masks of {len(masks)} weights, which are not the {len(self.masks)} that are "
-                "pruned here; resume with the model and the kind of pruning that it was made with"
+                f"the checkpoint holds masks of {len(masks)} weights, but this run prunes {len(self.masks)} weights; "
+                "resume with the same model and the same kind of pruning"
             )
-        self.masks = {name: _unpacked(masks[name], mask) for name, mask in self.masks.items()}
+        self.masks = {name: _unpack_mask(masks[name], mask) for name, mask in self.masks.items()}
 
 
 class ElementPruningCallback(PruningCallback):
-    """Prunes the student's elements on a schedule, and keeps them at zero, while a `DistillationTrainer` trains it.
+    """Set single weights of the student to zero on a schedule during training, and keep them at zero.
 
-    Masks and the place in the schedule are in every checkpoint: a run that is killed and resumed ends as it would
-    have. The model stays an ordinary one at all times; its zeros are in its weights.
+    Every checkpoint holds the masks and the position in the schedule, so a run that is killed and resumed ends exactly
+    as it would have without the interruption. The student is an ordinary model all the time, with zeros in its weights.
 
     Args:
-        trainer: whose student is pruned.
-        pruner: of the trainer's model.
-        schedule: when to prune how much.
+        trainer: trainer of the student.
+        pruner: prunes the trainer's model.
+        schedule: when to prune and how much.
 
     Raises:
-        InputError: if the trainer is to go back to its best checkpoint, which may be one from before the last pruning.
+        InputError: if the trainer loads its best checkpoint at the end, because that checkpoint may date from before
+            the last pruning.
 
     Example (`trainer`: a `DistillationTrainer`):
 
@@ -247,19 +259,19 @@ class ElementPruningCallback(PruningCallback):
         super().on_step_end(args, state, control, **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._warn_if_short(f" of {100 * self.pruner.sparsity.target:.0f} % zeros")
+        self._warn_if_unfinished(f" of {100 * self.pruner.sparsity.target:.0f} % zeros")
 
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """The zeros of a model; `str()` says it in lines, one a weight matrix.
+    """Sparsity of a model; `str()` gives a summary and one line per weight matrix.
 
     Attributes:
-        layers: the share of zeros of each matrix that can be pruned, by name.
-        share: of zeros in all of them together.
-        share_of_model: of zeros among all of the model's weights, embeddings and head included.
-        megabytes: of the weights as they are saved, zeros and all, in 10⁶ bytes.
-        megabytes_compressed: of the same, compressed by zlib (level 6).
+        layers: sparsity of each matrix that can be pruned, by name.
+        share: sparsity of these matrices together.
+        share_of_model: sparsity of all weights of the model, including embeddings and head.
+        megabytes: size of the saved weights, in 10⁶ bytes; zeros take as much space as other numbers.
+        megabytes_compressed: size of the saved weights after compression with zlib (level 6).
     """
 
     layers: dict[str, float]
@@ -271,38 +283,44 @@ class SparsityReport:
     def __str__(self) -> str:
         return "\n".join(
             [
-                f"{self.share:.1%} zeros in the encoder's linear layers, {self.share_of_model:.1%} of all weights: "
-                f"{self.megabytes:.1f} MB, compressed by zlib {self.megabytes_compressed:.1f} MB",
+                f"sparsity {self.share:.1%} in the encoder's linear layers, {self.share_of_model:.1%} of all weights; "
+                f"{self.megabytes:.1f} MB, or {self.megabytes_compressed:.1f} MB compressed with zlib",
                 *(f"  {share:6.1%}  {name}" for name, share in self.layers.items()),
-                "zeros make a compressed file smaller; by themselves they make nothing faster",
+                "zeros make a compressed file smaller; on their own they make nothing faster",
             ]
         )
 
 
 def sparsity_report(model: PreTrainedModel) -> SparsityReport:
-    """Counts the zeros of a model, and compresses its weights to see what they save."""
+    """Count the zeros of a model, and compress its weights to measure how much space the zeros save.
+
+    Raises:
+        InputError: if the model has no linear layers of floats in its encoder.
+    """
     weights = prunable_weights(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
-    of_all = sum(int((weight == 0).sum()) for weight in model.parameters())
-    saved = safetensors.torch.save({name: weight.detach().contiguous() for name, weight in model.named_parameters()})
+    zeros_in_model = sum(int((weight == 0).sum()) for weight in model.parameters())
+    serialized = safetensors.torch.save(
+        {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    )
     return SparsityReport(
         layers={name: count / weights[name].numel() for name, count in zeros.items()},
         share=sum(zeros.values()) / sum(weight.numel() for weight in weights.values()),
-        share_of_model=of_all / model.num_parameters(),
+        share_of_model=zeros_in_model / model.num_parameters(),
         megabytes=model.get_memory_footprint(return_buffers=False) / 1e6,
-        megabytes_compressed=len(zlib.compress(saved)) / 1e6,
+        megabytes_compressed=len(zlib.compress(serialized)) / 1e6,
     )
 
 
-def _packed(mask: torch.Tensor) -> str:
+def _pack_mask(mask: torch.Tensor) -> str:
     return base64.b64encode(np.packbits(mask.cpu().numpy())).decode()
 
 
-def _unpacked(packed: str, like: torch.Tensor) -> torch.Tensor:
+def _unpack_mask(packed: str, like: torch.Tensor) -> torch.Tensor:
     bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8))
     if not 0 <= len(bits) - like.numel() < 8:
         raise InputError(
-            f"the checkpoint holds a mask of some {len(bits)} elements for a weight of {like.numel()}; resume with the "
-            "model that it was made with"
+            f"the checkpoint holds a mask of about {len(bits)} elements for a weight of {like.numel()}; resume with "
+            "the same model"
         )
     return torch.from_numpy(bits[: like.numel()].astype(bool)).view_as(like).to(like.device)

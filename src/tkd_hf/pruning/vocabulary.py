@@ -1,4 +1,4 @@
-"""Prune a vocabulary: the tokens that a corpus uses stay, and model and tokenizer give the same answers on it."""
+"""Prune a vocabulary: keep the tokens that a corpus uses, with the same logits on that corpus."""
 
 import copy
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOutReport:
-    """How a smaller vocabulary reads texts that it was not cut for.
+    """How a smaller vocabulary affects texts that are not in its corpus.
 
     Attributes:
-        texts: how many.
-        changed: share of the texts that are now other tokens.
+        texts: number of texts.
+        changed: share of the texts that are now split into different tokens.
         unknown_before, unknown_after: share of the tokens that are the unknown token.
-        tokens_before, tokens_after: mean tokens of a text, special ones included: what it costs to read.
+        tokens_before, tokens_after: mean number of tokens per text, including special tokens. More tokens take longer.
     """
 
     texts: int
@@ -39,21 +39,21 @@ class HeldOutReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.texts} held-out texts: {self.changed:.1%} are other tokens than before; "
+            f"{self.texts} held-out texts: {self.changed:.1%} are split into different tokens; "
             f"unknown tokens {self.unknown_before:.2%} -> {self.unknown_after:.2%}, "
-            f"tokens a text {self.tokens_before:.1f} -> {self.tokens_after:.1f}"
+            f"tokens per text {self.tokens_before:.1f} -> {self.tokens_after:.1f}"
         )
 
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """What pruning a vocabulary took and gave; `str()` says it in a line or two.
+    """Effects of pruning a vocabulary; `str()` summarises them in one or two lines.
 
     Attributes:
-        tokens_before, tokens_after: rows of the word embeddings.
-        megabytes_before, megabytes_after: of the weights as they are saved, in 10⁶ bytes.
-        kept: the former id of each token, in the order of the new ids.
-        held_out: how texts beside the corpus are affected, where there were any.
+        tokens_before, tokens_after: number of rows of the word embeddings.
+        megabytes_before, megabytes_after: size of the saved weights, in 10⁶ bytes.
+        kept: old id of each token that stays, in the order of the new ids.
+        held_out: effect on texts that are not in the corpus; `None` if no such texts were given.
     """
 
     tokens_before: int
@@ -68,7 +68,11 @@ class VocabularyReport:
         return self.megabytes_before - self.megabytes_after
 
     def removed_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The tokens of the former tokenizer that went, in the order of their ids."""
+        """Return the removed tokens in the order of their old ids.
+
+        Args:
+            tokenizer: the tokenizer before pruning.
+        """
         return tokenizer.convert_ids_to_tokens(sorted(set(tokenizer.get_vocab().values()) - set(self.kept)))
 
     def __str__(self) -> str:
@@ -85,24 +89,32 @@ def prune_vocabulary(
     texts: Iterable[Text],
     held_out: Iterable[Text] = (),
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, VocabularyReport]:
-    """A model and a tokenizer that know only the tokens of a corpus, with the same answers on it.
+    """Return a model and a tokenizer with only the tokens that a corpus needs, and the same logits on that corpus.
 
-    Special and added tokens stay, and single characters and bytes, so that other texts can still be written, in more
-    tokens. That the corpus is the same tokens as before is checked, and the logits are then the same, too: a token's
-    row of the word embeddings moves, and nothing else changes. Embeddings are looked up, not multiplied, so this makes
-    a model smaller, not faster.
+    Use it if embeddings are most of the model, as in small students: it is often the largest reduction in size, and it
+    needs no training. It does not make the model faster, because embeddings are looked up, not multiplied.
+
+    Special tokens, added tokens, single characters and bytes stay, so any text can still be encoded. Texts outside the
+    corpus may be split into different and more tokens, which changes predictions on them. Pass `held_out` to see how
+    many texts are affected, and enlarge the corpus if there are too many.
+
+    The function verifies that the new tokenizer splits the corpus into the same tokens. The logits on the corpus are
+    then the same as well, because rows of the word embeddings only change position.
 
     Args:
-        model: any encoder, with a head or without; a masked-LM head is cut with it. It stays as it is.
-        tokenizer: its fast tokenizer (WordPiece, BPE, Unigram or WordLevel), which stays as it is, too.
-        texts: the corpus: texts, pairs as tuples, or lists of words (`corpus_texts` gives those of a data set).
-        held_out: other texts, to see how they are affected.
+        model: any encoder, with or without a head; the decoder of a masked-LM head is pruned with it. It is not
+            changed.
+        tokenizer: fast tokenizer of the model (WordPiece, BPE, Unigram or WordLevel). It is not changed.
+        texts: the corpus: texts, pairs of texts as tuples, or lists of words. `corpus_texts` returns those of a
+            dataset.
+        held_out: texts to measure the effect on, such as the evaluation split.
 
     Returns:
-        the model, the tokenizer, and what changed.
+        the model, the tokenizer, and a report of the changes.
 
     Raises:
-        InputError: if the tokenizer cannot be cut, or does not belong to the model.
+        InputError: if the corpus is empty, if the tokenizer cannot be pruned or does not belong to the model, or if the
+            model has other weights per token than word embeddings and decoder.
 
     Example:
 
@@ -127,108 +139,125 @@ def prune_vocabulary(
     """
     texts, held_out = list(texts), list(held_out)
     if not texts:
-        raise InputError("the corpus is empty, so there is no telling which tokens it uses; give at least one text")
-    _check_belongs(model, tokenizer)
-    kept = required_token_ids(tokenizer, texts, _ids_of_the_model(model))
-    smaller = prune_tokenizer(tokenizer, kept)
-    _check_same(tokenizer, smaller, texts, kept)
-    pruned = _cut_model(model, kept)
+        raise InputError("the corpus is empty, so it does not say which tokens to keep; give at least one text")
+    _check_tokenizer_of_model(model, tokenizer)
+    token_ids = required_token_ids(tokenizer, texts, _ids_used_by_model(model))
+    smaller = prune_tokenizer(tokenizer, token_ids)
+    _check_same_tokens(tokenizer, smaller, texts, token_ids)
+    pruned = _prune_model(model, token_ids)
     report = VocabularyReport(
         tokens_before=model.get_input_embeddings().num_embeddings,
-        tokens_after=len(kept),
+        tokens_after=len(token_ids),
         megabytes_before=model.get_memory_footprint(return_buffers=False) / 1e6,
         megabytes_after=pruned.get_memory_footprint(return_buffers=False) / 1e6,
-        kept=tuple(kept),
-        held_out=_compare(tokenizer, smaller, held_out) if held_out else None,
+        kept=tuple(token_ids),
+        held_out=_compare_held_out(tokenizer, smaller, held_out) if held_out else None,
     )
     logger.info(str(report))
     return pruned, smaller, report
 
 
 def corpus_texts(examples: Dataset) -> Iterator[Text]:
-    """The texts of rows with `text`, and perhaps `text_pair`, as `load_split` gives them."""
+    """Yield the texts of a dataset with a column `text` and optionally `text_pair`, for `prune_vocabulary`.
+
+    A row gives one text, a pair as a tuple, or a list of words if its text is already split into words. Words are
+    written as the tokenizer reads them in training, with leading spaces.
+    """
     columns = [column for column in ("text", "text_pair") if column in examples.column_names]
-    of_words = holds_word_lists(examples, columns)
+    split_into_words = holds_word_lists(examples, columns)
     for row in examples.select_columns(columns):
         texts = tuple(row[column] for column in columns)
-        yield with_leading_spaces(texts)[0] if of_words else texts if len(texts) > 1 else texts[0]
+        if split_into_words:
+            yield with_leading_spaces(texts)[0]
+        else:
+            yield texts if len(texts) > 1 else texts[0]
 
 
-def _check_belongs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-    last, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+def _check_tokenizer_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    """Raise an `InputError` if the tokenizer has tokens without embeddings, or lacks tokens of the configuration."""
+    vocabulary_ids = set(tokenizer.get_vocab().values())
+    last, rows = max(vocabulary_ids), model.get_input_embeddings().num_embeddings
     if last >= rows:
         raise InputError(
-            f"the tokenizer's last token is number {last}, but the model has {rows} word embeddings; "
-            "give the model's own tokenizer"
+            f"the tokenizer's last token has id {last}, but the model has {rows} word embeddings; pass the model's own "
+            "tokenizer"
         )
-    known = set(tokenizer.get_vocab().values())
-    for name, ids in _token_ids(model.config).items():
-        if missing := set(ids) - known:
+    for name, ids in _configured_token_ids(model.config).items():
+        if missing := set(ids) - vocabulary_ids:
             raise InputError(
-                f"{name}={missing.pop()} of the model's configuration is none of the tokenizer's {len(known)} tokens; "
-                "give the model's own tokenizer, or correct the configuration"
+                f"{name}={missing.pop()} in the model's configuration is not among the tokenizer's "
+                f"{len(vocabulary_ids)} tokens; pass the model's own tokenizer, or correct the configuration"
             )
 
 
-def _check_same(
-    tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text], kept: list[int]
+def _check_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text], token_ids: list[int]
 ):
+    """Raise an `InputError` if the smaller tokenizer splits a text into different tokens."""
     for text, before, after in zip(texts, encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
-        if before != [kept[id_] for id_ in after]:
-            was, is_ = tokenizer.convert_ids_to_tokens(before), smaller.convert_ids_to_tokens(after)
+        if before != [token_ids[new_id] for new_id in after]:
+            old_tokens, new_tokens = tokenizer.convert_ids_to_tokens(before), smaller.convert_ids_to_tokens(after)
             raise InputError(
-                f"the smaller vocabulary reads {text!r} as {is_}, no longer as {was}, so this tokenizer cannot be cut; "
-                "choose a model with a WordPiece or BPE tokenizer"
+                f"the smaller vocabulary splits {text!r} into {new_tokens} instead of {old_tokens}, so this tokenizer "
+                "cannot be pruned; choose a model with a WordPiece or BPE tokenizer"
             )
 
 
-def _ids_of_the_model(model: PreTrainedModel) -> set[int]:
-    """Tokens that the model itself refers to."""
-    ids = {id_ for ids in _token_ids(model.config).values() for id_ in ids}
-    padding, words = model.config.pad_token_id, model.get_input_embeddings()
-    others = (module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words)
-    if padding is not None and any(module.padding_idx == padding for module in others):
-        ids.update(range(padding))  # roberta counts positions from the id of padding, which has to stay
-    return ids
+def _ids_used_by_model(model: PreTrainedModel) -> set[int]:
+    """Return the ids of tokens that the model itself refers to."""
+    token_ids = {token_id for ids in _configured_token_ids(model.config).values() for token_id in ids}
+    padding, word_embeddings = model.config.pad_token_id, model.get_input_embeddings()
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    # RoBERTa counts positions from the padding id, so this id must not change: keep all tokens before it.
+    if padding is not None and any(
+        module.padding_idx == padding for module in embeddings if module is not word_embeddings
+    ):
+        token_ids.update(range(padding))
+    return token_ids
 
 
-def _token_ids(config: PretrainedConfig) -> dict[str, list[int]]:
-    """The fields of a configuration that name tokens."""
+def _configured_token_ids(config: PretrainedConfig) -> dict[str, list[int]]:
+    """Return the fields of a configuration that name tokens, each as a list of ids."""
     fields = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id")}
     fields = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
     return {name: ids for name, ids in fields.items() if None not in ids}
 
 
-def _cut_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
-    """The same model with these rows of its word embeddings, and of a decoder that gives a score for each token."""
-    config, new_ids = copy.deepcopy(model.config), {old: new for new, old in enumerate(kept)}
-    config.vocab_size = len(kept)
-    for name, ids in _token_ids(model.config).items():
-        new = [new_ids[id_] for id_ in ids]
-        setattr(config, name, new if isinstance(getattr(config, name), list) else new[0])
-    heads = [model.get_input_embeddings(), model.get_output_embeddings()]
-    cut = {id(parameter) for head in heads if head is not None for parameter in head.parameters()}
-    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in cut}
-    weights = {name: value[kept] if name in names else value for name, value in model.state_dict().items()}
+def _prune_model(model: PreTrainedModel, token_ids: list[int]) -> PreTrainedModel:
+    """Return a copy of the model with only these rows of its word embeddings, and of its decoder if it has one."""
+    config, new_ids = copy.deepcopy(model.config), {old: new for new, old in enumerate(token_ids)}
+    config.vocab_size = len(token_ids)
+    for name, ids in _configured_token_ids(model.config).items():
+        renumbered = [new_ids[token_id] for token_id in ids]
+        setattr(config, name, renumbered if isinstance(getattr(config, name), list) else renumbered[0])
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    per_token = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in per_token}
+    weights = {name: value[token_ids] if name in names else value for name, value in model.state_dict().items()}
     with torch.random.fork_rng():
         smaller = type(model)(config)
     try:
         smaller.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
-            f"{type(model).__name__} holds more of its vocabulary than its word embeddings and its decoder, so it "
-            "cannot be cut; take another head, or another architecture"
+            f"{type(model).__name__} has weights per token besides word embeddings and decoder, so its vocabulary "
+            "cannot be pruned; use another head or another architecture"
         ) from error
     return smaller.to(device=model.device, dtype=model.dtype).train(model.training)
 
 
-def _compare(tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text]) -> HeldOutReport:
-    changed, unknown, tokens = 0, [0, 0], [0, 0]
-    for pair in zip(encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
-        read = [part.convert_ids_to_tokens(ids) for part, ids in zip((tokenizer, smaller), pair, strict=True)]
-        changed += read[0] != read[1]
-        for place, words in enumerate(read):
-            unknown[place] += words.count(unknown_token(tokenizer))
-            tokens[place] += len(words)
-    shares = [count / total for count, total in zip(unknown, tokens, strict=True)]
-    return HeldOutReport(len(texts), changed / len(texts), *shares, *(total / len(texts) for total in tokens))
+def _compare_held_out(
+    tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text]
+) -> HeldOutReport:
+    """Count how the smaller tokenizer changes the tokens of these texts."""
+    unknown = unknown_token(tokenizer)
+    changed, unknown_counts, token_counts = 0, [0, 0], [0, 0]
+    for old_ids, new_ids in zip(encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
+        old_tokens, new_tokens = tokenizer.convert_ids_to_tokens(old_ids), smaller.convert_ids_to_tokens(new_ids)
+        changed += old_tokens != new_tokens
+        for index, tokens in enumerate((old_tokens, new_tokens)):
+            unknown_counts[index] += tokens.count(unknown)
+            token_counts[index] += len(tokens)
+    unknown_shares = [count / total for count, total in zip(unknown_counts, token_counts, strict=True)]
+    tokens_per_text = [total / len(texts) for total in token_counts]
+    return HeldOutReport(len(texts), changed / len(texts), *unknown_shares, *tokens_per_text)

@@ -1,4 +1,4 @@
-"""`tkd-hf prune`: a smaller student, pruned towards a target while it is distilled."""
+"""`tkd-hf prune`: prune a model towards a target while it is distilled from its teacher."""
 
 import logging
 from collections.abc import Sequence
@@ -48,31 +48,52 @@ from .training import finish_run, log_to_stderr, save_and_evaluate, train_into, 
 
 logger = logging.getLogger(__name__)
 
-TIMED_SENTENCES = 50
-REMOVED_TOKENS = "removed_tokens.txt"
+TIMED_TEXTS = 50
+REMOVED_TOKENS_FILE = "removed_tokens.txt"
 
 
 @dataclass(frozen=True)
 class PruningArguments:
-    """What is wanted, and how to prune towards it: one target, or a sparsity; before either, perhaps the vocabulary.
+    """The target of pruning, and how to get there.
+
+    Give exactly one of `target_params`, `target_size`, `target_speedup`, `sparsity` and `pattern`, or `vocabulary`, or
+    one of them together with `vocabulary`:
+
+    - The three targets remove whole units, so the model becomes smaller and faster everywhere. Use `target_speedup` if
+      latency matters, and prune on the machine that will run the student.
+    - `vocabulary` removes tokens that the training texts do not use. It is often the largest reduction in size, needs
+      no training, and makes nothing faster. Texts with other words are split into more tokens.
+    - `sparsity` and `pattern` set single weights to zero. Only a compressed file becomes smaller, and only a runtime
+      that knows the pattern becomes faster.
 
     Args:
-        target_params: the share of the parameters that is to be left; or
-        target_size: the size of the weights, in megabytes; or
+        target_params: share of the parameters to keep, between 0 and 1.
+        target_size: size of the saved weights, in megabytes (10⁶ bytes).
         target_speedup: how many times as fast as the unpruned model, measured on this machine.
-        importance: `"taylor"`, `"magnitude"` or `"activation"`; see `tkd_hf.pruning.importance`.
-        schedule: `"one-shot"`, `"linear"` or `"cubic"`; see `tkd_hf.pruning.schedule`.
-        units: what may go towards a target, of `"heads"`, `"neurons"`, `"layers"` and `"hidden"`.
-        calibration: training examples that importance is measured on.
-        vocabulary: keep the tokens that the training texts use. By itself it needs no training; before a target, the
-            target is of the model with all its tokens.
-        sparsity: the share of single weights that is to be zero, which saves nothing but compressed size; or
-        pattern: N of M neighbours that stay, `"2:4"`.
-        scope: of `sparsity`, `"global"` or `"layer"`; see `tkd_hf.pruning.unstructured`.
-        nncf: let NNCF choose the weights that become zero.
+        importance: how to score units: `"taylor"`, `"magnitude"` or `"activation"`; see `tkd_hf.pruning.importance`.
+        schedule: when to prune during training: `"one-shot"`, `"linear"` or `"cubic"`; see `tkd_hf.pruning.schedule`.
+        units: kinds of units that a target may remove, from `"heads"`, `"neurons"`, `"layers"` and `"hidden"`.
+        calibration: number of training examples to measure importance on.
+        vocabulary: whether to keep only the tokens that the training texts use. A target given with it refers to the
+            model with all its tokens.
+        sparsity: share of the single weights that become zero.
+        pattern: `"N:M"`, such as `"2:4"`: of every M neighbouring weights, N stay and the others become zero.
+        scope: which weights `sparsity` compares: `"global"` or `"layer"`; see `tkd_hf.pruning.unstructured`.
+        nncf: whether NNCF chooses the weights that become zero, instead of their magnitude alone.
 
     Raises:
-        InputError: if nothing is wanted, or what excludes each other.
+        InputError: if no target is given, several are given, or an option belongs to a target that is not given.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.stages.prune import PruningArguments
+    >>> PruningArguments(target_speedup=2.0, units=("heads", "neurons")).removes_units
+    True
+    >>> PruningArguments(pattern="2:4", vocabulary=True).element_sparsity.target
+    0.5
+
+    ```
     """
 
     target_params: float | None = None
@@ -92,26 +113,28 @@ class PruningArguments:
         targets = ("target_params", "target_size", "target_speedup", "sparsity", "pattern")
         given = [name for name in targets if getattr(self, name) is not None]
         if len(given) > 1 or not (given or self.vocabulary):
-            ways = f"{', '.join(targets)}; vocabulary can stand alone or go with any"
-            raise InputError(f"{' and '.join(given) or 'no target'} given; give one of {ways}")
-        if self.elements is None and (self.nncf or self.scope != "global"):
             raise InputError(
-                f"nncf={self.nncf} and scope={self.scope!r} are about single weights; give a sparsity with them"
+                f"{' and '.join(given) or 'no target'} given; give one of {', '.join(targets)}; vocabulary can be "
+                "given alone or with any of them"
+            )
+        if self.element_sparsity is None and (self.nncf or self.scope != "global"):
+            raise InputError(
+                f"nncf={self.nncf} and scope={self.scope!r} apply to single weights only; add sparsity, or remove them"
             )
         Schedule(self.schedule)
         if self.importance not in IMPORTANCE:
-            raise InputError(f"unknown importance {self.importance!r}; there are {', '.join(IMPORTANCE)}")
+            raise InputError(f"unknown importance {self.importance!r}; choose among {', '.join(IMPORTANCE)}")
 
     @property
-    def elements(self) -> Sparsity | None:
-        """Which single weights are to be zero."""
+    def element_sparsity(self) -> Sparsity | None:
+        """How many single weights become zero; `None` if the target is not about single weights."""
         if self.sparsity is None and self.pattern is None:
             return None
         return Sparsity(self.sparsity, self.scope, self.pattern)
 
     @property
-    def structured(self) -> bool:
-        """Whether units are to go."""
+    def removes_units(self) -> bool:
+        """Whether the target removes whole heads, neurons, layers or hidden width."""
         return (self.target_params, self.target_size, self.target_speedup) != (None, None, None)
 
 
@@ -128,45 +151,46 @@ def prune(
     resume: bool = False,
     unlabelled: Sequence[str] = (),
 ) -> StageRecord:
-    """Prunes a model while it is distilled, and leaves what is left in `args.output_dir`, ready to load.
+    """Prune a model while it is distilled, and save the smaller model in `args.output_dir`.
 
     Args:
-        model: folder or Hub id of a classifier: a student, or a teacher, which is converted first.
-        data: the task, or the data set.
-        args: what to learn from and how, in recovery.
-        pruning: the target, and how to prune towards it.
-        teacher: folder or Hub id; by default the model itself, as it was.
-        train: `False` prunes at once and leaves it at that, as is always done where the vocabulary alone is cut.
+        model: folder or Hub id of a classifier: a student, or a teacher, which is converted to TKD first.
+        data: the task or dataset.
+        args: training arguments for the recovery: objectives, epochs, learning rate.
+        pruning: the target, and how to get there.
+        teacher: folder or Hub id of the teacher; by default the model itself before pruning.
+        train: whether to train during and after pruning. With `False` the model is pruned at once and not trained;
+            this is always so if only the vocabulary is pruned.
         soft_labels, live, overwrite, resume, unlabelled: as in `tkd_hf.stages.distill.distill`.
 
     Returns:
-        the record of the run. Beside the metrics of distillation it has `parameters` and `megabytes`, and the measured
-        `speedup` over the unpruned model; its `details` say what was removed, by layer, how many tokens are left (the
-        others are listed in `removed_tokens.txt`), and how many weights are zero.
+        the record of the run. Its metrics are those of distillation, `parameters`, `megabytes`, and the measured
+        `speedup` over the unpruned model. Its `details` hold the removed units per layer, the number of tokens that
+        are left (the removed tokens are listed in `removed_tokens.txt`), and the sparsity.
 
     Raises:
-        InputError: as `distill`, and for a target that cannot be met, naming the nearest that can.
+        InputError: as `distill`, and if the target cannot be met; the message names the nearest possible target.
     """
-    itself, teacher = teacher in (None, model), teacher or model
-    train = train and (pruning.structured or pruning.elements is not None)
+    is_own_teacher, teacher = teacher in (None, model), teacher or model
+    train = train and (pruning.removes_units or pruning.element_sparsity is not None)
     live = live or not train or bool(CombinedObjective(args).features)
     examples, evaluation, task = load_splits(data, load_config(model))
     if "label" not in examples.column_names:
         args = arguments_without_labels(args, task)
-    _check(pruning, args, itself, train)
-    extra = (
-        drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation) if unlabelled else None
-    )
+    _check(pruning, args, is_own_teacher, train)
+    extra = None
+    if unlabelled:
+        extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation)
     tokenizer = load_tokenizer(model)
-    revision = teacher_revision(model)
-    taught_by = revision if itself else teacher_revision(teacher)
+    model_revision = teacher_revision(model)
+    revision_of_teacher = model_revision if is_own_teacher else teacher_revision(teacher)
     record = StageRecord(
         "prune",
         inputs={
             "model": model,
-            "model_revision": revision,
+            "model_revision": model_revision,
             "teacher": teacher,
-            "teacher_revision": taught_by,
+            "teacher_revision": revision_of_teacher,
             **data_inputs(examples, evaluation, task, extra),
         },
         arguments={
@@ -182,18 +206,20 @@ def prune(
         return folder.record
 
     set_seed(args.seed)
-    whole = convert_to_student(load_classifier(model, task.problem_type), task).to(args.device)
-    learned = append_unlabelled(examples, extra) if extra else examples
-    smaller, whole_tokenizer = whole, tokenizer
+    unpruned = convert_to_student(load_classifier(model, task.problem_type), task).to(args.device)
+    train_examples = append_unlabelled(examples, extra) if extra else examples
+    student, unpruned_tokenizer = unpruned, tokenizer
     if pruning.vocabulary:
-        smaller, tokenizer, cut = prune_vocabulary(whole, tokenizer, corpus_texts(learned), corpus_texts(evaluation))
-    timed = (tokenizer, first_texts(evaluation, TIMED_SENTENCES), data.max_length)
-    target = _target(pruning, smaller, whole.num_parameters(), *timed)
+        student, tokenizer, vocabulary = prune_vocabulary(
+            unpruned, tokenizer, corpus_texts(train_examples), corpus_texts(evaluation)
+        )
+    timing = (tokenizer, first_texts(evaluation, TIMED_TEXTS), data.max_length)
+    target = _target(pruning, student, unpruned.num_parameters(), *timing)
     trainer = distillation_trainer(
-        smaller,
+        student,
         tokenizer,
-        [(teacher, taught_by)],
-        (learned, evaluation),
+        [(teacher, revision_of_teacher)],
+        (train_examples, evaluation),
         task,
         args,
         max_length=data.max_length,
@@ -203,15 +229,18 @@ def prune(
     callback = _callback(pruning, trainer, target)
 
     def measure(trainer: DistillationTrainer) -> dict[str, Any]:
-        record.details = {"from": model_size(whole), "to": model_size(trainer.model)}
-        if pruning.structured:
+        """Record the removed parts, and return the metrics of the pruned model's size and speed."""
+        record.details = {"from": model_size(unpruned), "to": model_size(trainer.model)}
+        if pruning.removes_units:
             record.details["removed"] = callback.pruner.masks.removed()
-        if pruning.elements:
+        if pruning.element_sparsity:
             record.details["sparsity"] = asdict(sparsity_report(trainer.model))
         if pruning.vocabulary:
-            record.details["vocabulary"] = {name: value for name, value in asdict(cut).items() if name != "kept"}
-            (folder.path / REMOVED_TOKENS).write_text("\n".join(cut.removed_tokens(whole_tokenizer)) + "\n", "utf-8")
-        before, after = shape_latencies(whole, [whole.config, trainer.model.config], *timed)
+            fields = asdict(vocabulary)
+            record.details["vocabulary"] = {name: value for name, value in fields.items() if name != "kept"}
+            removed_tokens = "\n".join(vocabulary.removed_tokens(unpruned_tokenizer)) + "\n"
+            (folder.path / REMOVED_TOKENS_FILE).write_text(removed_tokens, "utf-8")
+        before, after = shape_latencies(unpruned, [unpruned.config, trainer.model.config], *timing)
         return {**model_size(trainer.model), "speedup": round(before / after, 2)}
 
     if train:
@@ -222,12 +251,15 @@ def prune(
     folder.start()
     if callback:
         callback.prune_without_training()
-    further = measure(trainer)
-    return finish_run(folder, trainer, save_and_evaluate(trainer) | further)
+    size_and_speed = measure(trainer)
+    return finish_run(folder, trainer, save_and_evaluate(trainer) | size_and_speed)
 
 
 def convert_to_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
-    """The model as a TKD, without dropout and with the task's labels in the data's order; a TKD as it is."""
+    """Convert a model to TKD, without dropout and with the task's labels in the order of the data.
+
+    A TKD model with the right labels is returned as it is.
+    """
     names = list(task.label_names)
     if isinstance(model, TKDPreTrainedModel) and names in ([], label_names(model.config)):
         return model
@@ -236,24 +268,26 @@ def convert_to_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel
 
 
 def model_size(model: PreTrainedModel) -> dict[str, float]:
-    """Parameters, and the size of the weights."""
+    """Return the number of parameters, and the size of the weights in megabytes (10⁶ bytes)."""
     return {"parameters": model.num_parameters(), "megabytes": round(model.get_memory_footprint() / 1e6, 3)}
 
 
-def _check(pruning: PruningArguments, args: DistillationTrainingArguments, itself: bool, train: bool) -> None:
-    """Mistakes that show before anything is loaded."""
+def _check(pruning: PruningArguments, args: DistillationTrainingArguments, is_own_teacher: bool, train: bool) -> None:
+    """Raise an `InputError` for arguments that do not fit together, before any model is loaded."""
     PruningCallback.check(args)
     objectives = CombinedObjective(args)
-    if itself and pruning.structured and pruning.importance == "taylor" and not objectives.needs("labels"):
+    uses_taylor = pruning.removes_units and pruning.importance == "taylor"
+    if is_own_teacher and uses_taylor and not objectives.needs("labels"):
         raise InputError(
-            f"objectives={args.objectives} have no gradient where the student starts as its own teacher, so "
-            "importance=taylor says nothing; name another teacher, add 'hard' to the objectives, or choose "
+            f"objectives={args.objectives} have no gradient if the student starts as its own teacher, so "
+            "importance=taylor cannot rank units; name another teacher, add 'hard' to the objectives, or choose "
             "importance=activation"
         )
     if train and pruning.vocabulary and objectives.features:
         raise InputError(
-            f"{objectives.names_reading(objectives.features)} compare tokens with the teacher's, and a student with a "
-            "vocabulary of its own has others; learn from logits and hard alone, or cut the vocabulary afterwards"
+            f"the objectives {objectives.names_reading(objectives.features)} compare the student's tokens with the "
+            "teacher's, and a pruned vocabulary splits texts into other tokens; use the objectives logits and hard "
+            "only, or prune the vocabulary afterwards"
         )
 
 
@@ -265,22 +299,23 @@ def _target(
     texts: Sequence[tuple[str, ...]],
     max_length: int,
 ) -> ParameterTarget | SpeedTarget | ElementPruner | None:
-    """What units, or single weights, are to go for; `None` where the vocabulary alone is cut.
+    """Return the target for units, or the pruner of single weights; `None` if only the vocabulary is pruned.
 
     Args:
-        model: what is pruned.
-        parameters: of the model with its whole vocabulary, which a share is of.
-        tokenizer, texts, max_length: to measure speed with.
+        pruning: the arguments of the run.
+        model: model to prune.
+        parameters: number of parameters of the model with its full vocabulary, to which `target_params` refers.
+        tokenizer, texts, max_length: what to measure speed with.
     """
     if pruning.target_speedup is not None:
         return SpeedTarget(model, pruning.target_speedup, tokenizer, texts, max_length, pruning.units)
-    if pruning.structured:
+    if pruning.removes_units:
         return ParameterTarget(model, pruning.target_params, pruning.target_size, pruning.units, parameters)
-    if pruning.elements is None:
+    if pruning.element_sparsity is None:
         return None
     example = tokenizer(*texts[0], truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
     masks = NNCFMasks(model, example) if pruning.nncf else magnitude_masks
-    return ElementPruner(model, pruning.elements, masks)
+    return ElementPruner(model, pruning.element_sparsity, masks)
 
 
 def _callback(
@@ -288,7 +323,7 @@ def _callback(
     trainer: DistillationTrainer,
     target: ParameterTarget | SpeedTarget | ElementPruner | None,
 ) -> PruningCallback | None:
-    """What prunes the trainer's student on the way to the target."""
+    """Return the callback that prunes the trainer's student; `None` if only the vocabulary is pruned."""
     schedule = Schedule(pruning.schedule)
     if target is None:
         return None
