@@ -85,7 +85,10 @@ def shards(name):
     return move
 
 
-NO_CODE = "contains custom code, which the commands never run; review it, load the model in Python with"
+NO_CODE = (
+    "contains custom code, which the commands never run; review it, load the model in Python with "
+    "trust_remote_code=True"
+)
 MODELS = {
     "a pickle": (pickled, "pytorch_model.bin is a pickle, which may run code when it is loaded"),
     "a harmless pickle": (harmless_pickle, "pytorch_model.bin is a pickle, which may run code when it is loaded"),
