@@ -1,4 +1,4 @@
-"""LoRA: what is trained, what is merged, and adapters that share a base."""
+"""LoRA: which layers are adapted, how adapters train, and how they are merged or kept for a shared base."""
 
 import copy
 import logging
@@ -52,7 +52,7 @@ def student(teacher):
 
 @pytest.fixture
 def build(tmp_path, teacher, student, examples, tokenizer):
-    """Builds a trainer of adapters on a copy of the student."""
+    """Return a function that builds a trainer for adapters on a copy of the student."""
 
     def make(lora=LoraArguments(rank=4), base=student, **fields):
         torch.manual_seed(3)
@@ -108,39 +108,39 @@ def build(tmp_path, teacher, student, examples, tokenizer):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_adapted_and_what_is_the_head(model, linear, attention, head):
+def test_adapted_layers_and_head_modules_of_every_architecture(model, linear, attention, head):
     assert linear_modules(model, "linear") == linear.split()
     assert linear_modules(model, "attention") == attention.split()
     assert head_modules(model) == head.split()
 
 
 @pytest.mark.parametrize(("targets", "adapted"), [("linear", 6), ("attention", 3)])
-def test_trained_are_the_adapters_and_the_head(student, targets, adapted):
+def test_only_adapters_and_head_are_trained(student, targets, adapted):
     model = add_adapters(student, LoraArguments(rank=4, targets=targets))
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert len([name for name in trained if ".lora_" in name]) == 2 * adapted * 2  # A and B, in two layers
-    others = {name.removeprefix("base_model.model.").split(".")[0] for name in trained if ".lora_" not in name}
-    assert others == {"dense", "classifier"}
+    heads = {name.removeprefix("base_model.model.").split(".")[0] for name in trained if ".lora_" not in name}
+    assert heads == {"dense", "classifier"}
 
 
-def test_adapters_start_at_nothing(student, tokenizer):
+def test_new_adapters_change_no_logits(student, tokenizer):
     before = logits_of_texts(student, tokenizer)
     torch.testing.assert_close(
         logits_of_texts(add_adapters(student, LoraArguments()), tokenizer), before, atol=0, rtol=0
     )
 
 
-def test_nothing_is_warned_about(student):
+def test_adding_adapters_causes_no_warnings(student):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         add_adapters(student, LoraArguments())
 
 
-def test_the_base_is_frozen_and_the_merged_model_answers_as_the_unmerged(build, student, tokenizer, tmp_path):
+def test_base_stays_frozen_and_merging_keeps_the_logits(build, student, tokenizer, tmp_path):
     trainer = build()
     start = weights(trainer)
-    found = losses(trainer)
-    assert found[-1] < found[0]
+    step_losses = losses(trainer)
+    assert step_losses[-1] < step_losses[0]
     assert not torch.equal(start, weights(trainer))
     heads = ("dense.", "classifier.")
     frozen = {name: weight for name, weight in student.state_dict().items() if not name.startswith(heads)}
@@ -158,23 +158,23 @@ def test_the_base_is_frozen_and_the_merged_model_answers_as_the_unmerged(build, 
     assert type(loaded) is type(student)
     torch.testing.assert_close(logits_of_texts(loaded, tokenizer), unmerged, atol=1e-5, rtol=0)
     assert set(loaded.state_dict()) == set(student.state_dict())
-    assert not (tmp_path / "run" / "adapter").exists()  # its base has no name by which it could be loaded
+    assert not (tmp_path / "run" / "adapter").exists()  # it could not be loaded, as its base was never saved
 
 
-def test_accumulation_changes_nothing(build):
-    whole = build(per_device_train_batch_size=8, optim="sgd", num_train_epochs=3, learning_rate=0.1)
-    parts = build(
+def test_gradient_accumulation_matches_a_larger_batch(build):
+    plain = build(per_device_train_batch_size=8, optim="sgd", num_train_epochs=3, learning_rate=0.1)
+    accumulated = build(
         per_device_train_batch_size=2,
         gradient_accumulation_steps=4,
         optim="sgd",
         num_train_epochs=3,
         learning_rate=0.1,
     )
-    np.testing.assert_allclose(losses(whole), losses(parts), atol=1e-4)
-    torch.testing.assert_close(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(losses(plain), losses(accumulated), atol=1e-4)
+    torch.testing.assert_close(weights(plain), weights(accumulated), atol=1e-6, rtol=1e-5)
 
 
-def test_gradient_checkpointing_changes_nothing(build):
+def test_gradient_checkpointing_gives_the_same_training(build):
     newest = hasattr(DistillationTrainingArguments, "activation_checkpointing")
     field = "activation_checkpointing" if newest else "gradient_checkpointing"
     plain, checkpointed = build(optim="sgd"), build(optim="sgd", **{field: True})
@@ -183,8 +183,8 @@ def test_gradient_checkpointing_changes_nothing(build):
 
 
 @pytest.mark.parametrize("load_in_8bit", [False, True])
-def test_resumed_is_uninterrupted(build, tmp_path, load_in_8bit):
-    """Dropout and learned projections included: this student is narrower than its teacher."""
+def test_resumed_training_matches_uninterrupted_training(build, tmp_path, load_in_8bit):
+    """This includes dropout and learned projections, which this student needs as it is narrower than its teacher."""
     torch.manual_seed(0)
     config = TKDConfig(vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_labels=2)
     config.id2label = {0: "negative", 1: "positive"}
@@ -196,19 +196,20 @@ def test_resumed_is_uninterrupted(build, tmp_path, load_in_8bit):
         "save_steps": 3,
         "num_train_epochs": 3,
     }
-    whole, again = build(**fields), build(**fields)
+    uninterrupted, resumed = build(**fields), build(**fields)
     assert config.hidden_dropout_prob > 0
-    whole.train()
-    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    assert again.state.global_step == whole.state.global_step == 6
-    torch.testing.assert_close(weights(whole), weights(again), atol=0, rtol=0)
-    projections = [list(trainer.objective.modules.parameters()) for trainer in (whole, again)]
+    uninterrupted.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert resumed.state.global_step == uninterrupted.state.global_step == 6
+    torch.testing.assert_close(weights(uninterrupted), weights(resumed), atol=0, rtol=0)
+    projections = [list(trainer.objective.modules.parameters()) for trainer in (uninterrupted, resumed)]
     assert projections[0]
     torch.testing.assert_close(*projections, atol=0, rtol=0)
 
 
-def test_a_peft_student_of_ones_own(tmp_path, teacher, student, examples, tokenizer):
-    """As a Trainer user knows it: `get_peft_model`, then the trainer; what it saves is the adapter."""
+def test_trainer_accepts_a_model_from_get_peft_model_and_saves_its_adapter(
+    tmp_path, teacher, student, examples, tokenizer
+):
     model = get_peft_model(student, LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"]))
     trainer = DistillationTrainer(
         model=model,
@@ -217,49 +218,47 @@ def test_a_peft_student_of_ones_own(tmp_path, teacher, student, examples, tokeni
         train_dataset=tokenize(examples, tokenizer),
         processing_class=tokenizer,
     )
-    found = losses(trainer)
-    assert len(found) == 4
+    assert len(losses(trainer)) == 4
     trainer.save_model()
-    fresh = student_from_teacher(teacher, num_hidden_layers=2)
-    loaded = PeftModel.from_pretrained(fresh, tmp_path / "run")
+    base = student_from_teacher(teacher, num_hidden_layers=2)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "run")
     torch.testing.assert_close(logits_of_texts(loaded, tokenizer), logits_of_texts(model, tokenizer), atol=1e-6, rtol=0)
 
 
-FEATURES = {"relations": 1.0, "hidden": 0.5, "attention": 0.5, "logits": 0.5}
+OBJECTIVES = {"relations": 1.0, "hidden": 0.5, "attention": 0.5, "logits": 0.5}
 
 
 BASES = [{}, {"load_in_8bit": True}, {"load_in_4bit": True}]
 
 
 @pytest.mark.parametrize("base", BASES[:2])
-def test_objectives_read_the_student_with_its_adapters(build, student, base):
-    """Both while it trains, and after merging; what is read of a layer includes its adapter."""
+def test_objectives_include_the_adapters_before_and_after_merging(build, student, base):
     lora = LoraArguments(rank=4, **base)
-    trainer = build(lora, objectives=FEATURES, num_train_epochs=5)
-    found = losses(trainer)
-    assert found[-1] < found[0]
+    trainer = build(lora, objectives=OBJECTIVES, num_train_epochs=5)
+    step_losses = losses(trainer)
+    assert step_losses[-1] < step_losses[0]
     before = trainer.evaluate()
     finish_adapters(trainer, student, lora)
     after = trainer.evaluate()
-    for name in ("eval_loss", *(f"eval_loss_{name}" for name in FEATURES)):
+    for name in ("eval_loss", *(f"eval_loss_{name}" for name in OBJECTIVES)):
         assert after[name] == pytest.approx(before[name], rel=0.1 if base else 1e-4), name
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_what_is_recorded_of_a_layer_includes_its_adapter(student, tokenizer, base):
+def test_recorded_queries_include_the_adapter(student, tokenizer, base):
     model = add_adapters(student, LoraArguments(rank=4, **base)).eval()
     query = model.get_submodule("base_model.model.tkd.layers.0.attention.query")
     torch.nn.init.normal_(query.lora_B["default"].weight)
     batch = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
     with torch.no_grad():
         signals, _ = Recorder(model, ["queries", "hidden_states"])(model, batch)
-        embedded = signals.hidden_states[0]
-        torch.testing.assert_close(signals.queries[0], query(embedded))
-        assert not torch.allclose(signals.queries[0], query.base_layer(embedded), atol=1e-2)
+        embeddings = signals.hidden_states[0]
+        torch.testing.assert_close(signals.queries[0], query(embeddings))
+        assert not torch.allclose(signals.queries[0], query.base_layer(embeddings), atol=1e-2)
 
 
 def wide_student():
-    """Wide enough, and with weights of a usual size, for 8 bits to be close."""
+    """Build a student with a realistic width and scale of weights, so that 8 bits are a close approximation."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(WORDS),
@@ -268,35 +267,35 @@ def wide_student():
     return student_from_teacher(BertForSequenceClassification(config))
 
 
-@pytest.mark.parametrize(("bits", "kind"), [("load_in_8bit", "Linear8bitLt"), ("load_in_4bit", "Linear4bit")])
-def test_of_a_quantized_base_the_encoder_is_small_and_the_head_is_not(student, bits, kind):
+@pytest.mark.parametrize(("bits", "layer_class"), [("load_in_8bit", "Linear8bitLt"), ("load_in_4bit", "Linear4bit")])
+def test_quantized_base_keeps_its_head_in_floats(student, bits, layer_class):
     model = add_adapters(student, LoraArguments(**{bits: True})).get_base_model()
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    assert kinds["tkd.layers.0.attention.query.base_layer"] == kind
-    assert kinds["tkd.layers.1.feed_forward.output.base_layer"] == kind
-    assert kinds["dense.original_module"] == kinds["classifier.original_module"] == "Linear"
-    assert {weight.dtype for weight in student.parameters()} == {torch.float32}  # the base itself is left alone
+    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert classes["tkd.layers.0.attention.query.base_layer"] == layer_class
+    assert classes["tkd.layers.1.feed_forward.output.base_layer"] == layer_class
+    assert classes["dense.original_module"] == classes["classifier.original_module"] == "Linear"
+    assert {weight.dtype for weight in student.parameters()} == {torch.float32}  # quantization works on a copy
 
 
-@pytest.mark.parametrize(("bits", "close"), [("load_in_8bit", 0.05), ("load_in_4bit", 0.2)])
-def test_trained_on_a_quantized_base_and_merged_into_floats(build, tokenizer, caplog, bits, close):
+@pytest.mark.parametrize(("bits", "tolerance"), [("load_in_8bit", 0.05), ("load_in_4bit", 0.2)])
+def test_adapters_trained_on_a_quantized_base_merge_into_float_weights(build, tokenizer, caplog, bits, tolerance):
     base, lora = wide_student(), LoraArguments(rank=4, **{bits: True})
     trainer = build(lora, base, num_train_epochs=10, learning_rate=2e-3)
-    found = losses(trainer)
-    assert found[-1] < 0.5 * found[0]
+    step_losses = losses(trainer)
+    assert step_losses[-1] < 0.5 * step_losses[0]
     quantized = logits_of_texts(trainer.model, tokenizer)
     with caplog.at_level(logging.INFO, "tkd_hf"):
         finish_adapters(trainer, base, lora)
     assert "merging into the float weights" in caplog.text
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
     merged = logits_of_texts(trainer.model, tokenizer)
-    assert (merged - quantized).abs().max() < close * quantized.abs().max()
+    assert (merged - quantized).abs().max() < tolerance * quantized.abs().max()
     assert "eval_loss" in trainer.evaluate()
 
 
 @pytest.mark.parametrize("base", BASES[1:])
-def test_on_a_quantized_base_adapters_learn_a_task(base, tmp_path, tokenizer):
-    """Which side has more words decides; none of the sentences asked about was seen."""
+def test_adapters_on_a_quantized_base_learn_to_classify_unseen_sentences(base, tmp_path, tokenizer):
+    """The label of a sentence says whether it has more positive than negative words."""
     rng = np.random.default_rng(0)
     words = rng.choice(["good", "fine", "bad", "dull", "a", "film", "story"], (384, 5))
     sums = np.isin(words, ["good", "fine"]).sum(1) - np.isin(words, ["bad", "dull"]).sum(1)
@@ -309,15 +308,15 @@ def test_on_a_quantized_base_adapters_learn_a_task(base, tmp_path, tokenizer):
         train_dataset=rows,
         eval_dataset=unseen,
         processing_class=tokenizer,
-        compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean()},
+        compute_metrics=lambda result: {"accuracy": (result.predictions.argmax(-1) == result.label_ids).mean()},
     )
-    before = trainer.evaluate()["eval_accuracy"]
+    untrained_accuracy = trainer.evaluate()["eval_accuracy"]
     trainer.train()
-    assert before < 0.7
+    assert untrained_accuracy < 0.7
     assert trainer.evaluate()["eval_accuracy"] > 0.9
 
 
-def test_an_adapter_made_on_8_bits_finds_its_moved_base(build, student, tokenizer, tmp_path):
+def test_adapter_trained_on_8_bits_merges_with_its_moved_base(build, student, tokenizer, tmp_path):
     student.save_pretrained(tmp_path / "base")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     lora = LoraArguments(rank=4, load_in_8bit=True, adapter_only=True)
@@ -330,23 +329,23 @@ def test_an_adapter_made_on_8_bits_finds_its_moved_base(build, student, tokenize
         merge_adapter(tmp_path / "run", tmp_path / "merged")
     merged = merge_adapter(tmp_path / "run", tmp_path / "merged", base=str(tmp_path / "moved"))
     assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
-    on_floats = PeftModel.from_pretrained(copy.deepcopy(student), tmp_path / "run")
+    unmerged = PeftModel.from_pretrained(copy.deepcopy(student), tmp_path / "run")
     torch.testing.assert_close(
-        logits_of_texts(merged, tokenizer), logits_of_texts(on_floats, tokenizer), atol=1e-5, rtol=0
+        logits_of_texts(merged, tokenizer), logits_of_texts(unmerged, tokenizer), atol=1e-5, rtol=0
     )
 
 
-def test_a_teacher_with_adapters_reads_the_whole_batch(teacher, tokenizer):
-    """PEFT's own signature names neither token types nor, without a task, anything."""
+def test_teacher_with_adapters_receives_all_model_inputs(teacher, tokenizer):
+    """The signature of PEFT's `forward` lacks token types and, without a task type, all inputs."""
     batch = dict(tokenizer(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt"))
     with torch.no_grad():
         expected = teacher(**batch).logits
-    for task in (None, "SEQ_CLS"):
-        wrapped = get_peft_model(copy.deepcopy(teacher), LoraConfig(task_type=task, target_modules=["query"]))
+    for task_type in (None, "SEQ_CLS"):
+        wrapped = get_peft_model(copy.deepcopy(teacher), LoraConfig(task_type=task_type, target_modules=["query"]))
         torch.testing.assert_close(LiveTeacher(wrapped)(batch).logits, expected, atol=1e-6, rtol=0)
 
 
-def test_a_model_without_linear_layers_is_refused():
+def test_model_without_linear_layers_is_refused_with_a_hint():
     config = SqueezeBertConfig(hidden_size=16, embedding_size=16, **SMALL)
     model = SqueezeBertForSequenceClassification(config)
     with pytest.raises(InputError, match=r"no linear layers in a model of type 'squeezebert'.*without LoRA"):

@@ -131,7 +131,7 @@ def test_half_precision_rounds_packed_batches_up_to_multiples_of_64_tokens(preci
 
     assert flops_of_eight_texts(full, 65) < flops_of_eight_texts(full, 128)
     assert flops_of_eight_texts(half, 65) == flops_of_eight_texts(half, 128) == flops_of_eight_texts(full, 128)
-    # 192 tokens fill the batch, so that there is no padding to remove
+    # 192 tokens fill the batch, so that nothing is removed
     assert flops_of_eight_texts(half, 129) == flops_of_eight_texts(half, 192) > flops_of_eight_texts(half, 128)
 
 

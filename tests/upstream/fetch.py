@@ -1,7 +1,8 @@
-"""Fetch the test helpers of the installed transformers, which only its source distribution carries.
+"""Download the tests of the installed transformers, which only its source distribution contains.
 
-`python tests/upstream/fetch.py` asks pip for the source distribution of exactly the installed version and keeps its
-`tests/` folder under `.cache/transformers-tests/VERSION/` (git-ignored). What is already there is not fetched again.
+`python tests/upstream/fetch.py` lets pip download the source distribution of the installed version and keeps its
+`tests/` folder in `.cache/transformers-tests/VERSION/`, which git ignores. A version in the cache is not downloaded
+again.
 """
 
 import shutil
@@ -17,7 +18,11 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache" / "transformers-tests"
 
 
 def fetch() -> Path:
-    """The folder with the tests of the installed transformers, downloaded first if need be."""
+    """Return the folder with the tests of the installed transformers, after downloading them if necessary.
+
+    Raises:
+        RuntimeError: if pip cannot download them.
+    """
     release = version("transformers")
     folder = CACHE / release
     if folder.is_dir():
@@ -31,21 +36,21 @@ def fetch() -> Path:
         if pip.returncode or len(archives) != 1:
             raise RuntimeError(
                 f"The common model tests come from the source distribution of transformers {release}, and pip could "
-                "not download it. Run `python tests/upstream/fetch.py` once where pip reaches its package index, or "
-                f"leave them out with `--ignore=tests/upstream`.\n\n$ {' '.join(command)}\n{pip.stdout}"
+                "not download it. Run `python tests/upstream/fetch.py` once with access to a package index, or skip "
+                f"these tests with `--ignore=tests/upstream`.\n\n$ {' '.join(command)}\n{pip.stdout}"
             )
         unpacked = Path(scratch) / "tests"
         _unpack(archives[0], unpacked)
         try:
-            unpacked.rename(folder)  # all or nothing, so an interrupted fetch leaves nothing that looks complete
+            unpacked.rename(folder)  # one step, so that an interrupted download never looks complete
         except OSError:
-            if not folder.is_dir():  # it is there when another process (pytest -n) was faster
+            if not folder.is_dir():  # another process (pytest -n) may have been faster
                 raise
     return folder
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Write the plain files below `*/tests/` of the archive, and nothing outside `target`."""
+    """Extract the plain files below `*/tests/` into `target`, and nothing outside it."""
     with tarfile.open(archive) as tar:
         for member in tar:
             parts = PurePosixPath(member.name).parts
@@ -55,7 +60,7 @@ def _unpack(archive: Path, target: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tar.extractfile(member) as source, path.open("wb") as file:
                 shutil.copyfileobj(source, file)
-    # The archive lacks it, and test_configuration_common.py loads it by this path.
+    # test_configuration_common.py loads this file, which the archive lacks.
     (target / "__init__.py").touch()
 
 

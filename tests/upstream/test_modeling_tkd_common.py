@@ -1,4 +1,4 @@
-"""The common model and configuration tests of transformers, run on TKD."""
+"""Run the common model and configuration tests of transformers on TKD."""
 
 import unittest
 
@@ -11,7 +11,7 @@ from tkd_hf import TKDConfig, TKDForMaskedLM, TKDForSequenceClassification, TKDF
 
 
 class TKDModelTester:
-    """Makes the tiny configuration and the inputs, and names the sizes the tests ask for."""
+    """Tiny configuration and inputs, with the sizes that the tests read as attributes."""
 
     is_training = True
     batch_size = 13
@@ -53,8 +53,8 @@ class TKDModelTest(ModelTesterMixin, unittest.TestCase):
         self.config_tester = ConfigTester(self, config_class=TKDConfig, **self.model_tester.config_fields)
 
     @pytest.fixture(autouse=True)
-    def among_the_stock_models(self, monkeypatch):
-        """The tests look up by class name, in the tables of stock models, which labels a head takes."""
+    def add_to_stock_models(self, monkeypatch):
+        """Register the class names: the tests look up in these tables which labels a head takes."""
         for names, model_class in (
             (modeling_auto.MODEL_MAPPING_NAMES, TKDModel),
             (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, TKDForSequenceClassification),
@@ -66,13 +66,13 @@ class TKDModelTest(ModelTesterMixin, unittest.TestCase):
     def test_config(self):
         self.config_tester.run_common_tests()
 
-    @unittest.skip("TKD is not composite; upstream would call this lack of SDPA, which we want to hear of elsewhere")
+    @unittest.skip("TKD is not composite; transformers would report this as missing SDPA, which must fail elsewhere")
     def test_sdpa_can_dispatch_composite_models(self):
         pass
 
 
 class PrunedTKDModelTest(TKDModelTest):
-    """The same for the shape pruning leaves behind: uneven layers, factorised embeddings, a head width of its own."""
+    """The same tests with the shape of a pruned model: uneven layers, narrow embeddings and an explicit head width."""
 
     shape = {
         "heads_per_layer": [4, 2],

@@ -1,7 +1,7 @@
-"""The tests of the installed transformers as an importable package: `from transformers_tests.test_… import …`.
+"""Make the tests of the installed transformers importable: `from transformers_tests.test_… import …`.
 
-Importing this module fetches them if they are not in the cache (see fetch.py). The tests import three helper modules
-that the source distribution does not carry; they are stood in for here.
+Importing this module downloads them if they are not in the cache (see fetch.py). They import three helper modules that
+the source distribution lacks; substitutes for them are defined here.
 """
 
 import sys
@@ -10,23 +10,23 @@ from types import ModuleType
 from fetch import fetch
 
 
-__path__ = [str(fetch())]  # makes this module the package that the fetched files import each other from
+__path__ = [str(fetch())]  # makes this module a package, from which the downloaded files import each other
 
 
-def _stand_in(name: str, **contents: object) -> None:
+def _add_module(name: str, **contents: object) -> None:
     module = ModuleType(f"{__name__}.{name}")
     vars(module).update(contents)
     sys.modules[module.__name__] = module
 
 
-# Base classes of ModelTesterMixin or named by it, empty here: text generation is not what our models do, and the tests
-# of upstream's exporters are not in the archive.
-_stand_in("generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
-_stand_in("exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
+# Base classes that ModelTesterMixin uses. They are empty here: TKD does not generate text, and the archive lacks the
+# tests of the exporters.
+_add_module("generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
+_add_module("exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
 
-# What every configuration accepts, each with a value that is not its default: ConfigTester passes these in and
-# expects them to arrive. It wants the dtype given by name and found as torch.float16.
-_stand_in(
+# Fields of every configuration, each with a value other than its default. ConfigTester passes them and expects to read
+# them back; it passes the dtype by name and expects torch.float16.
+_add_module(
     "utils.test_configuration_utils",
     config_common_kwargs={
         "output_hidden_states": True,
