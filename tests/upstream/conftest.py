@@ -26,6 +26,7 @@ ACCEPTED_REASONS = {
     "other kinds of models": (
         r"not (a )?composite|No subconfigs",
         r"No (sequence-to-sequence|decoder-only) language modeling head",
+        r"Do not take a cache as input",  # an encoder has no cache of keys and values
         r"sliding window|RoPE|sparse experts|output_router_logits|grouped_mm",
     ),
     "optional features that TKD does not need": (
