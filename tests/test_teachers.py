@@ -152,7 +152,9 @@ def test_missing_damaged_and_foreign_files_are_refused_by_path(soft, tmp_path):
 
 def test_soft_labels_of_another_teacher_are_refused(soft, tmp_path):
     soft.save(tmp_path / "soft.safetensors")
-    with pytest.raises(InputError, match=rf"are of revision {soft.revision} of .* but the teacher has revision other"):
+    with pytest.raises(
+        InputError, match=rf"are of revision {soft.revision} of .* but the teacher is of revision other"
+    ):
         SoftLabels.load(tmp_path / "soft.safetensors", "other")
     with pytest.raises(InputError, match="cannot join soft labels of revision other"):
         soft.merge(SoftLabels("t", "other", soft.label_names, soft.keys, soft.logits))

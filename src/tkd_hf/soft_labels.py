@@ -223,7 +223,7 @@ class SoftLabels:
         if revision is not None and soft_labels.revision != revision:
             raise InputError(
                 f"the soft labels in {path} are of revision {soft_labels.revision} of {soft_labels.teacher}, but the "
-                f"teacher has revision {revision}; run `tkd-hf label` with this teacher"
+                f"teacher is of revision {revision}; run `tkd-hf label` with this teacher"
             )
         return soft_labels
 

@@ -82,6 +82,21 @@ class DistillationTrainingArguments(FineTuningArguments):
     doubts; Hinton et al. 2015 (arXiv 1503.02531) found 2.5 to 4 best for their smallest students. Feature objectives
     (`hidden`, `relations`, …) run the teacher on every batch and are best used in a stage of their own.
 
+    Args:
+        objectives: weight of each objective by name, at the start of training. The labels get a small weight, because
+            the teacher's distribution tells more about an example than its label does.
+        final_objectives: weights at the end of training, reached linearly (no change).
+        temperature: T that softens both distributions before they are compared. The loss is multiplied by T², so that
+            its weight does not depend on T.
+        final_temperature: T at the end of training, reached linearly (no change).
+        divergence: how `logits` compares the distributions: `"forward_kl"` (the usual choice), `"reverse_kl"`,
+            `"jensen_shannon"`, or `"mse"` of the logits.
+        confidence_weighting: whether `logits` weighs each example by the probability of the teacher's prediction.
+        top_k: number of likeliest classes that `logits` keeps apart; saves memory for vocabularies (all classes).
+        layer_map: teacher layer for each student layer: `"uniform"`, `"last"`, `"skip"`, or indices such as `"1,3,5"`
+            (the layers that the student was built from, else `"uniform"`).
+        relation_heads: number of parts that `relations` splits the joined heads into (as many as possible).
+
     Raises:
         ValueError: if the temperature is not positive, an objective or divergence is unknown, a weight is negative, or
             all weights are 0. The message names the value and what to write instead.

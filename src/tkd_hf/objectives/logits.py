@@ -36,7 +36,7 @@ class LogitDistillation(Objective):
         top_k: as in `tkd_hf.objectives.divergences.categorical_divergence`; for vocabularies.
 
     Raises:
-        InputError: if `confidence_weighting` is set for regression, where a teacher has no confidence.
+        InputError: if `confidence_weighting` is set for regression, because scores have no confidence.
         ValueError: in `forward`, if the two logits differ in shape; torch would broadcast them silently.
 
     Reference:
