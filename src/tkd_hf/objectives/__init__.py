@@ -21,7 +21,7 @@ token. `logits` and `hard` can do with soft labels that were computed once, so t
 
 Start with the default, `{"logits": 0.9, "hard": 0.1}`. If the student stays too far from its teacher, train it on
 features first, for example on `{"embeddings": 1, "hidden": 3, "attention": 3}`, and then on the default in a second
-stage. On STS-B this worked better than all objectives at once (docs/distillation.md). A bare encoder has no logits and
+stage. On STS-B this worked better than all objectives at once (docs/results.md). A bare encoder has no logits and
 learns from features only.
 
 To add an objective, subclass `Objective` (`base.py` says how) in a file of its own here, and add one line to
