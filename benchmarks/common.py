@@ -134,7 +134,7 @@ def say(text: str) -> None:
 # --- tiny models and data
 
 
-def tiny_model(folder: Path, layers: int = 6) -> str:
+def tiny_model(folder: Path, layers: int = 6, labels: tuple[str, str] = ("negative", "positive")) -> str:
     """Save a random BERT classifier of two classes and its tokenizer, unless they exist; return the folder."""
     if not (folder / "tokenizer.json").exists():
         vocabulary = [*_SPECIAL_TOKENS, *_WORDS]
@@ -154,8 +154,8 @@ def tiny_model(folder: Path, layers: int = 6) -> str:
             intermediate_size=32,
             max_position_embeddings=32,
             initializer_range=0.5,
-            id2label={0: "negative", 1: "positive"},
-            label2id={"negative": 0, "positive": 1},
+            id2label=dict(enumerate(labels)),
+            label2id={name: index for index, name in enumerate(labels)},
         )
         BertForSequenceClassification(config).save_pretrained(folder)
         names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
