@@ -27,9 +27,9 @@ def test_a_recipe_ends_with_a_card(run, no_processes, tmp_path, teacher_folder, 
         check_folder(folder)
         page = (folder / "README.md").read_text()
         assert str(tmp_path) not in page
-        assert "| layers taken from the teacher | 1, 3 |" in page
-    assert "Results beside the teacher" not in (first / "README.md").read_text()
-    assert "Results beside the teacher" in page
+        assert "| teacher layers copied into the student | 1, 3 |" in page
+    assert "Results compared with the teacher" not in (first / "README.md").read_text()
+    assert "Results compared with the teacher" in page
     assert page.index("stage: distill") < page.index("stage: prune")
     assert "removed from layer" in page
     found = ModelCard(page).data
@@ -41,9 +41,9 @@ def test_a_recipe_ends_with_a_card(run, no_processes, tmp_path, teacher_folder, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere holds no model"),
-        (["teacher", "--language", "English"], "language names 'English'"),
-        (["teacher", "--report", "data"], "data holds no report.json"),
+        (["nowhere"], "nowhere contains no model"),
+        (["teacher", "--language", "English"], "language contains 'English'"),
+        (["teacher", "--report", "data"], "data contains no report.json"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, teacher_folder, sst2_dir, monkeypatch, words, said):

@@ -96,7 +96,7 @@ def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
     ("flags", "message"),
     [
         (["--max-drop", "0.1"], "--max-drop 0.1 is the largest allowed drop below the teacher: add --teacher"),
-        (["--disagreements", "d.jsonl"], "d.jsonl is to hold where the model and a teacher differ: name the teacher"),
+        (["--disagreements", "d.jsonl"], "disagreements_file='d.jsonl' requires a teacher to compare with; name one"),
         (["--eval-split", "nowhere"], "nowhere"),
     ],
 )

@@ -45,7 +45,7 @@ def test_teacher_and_task_are_those_of_the_runs(run, runs, no_processes, tmp_pat
         assert f"{model['metrics']['accuracy']:.4f} ({low:.3f}–{high:.3f})" in page
     lines = (tmp_path / "r" / "disagreements-one.jsonl").read_text().splitlines()
     assert len(lines) == round(8 * (1 - evaluated[1]["fidelity"]["agreement"]))
-    assert "notes holds no model, and is passed over" not in out
+    assert "notes contains no model and is skipped" not in out
     assert "speed-up" in out
 
 
@@ -94,10 +94,10 @@ def record(folder, **inputs):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([("a", "sst2"), ("a", "cola")], 'name several: "cola", "sst2"; say which task'),
-        ([("a", "sst2"), ("b", "sst2")], 'name several: "a", "b"; say which teacher'),
-        ([()], "name none; say which task"),
-        ([("a", "reviews")], "the runs were made with the data 'reviews'; name it with --dataset"),
+        ([("a", "sst2"), ("a", "cola")], 'name several tasks: "cola", "sst2"; choose one with --task'),
+        ([("a", "sst2"), ("b", "sst2")], 'name several teachers: "a", "b"; choose one with --teacher'),
+        ([()], "name no task; choose one with --task"),
+        ([("a", "reviews")], "the runs were trained on 'reviews'; name that data with --dataset"),
     ],
 )
 def test_records_that_do_not_say(run, tmp_path, inputs, message):
@@ -133,4 +133,4 @@ def test_a_teacher_alone_is_nothing_to_report(run, tmp_path, teacher_folder, sst
     words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "r"]
     code, _, err = run("report", teacher_folder, "--teacher", teacher_folder, *words)
     assert code == 2
-    assert f"no model among {teacher_folder} but the teacher {teacher_folder}; name a student" in err
+    assert f"no model in {teacher_folder} except the teacher {teacher_folder}; name a student" in err

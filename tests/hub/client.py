@@ -1,11 +1,11 @@
-"""A client of the Hub: runs commands and Python that it is sent, a line of JSON each, and says what came of it."""
+"""A client process: run the commands and Python code that arrive as lines of JSON, and report their output as JSON."""
 
 import importlib.abc
 import json
 import logging
 import os
 import resource
-import runpy  # noqa: F401 - the code that is sent may need it
+import runpy  # noqa: F401 - available to the code that is sent
 import sys
 import tempfile
 import time
@@ -13,29 +13,29 @@ import traceback
 
 
 class Hidden(importlib.abc.MetaPathFinder):
-    """The package is not installed here, even where it is."""
+    """Hide the package, as if it were not installed."""
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "tkd_hf":
             raise ModuleNotFoundError("tkd_hf is not installed here")
 
 
-def main(answers):
+def main(results):
     if os.environ.get("TKD_HF_HIDDEN"):
         sys.meta_path.insert(0, Hidden())
     pause = time.sleep
-    time.sleep = lambda seconds: pause(min(seconds, 0.01))  # the client waits long before it tries again
+    time.sleep = lambda seconds: pause(min(seconds, 0.01))  # shorten the waiting time before huggingface_hub retries
     for line in sys.stdin:
-        answers.write(json.dumps(answer(json.loads(line))) + "\n")
-        answers.flush()
-    os._exit(0)  # to tear torch down takes seconds
+        results.write(json.dumps(handle(json.loads(line))) + "\n")
+        results.flush()
+    os._exit(0)  # a regular exit takes seconds because of torch
 
 
-def answer(request: dict) -> dict:
+def handle(request: dict) -> dict:
     os.environ.pop("HF_TOKEN", None)
     if request["token"]:
         os.environ["HF_TOKEN"] = request["token"]
-    logging.getLogger().handlers.clear()  # they write to where standard error was
+    logging.getLogger().handlers.clear()  # they hold the previous standard error
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         for stream, file in ((1, out), (2, err)):
             os.dup2(file.fileno(), stream)

@@ -1,4 +1,4 @@
-"""A Hub on loopback, clients of it in processes of their own, and a run folder to push."""
+"""A test Hub on localhost, client processes that use it, and a run folder to push."""
 
 import json
 import os
@@ -22,8 +22,8 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 @dataclass
-class Answer:
-    """What a call in a client came to."""
+class CallResult:
+    """The exit code and the output of a call in a client process."""
 
     code: int
     out: str
@@ -31,13 +31,15 @@ class Answer:
 
 
 class Client:
-    """A process with a cache of its own, in which commands and Python run one after another: imports take seconds.
+    """A process with its own cache that runs commands and Python code one after another.
+
+    One process serves many calls, because imports take seconds.
 
     Args:
-        hub: which it takes for the Hub.
-        home: its `HF_HOME`.
-        package: whether it finds tkd_hf.
-        variables: of the environment.
+        hub: the test Hub.
+        home: the folder for `HF_HOME`.
+        package: whether tkd_hf can be imported.
+        variables: further environment variables.
     """
 
     def __init__(self, hub: Hub, home: Path, package: bool = True, **variables: str):
@@ -45,7 +47,7 @@ class Client:
         environment = {name: value for name, value in os.environ.items() if name not in dropped}
         environment |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
         environment |= {"PYTHONPATH": str(SOURCE)} if package else {"TKD_HF_HIDDEN": "1"}
-        self.said = ""
+        self.output = ""
         self._process = subprocess.Popen(
             [sys.executable, str(CLIENT)],
             env=environment | variables,
@@ -55,20 +57,20 @@ class Client:
             text=True,
         )
 
-    def __call__(self, *words, token: str | None = "hf_writer", fsize: int | None = None) -> Answer:
-        """Runs `tkd-hf WORDS` as the owner of a token, with files of at most `fsize` bytes."""
-        return self._ask(argv=[str(word) for word in words], token=token, fsize=fsize)
+    def __call__(self, *words, token: str | None = "hf_writer", fsize: int | None = None) -> CallResult:
+        """Run `tkd-hf WORDS` with a Hub token; files larger than `fsize` bytes cannot be written."""
+        return self._send(argv=[str(word) for word in words], token=token, fsize=fsize)
 
-    def python(self, code: str, token: str | None = "hf_writer", fsize: int | None = None) -> Answer:
-        """Runs Python."""
-        return self._ask(code=code, token=token, fsize=fsize)
+    def python(self, code: str, token: str | None = "hf_writer", fsize: int | None = None) -> CallResult:
+        """Run Python code."""
+        return self._send(code=code, token=token, fsize=fsize)
 
-    def _ask(self, **request) -> Answer:
+    def _send(self, **request) -> CallResult:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = Answer(**json.loads(self._process.stdout.readline()))
-        self.said += answer.out + answer.err
-        return answer
+        result = CallResult(**json.loads(self._process.stdout.readline()))
+        self.output += result.out + result.err
+        return result
 
     def close(self):
         self._process.stdin.close()
@@ -84,16 +86,16 @@ def hub():
 
 @pytest.fixture(scope="package")
 def client(hub, tmp_path_factory):
-    """The process that pushes and verifies; what it ever said must not hold its token."""
-    found = Client(hub, tmp_path_factory.mktemp("home"))
-    yield found
-    found.close()
-    assert "hf_writer" not in found.said
+    """The process that pushes and verifies. Its output must never contain its token."""
+    process = Client(hub, tmp_path_factory.mktemp("home"))
+    yield process
+    process.close()
+    assert "hf_writer" not in process.output
 
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A small student as a run leaves it."""
+    """A run folder with a small student and its card."""
     return build_run(tmp_path / "run")
 
 
@@ -115,6 +117,6 @@ def build_run(folder: Path) -> Path:
 
 
 def reword(folder: Path, words: str) -> None:
-    """Changes what a person wrote at the end of the card."""
+    """Change the user's text at the end of the card."""
     path = folder / "README.md"
     path.write_text("\n".join([*path.read_text().splitlines()[:-1], words, ""]))

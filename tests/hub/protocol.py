@@ -1,4 +1,4 @@
-"""How the Hub of the tests reads requests, and refuses them."""
+"""How the test Hub reads requests, checks permissions and responds."""
 
 import json
 import re
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fault:
-    """Trouble for the next requests of this kind.
+    """A fault that the next matching requests run into.
 
     Args:
-        method, place: of the requests: those whose path holds `place`.
-        kind: `"cut"`: the connection ends in the middle of the body; or the status of an error, such as 500.
-        times: how often.
+        method: HTTP method of the requests.
+        path_part: a part of their path.
+        kind: `"cut"` closes the connection in the middle of the request body; a number is the status of the response.
+        times: number of requests that fail.
     """
 
     method: str
-    place: str
+    path_part: str
     kind: str | int
     times: int = 1
 
 
-def asked(content: dict, /, **kinds: type) -> list:
-    """The named values of a body; all of them must be there, of their kind."""
+def required_fields(content: dict, /, **kinds: type) -> list:
+    """Return fields of a request body; refuse a body that lacks one or has one of another type."""
     for name, kind in kinds.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise Refused(400, f"{name} must be {kind.__name__} in {content!r:.200}")
@@ -40,11 +41,11 @@ def asked(content: dict, /, **kinds: type) -> list:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """How a request is read, refused and answered, and who asks.
+    """Read requests, dispatch them by method and path, and check the user's permissions.
 
     Args:
-        hub: the server's state.
-        routes: of each request that is known the methods, the pattern of its path, and what answers it.
+        hub: the state of the server.
+        routes: for each kind of request its methods, the pattern of its path, and the method that responds.
     """
 
     hub: "Hub"
@@ -60,12 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
         fault = self.hub.fault(self.command, path)
-        for place in [place for place in self.hub.before if place in path]:
-            self.hub.before.pop(place)()
+        for path_part in [path_part for path_part in self.hub.before_request if path_part in path]:
+            self.hub.before_request.pop(path_part)()
         try:
             body = self._body(cut=fault is not None and fault.kind == "cut")
             if fault:
-                raise Refused(fault.kind, "trouble that was ordered", expected=True)
+                raise Refused(fault.kind, "fault ordered by the test", expected=True)
             with self.hub.lock:
                 self._route(url.path, body)
         except Refused as refused:
@@ -102,12 +103,12 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _route(self, path: str, body: bytes):
-        for method, pattern, answer in self.routes:
-            if (found := re.fullmatch(pattern, path)) and self.command in method.split():
-                return answer(self, body, **{name: unquote(text) for name, text in found.groupdict().items() if text})
-        raise Refused(404, "no such place in the protocol")
+        for methods, pattern, respond in self.routes:
+            if (match := re.fullmatch(pattern, path)) and self.command in methods.split():
+                return respond(self, body, **{name: unquote(text) for name, text in match.groupdict().items() if text})
+        raise Refused(404, "the test Hub does not know this request")
 
-    def _answer(self, content: bytes, status: int = 200, kind: str = "application/octet-stream", **headers: str):
+    def _respond(self, content: bytes, status: int = 200, kind: str = "application/octet-stream", **headers: str):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -116,21 +117,21 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _json(self, content, status: int = 200, **headers: str):
-        self._answer(json.dumps(content).encode(), status, "application/json", **headers)
+        self._respond(json.dumps(content).encode(), status, "application/json", **headers)
 
     def _read(self, body: bytes) -> dict:
         try:
             return json.loads(body)
         except ValueError:
-            raise Refused(400, f"no JSON: {body[:80]!r}") from None
+            raise Refused(400, f"the body is not JSON: {body[:80]!r}") from None
 
-    # who is asking, and what they may see
+    # permissions
 
     def _user(self) -> str | None:
-        given = self.headers.get("Authorization")
-        if given is None:
+        authorization = self.headers.get("Authorization")
+        if authorization is None:
             return None
-        kind, _, token = given.partition(" ")
+        kind, _, token = authorization.partition(" ")
         if kind != "Bearer" or token not in self.hub.tokens:
             raise Refused(401, "Invalid credentials in Authorization header", expected=True)
         return self.hub.tokens[token]
@@ -142,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
     def _repo(self, repo_id: str, write: bool = False) -> Repo:
         repo = self.hub.repos.get(repo_id)
         if repo is None or (repo.private and not self._may_write(repo_id)):
-            # as on the Hub: who is not known learns nothing of what is private
+            # as on the Hub: without access, a private repository looks as if it did not exist
             raise Refused(404 if self._user() else 401, "Repository not found", "RepoNotFound", expected=True)
         if write and not self._may_write(repo_id):
             raise Refused(403, "you don't have the rights to write here", expected=True)

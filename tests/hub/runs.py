@@ -1,6 +1,4 @@
-"""Run folders made without training, with a record of what might have been done, and a report of what might have been
-measured.
-"""
+"""Run folders and reports with invented records and results, so that tests of cards need no training."""
 
 import json
 from pathlib import Path
@@ -16,7 +14,7 @@ HARDWARE = {"cpu": "A CPU", "cores": 4, "threads": 2, "accelerator": None, "bf16
 
 
 def distilled(**changes) -> StageRecord:
-    """The record of a distillation from a teacher on the Hub."""
+    """Return the record of a distillation from a teacher on the Hub."""
     fields = {
         "inputs": {
             "teacher": "org/teacher",
@@ -50,7 +48,7 @@ def distilled(**changes) -> StageRecord:
 
 
 def run_folder(path: Path, record: StageRecord | None, **fields) -> Path:
-    """A student of two layers with its tokenizer."""
+    """Save a student of two layers with its tokenizer and its record."""
     student_of(build_teacher(**fields)).save_pretrained(path)
     build_tokenizer().save_pretrained(path)
     if record:
@@ -59,7 +57,7 @@ def run_folder(path: Path, record: StageRecord | None, **fields) -> Path:
 
 
 def report_folder(path: Path, *models: str) -> Path:
-    """A report on students, with a picture."""
+    """Write a report on students, with one plot."""
     (path / "pictures").mkdir(parents=True)
     (path / "pictures" / "pareto.png").write_bytes(b"picture")
     names = ["/home/someone/teacher", *models]
@@ -75,8 +73,8 @@ def report_folder(path: Path, *models: str) -> Path:
         "timings": [timing | {"speedup": 2.0, "interval": [1.9, 2.1]}],
     }
     recall = [{"name": "negative", "examples": 4, "teacher": 1.0, "model": 0.5}]
-    near = {"agreement": 0.875, "kl": 0.25, "teacher_only": 2, "model_only": 1, "p_value": 1.0, "classes": recall}
-    worth = {
+    fidelity = {"agreement": 0.875, "kl": 0.25, "teacher_only": 2, "model_only": 1, "p_value": 1.0, "classes": recall}
+    result = {
         "backend": "pytorch",
         "metrics": {"accuracy": 0.8125},
         "intervals": {"accuracy": [0.7, 0.9]},
@@ -84,7 +82,7 @@ def report_folder(path: Path, *models: str) -> Path:
         "parameters": {"embeddings": 1000, "encoder": 2000},
         "megabytes": 12.0,
         "milliseconds": 4.0,
-        "fidelity": near,
+        "fidelity": fidelity,
         "changes": {"accuracy": {"change": -0.0625, "interval": [-0.1, 0.0]}},
     }
     content = {
@@ -93,7 +91,7 @@ def report_folder(path: Path, *models: str) -> Path:
             "task": "sst2",
             "split": "validation",
             "examples": 8,
-            "models": [{"name": name, **worth} for name in names],
+            "models": [{"name": name, **result} for name in names],
             "software": SOFTWARE,
             "hardware": HARDWARE,
         },

@@ -1,8 +1,8 @@
-"""A small Hub on loopback, strict about its protocol: the unmodified client of huggingface_hub can talk to it.
+"""A strict Hub on localhost for the unmodified client of huggingface_hub.
 
-What it does not know, or what is ill-formed, it answers with an error and remembers in `failures`, so that a test can
-ask at its end whether all was in order. Large files go by LFS, in parts where they are larger than a part, and are
-given out by another host, which must not see a token. Trouble can be ordered: see `Fault`.
+It refuses requests that it does not know or that are malformed, and records them in `failures`, so that a test can
+check at its end that there were none. Large files use LFS, in several parts above a size. They are served under another
+host name, which must not receive a token. Tests can order faults; see `Fault`.
 """
 
 import base64
@@ -16,17 +16,15 @@ from urllib.parse import parse_qs
 
 import yaml
 
-from .protocol import Fault, Handler, asked
-from .rules import ignores, wrong_metadata
-from .store import Blob, Commit, Refused, Repo
-from .xet import XetStorage
+from .protocol import Fault, Handler, required_fields
+from .store import Blob, Commit, Refused, Repo, XetStorage, is_ignored, metadata_errors
 
 
-PART = 200_000  # bytes of a large file that travel together
+PART_SIZE = 200_000  # bytes per part of a large file
 
 
 class Hub:
-    """The server. `tokens` names the users by token, each of whom may write to the organisations of `members`.
+    """The server. `tokens` maps tokens to users; `members` maps organisations to the users who may write to them.
 
     Example:
 
@@ -42,16 +40,16 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
-        self.before: dict[str, Callable] = {}  # what happens just before the next request for a place
+        self.before_request: dict[str, Callable] = {}  # called once before a request whose path contains the key
         self.requests: list[str] = []
         self.failures: list[str] = []
         self.xet = xet
         self.lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Answers,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_HubHandler,), {"hub": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.storage = f"http://localhost:{self._server.server_port}/storage"  # to the client another host
+        self.storage = f"http://localhost:{self._server.server_port}/storage"  # another host to the client
 
     def __enter__(self) -> "Hub":
         self._thread.start()
@@ -62,7 +60,7 @@ class Hub:
         self._server.server_close()
 
     def put(self, content: bytes) -> str:
-        """Stores a large file; gives its SHA-256."""
+        """Store a large file and return its SHA-256."""
         oid = hashlib.sha256(content).hexdigest()
         self.objects[oid] = content
         return oid
@@ -70,13 +68,13 @@ class Hub:
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.times and fault.method == method and fault.place in path:
+                if fault.times and fault.method == method and fault.path_part in path:
                     fault.times -= 1
                     return fault
 
 
-class _Answers(Handler):
-    """What it says to each request that it knows."""
+class _HubHandler(Handler):
+    """The responses to all known requests."""
 
     def whoami(self, body):
         user = self._user()
@@ -87,7 +85,7 @@ class _Answers(Handler):
 
     def create(self, body):
         content = self._read(body)
-        [name] = asked(content, name=str)
+        [name] = required_fields(content, name=str)
         unknown = set(content) - {"name", "organization", "visibility", "private", "type"}
         if unknown or content.get("visibility") not in (None, "private", "public"):
             raise Refused(400, f"create: {content}")
@@ -105,20 +103,20 @@ class _Answers(Handler):
         self._json({"url": url, "name": repo_id, "id": repo_id})
 
     def harnesses(self, body):
-        raise Refused(404, "no list of agents, which a client takes in good part", expected=True)
+        raise Refused(404, "there is no list of agents; clients accept that", expected=True)
 
     def validate_yaml(self, body):
-        text, _kind = asked(self._read(body), content=str, repoType=str)
-        found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-        if not found:
+        text, _kind = required_fields(self._read(body), content=str, repoType=str)
+        front_matter = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+        if not front_matter:
             return self._json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
         try:
-            content = yaml.safe_load(found[1])
-            errors = list(wrong_metadata(content)) if isinstance(content, dict) else ["metadata must be a mapping"]
+            content = yaml.safe_load(front_matter[1])
+            errors = list(metadata_errors(content)) if isinstance(content, dict) else ["metadata must be a mapping"]
         except yaml.YAMLError as error:
             errors = [str(error)]
-        answer = {"errors": [{"message": message} for message in errors], "warnings": []}
-        self._json(answer, 400 if errors else 200)
+        response = {"errors": [{"message": message} for message in errors], "warnings": []}
+        self._json(response, 400 if errors else 200)
 
     def info(self, body, repo_id, revision="main"):
         repo = self._repo(repo_id)
@@ -127,13 +125,13 @@ class _Answers(Handler):
         self._json({"_id": "1", "id": repo_id, "sha": sha, "private": repo.private, "siblings": files, "tags": []})
 
     def refs(self, body, repo_id):
-        found = {"refs/heads/": [], "refs/tags/": [], "refs/pr/": []}
+        references = {"refs/heads/": [], "refs/tags/": [], "refs/pr/": []}
         for ref, sha in self._repo(repo_id).refs.items():
-            prefix = next(prefix for prefix in found if ref.startswith(prefix))
-            found[prefix].append({"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": sha})
-        branches, tags, requests = found.values()
-        more = {"pullRequests": requests} if self.query.get("include_prs") else {}
-        self._json({"branches": branches, "tags": tags, "converts": [], **more})
+            prefix = next(prefix for prefix in references if ref.startswith(prefix))
+            references[prefix].append({"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": sha})
+        branches, tags, pull_requests = references.values()
+        optional = {"pullRequests": pull_requests} if self.query.get("include_prs") else {}
+        self._json({"branches": branches, "tags": tags, "converts": [], **optional})
 
     def tree(self, body, repo_id, revision, folder=""):
         repo = self._repo(repo_id)
@@ -157,74 +155,76 @@ class _Answers(Handler):
         repo = self._repo(repo_id)
         sha = repo.resolve(revision)
         blob = repo.commits[sha].files.get(path)
-        known = {"X-Repo-Commit": sha}
+        headers = {"X-Repo-Commit": sha}
         if blob is None:
-            return self._json({"error": "Entry not found"}, 404, **known, **{"X-Error-Code": "EntryNotFound"})
+            return self._json({"error": "Entry not found"}, 404, **headers, **{"X-Error-Code": "EntryNotFound"})
         if not blob.sha256:
-            return self._answer(blob.content, ETag=f'"{blob.oid}"', **known)
+            return self._respond(blob.content, ETag=f'"{blob.oid}"', **headers)
         linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content))}
         if self.hub.xet:
             token = f"{self.hub.url}/api/models/{repo_id}/xet-read-token/{sha}"
             linked |= {"X-Xet-Hash": self.hub.xet.hashes[blob.sha256], "Link": f'<{token}>; rel="xet-auth"'}
-        self._answer(b"", 302, Location=f"{self.hub.storage}/{blob.sha256}", **linked, **known)
+        self._respond(b"", 302, Location=f"{self.hub.storage}/{blob.sha256}", **linked, **headers)
 
     def preupload(self, body, repo_id, revision):
-        request = "create_pr" in self.query
-        repo = self._repo(repo_id, write=not request)
-        there = repo.commits[repo.resolve(revision)].files
-        answers = []
+        is_pull_request = "create_pr" in self.query
+        repo = self._repo(repo_id, write=not is_pull_request)
+        existing = repo.commits[repo.resolve(revision)].files
+        entries = []
         content = self._read(body)
-        [files] = asked(content, files=list)
-        kept = there.get(".gitignore", Blob(b"")).content.decode()
-        ignored = content.get("gitIgnore", kept).split()
+        [files] = required_fields(content, files=list)
+        gitignore = existing.get(".gitignore", Blob(b"")).content.decode()
+        patterns = content.get("gitIgnore", gitignore).split()
         for file in files:
-            path, sample, size = asked(file, path=str, sample=str, size=int)
+            path, sample, size = required_fields(file, path=str, sample=str, size=int)
             large = (
                 path.endswith(".safetensors") or b"\0" in base64.b64decode(sample, validate=True) or size > 1_000_000
             )
-            blob = there.get(path)
+            blob = existing.get(path)
             oid = {"oid": blob.sha256 or blob.oid} if blob else {}
-            ignore = any(ignores(pattern, path) for pattern in ignored)
-            answers.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignore, **oid})
-        self._json({"files": answers})
+            ignore = any(is_ignored(pattern, path) for pattern in patterns)
+            entries.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignore, **oid})
+        self._json({"files": entries})
 
     def commit(self, body, repo_id, revision):
-        request = "create_pr" in self.query
-        repo = self._repo(repo_id, write=not request)
+        is_pull_request = "create_pr" in self.query
+        repo = self._repo(repo_id, write=not is_pull_request)
         if self._user() is None:
             raise Refused(401, "log in first", expected=True)
-        if not request and f"refs/heads/{revision}" not in repo.refs and not revision.startswith("refs/pr/"):
+        if not is_pull_request and f"refs/heads/{revision}" not in repo.refs and not revision.startswith("refs/pr/"):
             raise Refused(404, f"no branch {revision}", "RevisionNotFound", expected=True)
         if self.headers["Content-Type"] != "application/x-ndjson":
-            raise Refused(400, f"commit of {self.headers['Content-Type']}")
+            raise Refused(400, f"commit with Content-Type {self.headers['Content-Type']}")
         first, *lines = [self._read(line) for line in body.splitlines()]
         head = repo.resolve(revision)
         if first.get("key") != "header":
-            raise Refused(400, f"a commit begins with {first!r:.200}")
-        summary, _ = asked(first["value"], summary=str, description=str)
+            raise Refused(400, f"the first line of a commit is {first!r:.200}")
+        summary, _ = required_fields(first["value"], summary=str, description=str)
         if first["value"].get("parentCommit", head) != head:
             raise Refused(412, "A commit has happened since. Please refresh and try again.", expected=True)
         files = dict(repo.commits[head].files)
         for line in lines:
-            key, value = asked(line, key=str, value=dict)
+            key, value = required_fields(line, key=str, value=dict)
             self._change(files, key, value)
         if not lines:
             raise Refused(400, "an empty commit")
         number = 1 + sum(ref.startswith("refs/pr/") for ref in repo.refs)
-        ref = f"refs/pr/{number}" if request else revision if revision.startswith("refs/") else f"refs/heads/{revision}"
+        ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
+        if is_pull_request:
+            ref = f"refs/pr/{number}"
         sha = repo.move(ref, Commit(files, head, summary))
-        opened = {"pullRequestUrl": f"{self.hub.url}/{repo_id}/discussions/{number}"} if request else {}
+        opened = {"pullRequestUrl": f"{self.hub.url}/{repo_id}/discussions/{number}"} if is_pull_request else {}
         self._json({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}", **opened})
 
     def _change(self, files: dict[str, Blob], key: str, value: dict):
-        [path] = asked(value, path=str)
+        [path] = required_fields(value, path=str)
         if key == "file":
-            content, encoding = asked(value, content=str, encoding=str)
+            content, encoding = required_fields(value, content=str, encoding=str)
             if encoding != "base64":
-                raise Refused(400, f"{path} in {encoding}")
+                raise Refused(400, f"{path} has the encoding {encoding}")
             files[path] = Blob(base64.b64decode(content, validate=True))
         elif key == "lfsFile":
-            algorithm, oid, size = asked(value, algo=str, oid=str, size=int)
+            algorithm, oid, size = required_fields(value, algo=str, oid=str, size=int)
             if self.hub.xet and oid not in self.hub.objects:
                 self._store(oid, self.hub.xet.content(oid))
             if algorithm != "sha256" or len(self.hub.objects.get(oid, ())) != size:
@@ -233,7 +233,7 @@ class _Answers(Handler):
         elif key == "deletedFile" and path in files:
             del files[path]
         else:
-            raise Refused(400, f"cannot do {key} with {path}")
+            raise Refused(400, f"unknown operation {key} for {path}")
 
     def branch(self, body, repo_id, name):
         repo = self._repo(repo_id, write=True)
@@ -244,7 +244,7 @@ class _Answers(Handler):
 
     def tag(self, body, repo_id, revision):
         repo = self._repo(repo_id, write=True)
-        [name] = asked(self._read(body), tag=str)
+        [name] = required_fields(self._read(body), tag=str)
         if f"refs/tags/{name}" in repo.refs:
             raise Refused(409, "tag exists", expected=True)
         repo.refs[f"refs/tags/{name}"] = repo.resolve(revision)
@@ -257,32 +257,32 @@ class _Answers(Handler):
         if self._user() is None:
             raise Refused(401, "log in first", expected=True)
         content = self._read(body)
-        operation, transfers, objects, algorithm = asked(
+        operation, transfers, objects, algorithm = required_fields(
             content, operation=str, transfers=list, objects=list, hash_algo=str
         )
         if operation != "upload" or algorithm != "sha256" or not {"basic", "multipart"} <= set(transfers):
             raise Refused(400, f"batch: {content}")
-        answers = []
-        for one in objects:
-            oid, size = asked(one, oid=str, size=int)
-            answer = {"oid": oid, "size": size}
+        entries = []
+        for requested in objects:
+            oid, size = required_fields(requested, oid=str, size=int)
+            entry = {"oid": oid, "size": size}
             if oid not in self.hub.objects:
-                answer["actions"] = {
-                    "upload": self._parts(oid, size) if size > PART else {"href": f"{self.hub.storage}/{oid}"},
+                entry["actions"] = {
+                    "upload": self._parts(oid, size) if size > PART_SIZE else {"href": f"{self.hub.storage}/{oid}"},
                     "verify": {"href": f"{self.hub.url}/{repo_id}.git/info/lfs/objects/verify"},
                 }
-            answers.append(answer)
-        self._json({"transfer": "multipart", "objects": answers})
+            entries.append(entry)
+        self._json({"transfer": "multipart", "objects": entries})
 
     def _parts(self, oid: str, size: int) -> dict:
-        urls = {str(n): f"{self.hub.storage}/{oid}/{n}" for n in range(1, -(-size // PART) + 1)}
-        return {"href": f"{self.hub.url}/complete/{oid}", "header": {"chunk_size": str(PART), **urls}}
+        urls = {str(n): f"{self.hub.storage}/{oid}/{n}" for n in range(1, -(-size // PART_SIZE) + 1)}
+        return {"href": f"{self.hub.url}/complete/{oid}", "header": {"chunk_size": str(PART_SIZE), **urls}}
 
     def xet_token(self, body, repo_id, kind, revision):
-        """Leave to talk to xet's storage, and where that is."""
+        """Respond with the address of the xet storage, and a token for it."""
         self._repo(repo_id, write=kind == "write")
         if self.hub.xet is None:
-            raise Refused(404, "no xet here", expected=True)
+            raise Refused(404, "this Hub has no xet storage", expected=True)
         expires = int(time.time()) + 3600
         headers = {"Cas-Url": self.hub.xet.url, "Access-Token": "xet", "Token-Expiration": str(expires)}
         self._json(
@@ -291,40 +291,40 @@ class _Answers(Handler):
         )
 
     def verify(self, body, repo_id):
-        oid, size = asked(self._read(body), oid=str, size=int)
+        oid, size = required_fields(self._read(body), oid=str, size=int)
         if len(self.hub.objects.get(oid, ())) != size:
             raise Refused(404, f"{oid} was not uploaded")
         self._json({})
 
     def put(self, body, oid, part=None):
-        self._without_token()
+        self._refuse_tokens()
         if part is None:
             self._store(oid, body)
         else:
             self.hub.parts.setdefault(oid, {})[int(part)] = body
-        self._answer(b"", ETag=f'"{hashlib.md5(body).hexdigest()}"')
+        self._respond(b"", ETag=f'"{hashlib.md5(body).hexdigest()}"')
 
     def complete(self, body, oid):
-        given, parts = asked(self._read(body), oid=str, parts=list)
-        there = self.hub.parts.pop(oid, {})
+        body_oid, parts = required_fields(self._read(body), oid=str, parts=list)
+        uploaded = self.hub.parts.pop(oid, {})
         etags = {part["partNumber"]: part["etag"].strip('"') for part in parts}
-        if given != oid or etags != {number: hashlib.md5(part).hexdigest() for number, part in there.items()}:
-            raise Refused(400, f"the parts of {oid} are not those that came")
-        self._store(oid, b"".join(part for _, part in sorted(there.items())))
+        if body_oid != oid or etags != {number: hashlib.md5(part).hexdigest() for number, part in uploaded.items()}:
+            raise Refused(400, f"the parts of {oid} differ from the uploaded parts")
+        self._store(oid, b"".join(part for _, part in sorted(uploaded.items())))
         self._json({})
 
     def _store(self, oid: str, content: bytes):
         if hashlib.sha256(content).hexdigest() != oid:
-            raise Refused(400, f"{oid} has another content")
+            raise Refused(400, f"the content does not have the hash {oid}")
         self.hub.objects[oid] = content
 
     def storage(self, body, oid):
-        self._without_token()
+        self._refuse_tokens()
         if oid not in self.hub.objects:
             raise Refused(404, "no such object")
-        self._answer(self.hub.objects[oid], ETag=f'"{oid}"')
+        self._respond(self.hub.objects[oid], ETag=f'"{oid}"')
 
-    def _without_token(self):
+    def _refuse_tokens(self):
         if "Authorization" in self.headers:
             raise Refused(400, "a token was sent to the storage")
 
@@ -332,25 +332,25 @@ class _Answers(Handler):
 _REPO, _REVISION = r"(?P<repo_id>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 _MODEL = f"/api/models/{_REPO}"
 _OBJECT = r"(?P<oid>[0-9a-f]{64})"
-_Answers.routes = [
-    ("GET", "/api/whoami-v2", _Answers.whoami),
-    ("GET", "/api/agent-harnesses", _Answers.harnesses),
-    ("POST", "/api/repos/create", _Answers.create),
-    ("POST", "/api/validate-yaml", _Answers.validate_yaml),
-    ("GET", _MODEL, _Answers.info),
-    ("GET", f"{_MODEL}/revision/{_REVISION}", _Answers.info),
-    ("GET", f"{_MODEL}/refs", _Answers.refs),
-    ("GET", f"{_MODEL}/tree/{_REVISION}(?:/(?P<folder>.+))?", _Answers.tree),
-    ("POST", f"{_MODEL}/paths-info/{_REVISION}", _Answers.paths_info),
-    ("POST", f"{_MODEL}/preupload/{_REVISION}", _Answers.preupload),
-    ("POST", f"{_MODEL}/commit/{_REVISION}", _Answers.commit),
-    ("POST", f"{_MODEL}/branch/(?P<name>[^/]+)", _Answers.branch),
-    ("POST", f"{_MODEL}/tag/{_REVISION}", _Answers.tag),
-    ("HEAD GET", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _Answers.resolve),
-    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Answers.batch),
-    ("POST", rf"/{_REPO}\.git/info/lfs/objects/verify", _Answers.verify),
-    ("GET", f"{_MODEL}/xet-(?P<kind>read|write)-token/{_REVISION}", _Answers.xet_token),
-    ("PUT", f"/storage/{_OBJECT}(?:/(?P<part>[0-9]+))?", _Answers.put),
-    ("POST", f"/complete/{_OBJECT}", _Answers.complete),
-    ("GET HEAD", f"/storage/{_OBJECT}", _Answers.storage),
+_HubHandler.routes = [
+    ("GET", "/api/whoami-v2", _HubHandler.whoami),
+    ("GET", "/api/agent-harnesses", _HubHandler.harnesses),
+    ("POST", "/api/repos/create", _HubHandler.create),
+    ("POST", "/api/validate-yaml", _HubHandler.validate_yaml),
+    ("GET", _MODEL, _HubHandler.info),
+    ("GET", f"{_MODEL}/revision/{_REVISION}", _HubHandler.info),
+    ("GET", f"{_MODEL}/refs", _HubHandler.refs),
+    ("GET", f"{_MODEL}/tree/{_REVISION}(?:/(?P<folder>.+))?", _HubHandler.tree),
+    ("POST", f"{_MODEL}/paths-info/{_REVISION}", _HubHandler.paths_info),
+    ("POST", f"{_MODEL}/preupload/{_REVISION}", _HubHandler.preupload),
+    ("POST", f"{_MODEL}/commit/{_REVISION}", _HubHandler.commit),
+    ("POST", f"{_MODEL}/branch/(?P<name>[^/]+)", _HubHandler.branch),
+    ("POST", f"{_MODEL}/tag/{_REVISION}", _HubHandler.tag),
+    ("HEAD GET", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _HubHandler.resolve),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _HubHandler.batch),
+    ("POST", rf"/{_REPO}\.git/info/lfs/objects/verify", _HubHandler.verify),
+    ("GET", f"{_MODEL}/xet-(?P<kind>read|write)-token/{_REVISION}", _HubHandler.xet_token),
+    ("PUT", f"/storage/{_OBJECT}(?:/(?P<part>[0-9]+))?", _HubHandler.put),
+    ("POST", f"/complete/{_OBJECT}", _HubHandler.complete),
+    ("GET HEAD", f"/storage/{_OBJECT}", _HubHandler.storage),
 ]

@@ -1,4 +1,4 @@
-"""What is published: what others need, and nothing that is nobody's business."""
+"""Published files: everything that loading the model needs, and no private files, local paths or tokens."""
 
 import json
 
@@ -6,7 +6,9 @@ import pytest
 
 from tkd_hf import InputError
 from tkd_hf.hub.folder import check_folder, publishable_files, publishable_record
+from tkd_hf.hub.redaction import hub_id, redact, redacted_record
 from tkd_hf.stages.card import card
+from tkd_hf.stages.run_folder import StageRecord
 
 from ..conftest import read_json
 from .runs import distilled, report_folder, run_folder
@@ -23,21 +25,21 @@ def names(folder, *include):
     return [path.relative_to(folder).as_posix() for path in publishable_files(folder, include)]
 
 
-NEEDED = [
+PUBLISHED = [
     *("README.md", "config.json", "configuration_tkd.py", "layers_tkd.py", "model.safetensors", "modeling_tkd.py"),
     *("pictures/pareto.png", "report.json", "tkd_run.json", "tokenizer.json", "tokenizer_config.json"),
 ]
 
 
-def test_what_is_needed_is_published_and_nothing_else(run):
+def test_only_files_on_the_allow_list_are_published(run):
     check_folder(run)
     for name in ("trainer_state.json", "disagreements-x.jsonl", "notes.json", "training_args.bin", ".env", "train.csv"):
         (run / name).write_text("{}")
     for name in ("checkpoint-1/optimizer.pt", "checkpoint-1/model.safetensors", "onnx/model.onnx", "adapter/x.json"):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("{}")
-    assert names(run) == NEEDED
-    assert names(run, "onnx") == sorted([*NEEDED, "onnx/model.onnx"])
+    assert names(run) == PUBLISHED
+    assert names(run, "onnx") == sorted([*PUBLISHED, "onnx/model.onnx"])
     (run / "removed_tokens.txt").write_text("film")
     assert "removed_tokens.txt" in names(run)
 
@@ -50,7 +52,7 @@ def test_pickles_are_refused(run, name):
         check_folder(run, ["openvino"] if "/" in name else [])
 
 
-def test_weights_of_openvino_are_no_pickles(run):
+def test_openvino_weights_are_not_taken_for_pickles(run):
     for name in ("openvino/openvino_model.xml", "openvino/openvino_model.bin"):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_bytes(b"")
@@ -60,24 +62,24 @@ def test_weights_of_openvino_are_no_pickles(run):
     }
 
 
-def test_exports_that_are_not_there(run):
+def test_missing_folders_and_exports_are_refused(run):
     with pytest.raises(InputError, match="has no onnx/"):
         publishable_files(run, ["onnx"])
     with pytest.raises(InputError, match="unknown export 'tflite'"):
         publishable_files(run, ["tflite"])
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         publishable_files(run / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "layers_tkd.py", "modeling_tkd.py"])
-def test_what_lacks_is_named(run, name):
+def test_missing_files_are_named(run, name):
     (run / name).unlink()
     with pytest.raises(InputError, match=f"lacks .*{name}"):
         check_folder(run)
 
 
-def test_what_other_runtimes_need(run):
-    """Graphs bring their own code; only the configuration's is read."""
+def test_exports_need_only_the_source_file_of_the_configuration(run):
+    """An exported graph contains the layers, so only the configuration needs a source file."""
     (run / "model.safetensors").rename(run / "model.onnx")
     for name in ("layers_tkd.py", "modeling_tkd.py"):
         (run / name).unlink()
@@ -87,7 +89,7 @@ def test_what_other_runtimes_need(run):
         check_folder(run)
 
 
-def test_damaged_weights_are_named(run):
+def test_damaged_or_missing_weights_are_refused(run):
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
@@ -97,15 +99,15 @@ def test_damaged_weights_are_named(run):
         check_folder(run)
 
 
-def test_code_that_is_not_named(run):
+def test_configuration_without_auto_map_is_refused(run):
     config = read_json(run / "config.json")
     del config["auto_map"]["AutoModelForSequenceClassification"]
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="no auto_map for AutoModelForSequenceClassification"):
+    with pytest.raises(InputError, match="no auto_map entry for AutoModelForSequenceClassification"):
         check_folder(run)
 
 
-def test_adapters_of_folders_load_nowhere_else(run, tmp_path):
+def test_adapter_of_a_local_base_model_is_refused(run, tmp_path):
     (run / "model.safetensors").rename(run / "adapter_model.safetensors")
     (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path), "r": 8}))
     with pytest.raises(InputError, match=r"base_model_name_or_path=.*push that model first"):
@@ -114,9 +116,43 @@ def test_adapters_of_folders_load_nowhere_else(run, tmp_path):
     check_folder(run)
 
 
-def test_nothing_that_is_published_tells_where_it_was_made(run, tmp_path):
+def test_published_files_contain_no_local_paths(run, tmp_path):
     for path in publishable_files(run):
         content = publishable_record(run) if path.name == "tkd_run.json" else path.read_bytes()
         assert str(tmp_path).encode() not in content, path
         assert b"/home/someone" not in content, path
     assert json.loads(publishable_record(run))["inputs"]["teacher"] == "org/teacher"
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("/home/me/runs/x", "x"),
+        ("/home/me/my runs/x y", "x y"),
+        ("~/runs/x/", "x"),
+        ("../data/train.csv", "train.csv"),
+        ("C:\\Users\\me\\x.csv", "x.csv"),
+        ("file:///srv/x", "x"),
+        ("cannot read /home/me/a.csv: gone", "cannot read a.csv: gone"),
+        ("org/model", "org/model"),
+        ("https://huggingface.co/org/model", "https://huggingface.co/org/model"),
+        ("km/h, and/or 1/2", "km/h, and/or 1/2"),
+        ("hf_abcdefghij123", "…"),
+    ],
+)
+def test_redact_removes_local_paths_and_tokens(text, redacted):
+    assert redact(text) == redacted
+    assert redact({"a": [{text: (text,)}]}) == {"a": [{redacted: [redacted]}]}
+
+
+def test_redacted_record_keeps_hub_ids_and_shortens_folders():
+    inputs = {
+        "teacher": ["org/a@v1", "runs/b"],
+        "teacher_revision": ["commit-1", "files-2"],
+        "tokenizer": "runs/tokenizer",
+    }
+    record = redacted_record(StageRecord("distill", inputs, {"student": "runs/base"}))
+    assert record.inputs["teacher"] == ["org/a@v1", "b"]
+    assert (record.inputs["tokenizer"], record.arguments["student"]) == ("tokenizer", "base")
+    assert (hub_id("org/a@v1", "commit-1"), hub_id("runs/b", "files-2"), hub_id(None, None)) == ("org/a", None, None)
+    assert inputs["teacher"][1] == "runs/b"

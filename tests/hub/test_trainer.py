@@ -1,4 +1,4 @@
-"""`DistillationTrainer.push_to_hub` and `hub_strategy` against a Hub on loopback."""
+"""`DistillationTrainer.push_to_hub` and `hub_strategy`, against the test Hub."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tkd_hf.hub.folder import SOURCE_FILES
 
 TRAIN = """
 import sys
-import transformers  # before the tests' conftest, which is for tests without a network
+import transformers  # before tests.conftest, which switches the network off
 
 sys.path.insert(0, {root!r})
 from pathlib import Path
@@ -32,17 +32,18 @@ trainer = DistillationTrainer(
     train_dataset=data,
     eval_dataset=data,
     processing_class=tokenizer,
-    compute_metrics=lambda found: {{"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean().item()}},
+    compute_metrics=lambda output: {{"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean().item()}},
 )
 
-class Waits(transformers.TrainerCallback):
-    # a push runs beside training, which in so small a run would overwrite what is being sent, and skip the next
+class WaitForPush(transformers.TrainerCallback):
+    # A push runs in the background. In such a short run, training would overwrite the files that are being uploaded,
+    # and skip the next push.
 
     def on_step_begin(self, *args, **kwargs):
         if trainer.push_in_progress is not None:
             trainer.push_in_progress.wait_until_done()
 
-trainer.add_callback(Waits())
+trainer.add_callback(WaitForPush())
 trainer.train()
 trainer.push_to_hub()
 print(trainer.state.log_history[-2]["eval_accuracy"])
@@ -50,30 +51,30 @@ print(trainer.state.log_history[-2]["eval_accuracy"])
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
-def test_strategies(client, hub, tmp_path, strategy):
+def test_trainer_pushes_card_and_model_but_no_private_files(client, hub, tmp_path, strategy):
     root = str(Path(__file__).parents[2])
-    done = client.python(TRAIN.format(root=root, strategy=strategy, folder=str(tmp_path)), token=None)
-    assert done.code == 0, done.err
+    result = client.python(TRAIN.format(root=root, strategy=strategy, folder=str(tmp_path)), token=None)
+    assert result.code == 0, result.err
     repo = hub.repos[f"org/{strategy}"]
     assert repo.private
-    *before, _ = repo.history()[::-1][1:]
-    assert [summary.startswith("Training in progress, epoch") for summary in before] == [True] * len(before)
-    assert len(before) == {"end": 0, "every_save": 2, "checkpoint": 4}[strategy]
+    *during_training, _ = repo.history()[::-1][1:]
+    assert all(summary.startswith("Training in progress, epoch") for summary in during_training)
+    assert len(during_training) == {"end": 0, "every_save": 2, "checkpoint": 4}[strategy]
     files = repo.files()
-    own = {"config.json", "model.safetensors", *SOURCE_FILES, "tokenizer.json", "README.md"}
-    assert own <= set(files)
-    page = files["README.md"].decode()  # the card of `tkd-hf card`, from what the trainer knows
-    accuracy = float(done.out.split()[-1])
-    for said in (
-        *(f'model="org/{strategy}"', f"| accuracy | {accuracy:.4f} |", "| answered as the teacher does |"),
+    expected = {"config.json", "model.safetensors", *SOURCE_FILES, "tokenizer.json", "README.md"}
+    assert expected <= set(files)
+    page = files["README.md"].decode()  # the same card as from `tkd-hf card`
+    accuracy = float(result.out.split()[-1])
+    for text in (
+        *(f'model="org/{strategy}"', f"| accuracy | {accuracy:.4f} |", "| agreement with the teacher |"),
         *("`BertForSequenceClassification`, hash of its weights", "| fingerprint of training data |"),
-        *("0.9 × logits + 0.1 × hard", "| temperature | 3 |", "| layers taken from the teacher | 1, 3 |"),
-        *("| learning_rate | 0.001 |", "| took |", "| torch |"),
+        *("0.9 × logits + 0.1 × hard", "| temperature | 3 |", "| teacher layers copied into the student | 1, 3 |"),
+        *("| learning_rate | 0.001 |", "| duration |", "| torch |"),
     ):
-        assert said in page
+        assert text in page
     assert yaml.safe_load(page.split("---")[1])["metrics"] == ["accuracy"]
-    kept = {path for path in files if path.startswith("last-checkpoint/")}
-    assert ("last-checkpoint/trainer_state.json" in kept) == (strategy == "checkpoint")
+    checkpoint = {path for path in files if path.startswith("last-checkpoint/")}
+    assert ("last-checkpoint/trainer_state.json" in checkpoint) == (strategy == "checkpoint")
     assert not any(path.endswith("training_args.bin") for path in files)
     assert not {"trainer_state.json", "tkd_run.json"} & set(files)
     assert not any(b"hf_writer" in content for content in files.values())

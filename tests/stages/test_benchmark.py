@@ -1,4 +1,4 @@
-"""Models beside one another: what is measured of each, and whether it is recorded how."""
+"""The benchmark: which measurements each model gets, and on which texts, shapes and threads."""
 
 import json
 
@@ -17,8 +17,8 @@ SMALL = {"batch_sizes": (1, 2), "lengths": (4, 8), "rounds": 3}
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """Which models got a process of their own."""
+def footprint_calls(monkeypatch):
+    """Replace the measurement of memory, and record its calls with the number of threads."""
     calls = []
 
     def measure_footprint(*arguments):
@@ -36,7 +36,7 @@ def student_folder(tmp_path, teacher, tokenizer):
     return tmp_path / "student"
 
 
-def test_each_model_has_all_its_figures(measured, teacher_folder, student_folder):
+def test_every_model_gets_all_measurements(footprint_calls, teacher_folder, student_folder):
     names = [str(teacher_folder), str(student_folder)]
     result = benchmark(names, **SMALL)
     assert [model.name for model in result.models] == names
@@ -56,54 +56,54 @@ def test_each_model_has_all_its_figures(measured, teacher_folder, student_folder
     assert json.loads(json.dumps(result.to_dict()))["models"][1]["timings"][0]["speedup"] == student.timing(1).speedup
 
 
-def test_threads_are_set_for_all_and_given_back(measured, monkeypatch, teacher_folder):
+def test_number_of_threads_applies_to_all_models_and_is_restored(footprint_calls, monkeypatch, teacher_folder):
     before = torch.get_num_threads()
     seen = []
     load = stage.load_runner
-    monkeypatch.setattr(stage, "load_runner", lambda *words: seen.append(torch.get_num_threads()) or load(*words))
+    monkeypatch.setattr(stage, "load_runner", lambda *args: seen.append(torch.get_num_threads()) or load(*args))
     result = benchmark([str(teacher_folder)], threads=before + 1, **SMALL)
     assert result.hardware["threads"] == before + 1
     assert seen == [before + 1]
-    assert measured == [(str(teacher_folder), 2, 8, before + 1)]
+    assert footprint_calls == [(str(teacher_folder), 2, 8, before + 1)]
     assert torch.get_num_threads() == before
     assert benchmark([str(teacher_folder)], **SMALL).hardware["threads"] == before
 
 
-def test_a_model_named_several_times_has_several_rows(measured, teacher_folder):
+def test_model_that_is_named_several_times_gets_numbered_rows(footprint_calls, teacher_folder):
     name = str(teacher_folder)
     result = benchmark([name] * 3, **SMALL)
     assert [model.name for model in result.models] == [name, f"{name} (2)", f"{name} (3)"]
     assert result.models[2].timing(1).interval != (1, 1)
 
 
-def test_a_reference_may_be_among_the_models_or_not(measured, teacher_folder, student_folder):
+def test_reference_is_added_if_it_is_not_among_the_models(footprint_calls, teacher_folder, student_folder):
     teacher, student = str(teacher_folder), str(student_folder)
-    among = benchmark([teacher, student], reference=student, **SMALL)
-    assert [model.name for model in among.models] == [teacher, student]
-    assert (among.reference, among.models[1].timing(1).speedup) == (student, 1)
-    apart = benchmark([student], reference=teacher, **SMALL)
-    assert [model.name for model in apart.models] == [teacher, student]
-    assert apart.reference == teacher
+    with_reference = benchmark([teacher, student], reference=student, **SMALL)
+    assert [model.name for model in with_reference.models] == [teacher, student]
+    assert (with_reference.reference, with_reference.models[1].timing(1).speedup) == (student, 1)
+    added_reference = benchmark([student], reference=teacher, **SMALL)
+    assert [model.name for model in added_reference.models] == [teacher, student]
+    assert added_reference.reference == teacher
 
 
-def test_real_texts_are_those_of_the_evaluation_split(measured, monkeypatch, teacher_folder, sst2_dir):
+def test_real_texts_come_from_the_evaluation_split_and_repeat(footprint_calls, monkeypatch, teacher_folder, sst2_dir):
     seen = []
     batch = stage.text_batch
     monkeypatch.setattr(stage, "text_batch", lambda runner, texts, cut: seen.append(texts) or batch(runner, texts, cut))
     data = DataArguments("sst2", data_dir=str(sst2_dir))
     result = benchmark([str(teacher_folder)], data, **{**SMALL, "rounds": 9})
     assert result.texts == "sst2"
-    assert seen[:9] == [[("good film",)], *seen[1:8], [("good film",)]]  # after the eighth, the first again
+    assert seen[:9] == [[("good film",)], *seen[1:8], [("good film",)]]  # the first text follows the eighth, the last
     assert seen[9] == [("good film",), ("bad film",)]
     assert result.tokens == (4 + 4 + 6 + 3 + 4 + 3 + 9 + 3) / 8
 
 
-def test_slow_shapes_get_fewer_rounds(measured, teacher_folder):
+def test_shapes_that_exceed_the_time_limit_get_fewer_rounds(footprint_calls, teacher_folder):
     result = benchmark([str(teacher_folder)], patience=0, **{**SMALL, "rounds": 50})
     assert {timing.rounds for timing in result.models[0].timings} == {1}
 
 
-def test_texts_are_cut_at_what_every_model_reads(measured, tmp_path, tokenizer):
+def test_texts_are_truncated_to_the_shortest_limit_of_all_models(footprint_calls, tmp_path, tokenizer):
     from ..conftest import build_teacher
 
     model = build_teacher()
@@ -118,8 +118,8 @@ def test_texts_are_cut_at_what_every_model_reads(measured, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
-        ([], {}, "no models to benchmark"),
-        (["{teacher}"], {"batch_sizes": (0, 1)}, r"batch_sizes=\[0, 1\]: numbers from 1 up are wanted"),
+        ([], {}, "name at least one model to benchmark"),
+        (["{teacher}"], {"batch_sizes": (0, 1)}, r"batch_sizes=\[0, 1\]: use numbers of at least 1"),
         (["{teacher}"], {"lengths": ()}, r"lengths=\[\]"),
         (["{teacher}"], {"threads": 0}, r"threads=\[0\]"),
         (["{teacher}"], {"rounds": 0}, r"rounds=\[0\]"),
@@ -128,6 +128,6 @@ def test_texts_are_cut_at_what_every_model_reads(measured, tmp_path, tokenizer):
         (["{teacher}"], {"reference": "no/such"}, "'no/such' is neither a folder"),
     ],
 )
-def test_bad_input_is_named(measured, teacher_folder, models, options, message):
+def test_invalid_arguments_are_named(footprint_calls, teacher_folder, models, options, message):
     with pytest.raises(InputError, match=message):
         benchmark([name.format(teacher=teacher_folder) for name in models], **{**SMALL, **options})

@@ -1,1 +1,1 @@
-"""To the Hub and back: what is pushed, how, and whether it is what its card says."""
+"""Publish a model on the Hub: write its card, upload its files, and verify the uploaded model."""

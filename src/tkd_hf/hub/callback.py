@@ -1,4 +1,4 @@
-"""What stays at home when a trainer pushes its output folder by itself."""
+"""Files that stay on this machine when a trainer pushes its output folder."""
 
 from pathlib import Path
 
@@ -6,14 +6,15 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 
-# The arguments are a pickle, and hold the token; state, record and logs name places on the machine. `tkd-hf push`
-# publishes the record, without those. A checkpoint that the strategy pushes keeps its state, to be resumed from.
-_AT_HOME = (TRAINING_ARGS_NAME, f"/{TRAINER_STATE_NAME}", "/tkd_run.json", "/runs/", "/disagreements*.jsonl")
+# The training arguments are a pickle and contain the Hub token. The state of the Trainer, the run record and the logs
+# contain local paths. `tkd-hf push` publishes the record after it has removed those. A checkpoint that `hub_strategy`
+# pushes keeps its state, so that training can resume from it.
+_PRIVATE_FILES = (TRAINING_ARGS_NAME, f"/{TRAINER_STATE_NAME}", "/tkd_run.json", "/runs/", "/disagreements*.jsonl")
 
 
 class PrivateFilesCallback(TrainerCallback):
-    """Keeps such files out of `Trainer.push_to_hub` and `hub_strategy`, by a `.gitignore`, which the Hub heeds."""
+    """Keep private files out of `Trainer.push_to_hub` and `hub_strategy`, with a `.gitignore` that the Hub respects."""
 
     def on_push_begin(self, args, state, control, **kwargs):
-        """Called before each push."""
-        Path(args.output_dir, ".gitignore").write_text("\n".join(_AT_HOME) + "\n", encoding="utf-8")
+        """Write the `.gitignore` before each push."""
+        Path(args.output_dir, ".gitignore").write_text("\n".join(_PRIVATE_FILES) + "\n", encoding="utf-8")

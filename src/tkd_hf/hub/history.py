@@ -1,4 +1,4 @@
-"""How a model was made, stage by stage, in words: from the record, and nothing that it does not say."""
+"""The stages that made a model, as tables of its card; the data comes from the run record (`tkd_run.json`)."""
 
 import re
 from dataclasses import MISSING, fields
@@ -12,149 +12,170 @@ from ..training_args import DistillationTrainingArguments, FineTuningArguments
 from .redaction import hub_id
 
 
-_MATRIX = re.compile(r".*\.(\d+)\.(.+)")
-# said in words of their own, or of no interest where they are off
-_SAID = {"objectives", "final_objectives", "temperature", "final_temperature", "layer_map", "layers", "student"}
+_LAYER_MATRIX = re.compile(r".*\.(\d+)\.(.+)")
+_SPLITS = {"train": "training data", "eval": "evaluation data", "unlabelled": "unlabelled data"}
+# Arguments that `stage_facts` shows, or that say nothing if they have their default.
+_IN_STAGE_FACTS = {
+    *("objectives", "final_objectives", "temperature", "final_temperature", "layer_map", "layers", "student"),
+    *("live", "lora", "quantization", "teacher_weights"),
+}
 
 
 def stage_facts(record: StageRecord) -> dict[str, str]:
-    """What went in, how it was learned from, and what was removed; by name, in the order of reading."""
+    """Return the facts about a stage, by name and in reading order: inputs, training objective, result, hardware.
+
+    Facts that the record does not contain are left out.
+    """
     inputs, arguments, details = record.inputs, record.arguments, record.details
-    found = {
-        "started from": _model(inputs.get("model"), inputs.get("model_revision")),
+    facts = {
+        "starting model": _model(inputs.get("model"), inputs.get("model_revision")),
         "student": _model(arguments.get("student"), inputs.get("student_revision")),
         "teacher": _teachers(record),
         "tokenizer": inputs.get("tokenizer") and _code(inputs["tokenizer"]),
         "data": _data(inputs),
-        **{f"fingerprint of {what}": inputs.get(name) and _code(inputs[name]) for name, what in _SPLITS.items()},
-        "objectives": _weights(arguments.get("objectives"), arguments.get("final_objectives")),
-        "temperature": _range(arguments.get("temperature"), arguments.get("final_temperature")),
-        "teacher's answers": {True: "live, on each batch", False: "soft labels, computed once"}.get(
-            arguments.get("live") if arguments.get("train", True) else None
-        ),
-        "layers taken from the teacher": _numbers(details.get("teacher_layers")),
-        "layer map": _numbers(details.get("layer_map") or arguments.get("layer_map")),
-        "LoRA": _named(arguments.get("lora")),
+        **{f"fingerprint of {text}": inputs.get(name) and _code(inputs[name]) for name, text in _SPLITS.items()},
+        "objectives (weight × name)": _objectives(arguments.get("objectives"), arguments.get("final_objectives")),
+        "temperature": _temperature(arguments.get("temperature"), arguments.get("final_temperature")),
+        "teacher's predictions": _source_of_predictions(arguments),
+        "teacher layers copied into the student": _joined(details.get("teacher_layers")),
+        "layer map (teacher layer per student layer)": _joined(details.get("layer_map") or arguments.get("layer_map")),
+        "LoRA": _settings(arguments.get("lora")),
         "parameters": _from_to(details, "parameters", "{:,}"),
-        "MB of weights": _from_to(details, "megabytes", "{:.1f}"),
-        "vocabulary": _vocabulary(details.get("vocabulary"), "unlabelled" in inputs),
-        "quantization": _named(details.get("quantization") or arguments.get("quantization")),
-        "took": record.seconds is not None and f"{record.seconds:,.0f} seconds",
-        "on": _hardware(record.hardware),
+        "size of the weights, MB": _from_to(details, "megabytes", "{:.1f}"),
+        "vocabulary": _vocabulary(details.get("vocabulary"), has_unlabelled_texts="unlabelled" in inputs),
+        "quantization": _settings(details.get("quantization") or arguments.get("quantization")),
+        "duration": record.seconds is not None and f"{record.seconds:,.0f} seconds",
+        "hardware": _hardware(record.hardware),
         "finished": record.finished,
     }
-    return {name: str(value) for name, value in found.items() if value}
-
-
-_SPLITS = {"train": "training data", "eval": "evaluation data", "unlabelled": "unlabelled data"}
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def removal_tables(record: StageRecord) -> str:
-    """A table of what was pruned of each layer, or of the zeros in each matrix; empty where nothing was."""
-    return "\n\n".join(filter(None, [_units(record.details.get("removed")), _zeros(record.details.get("sparsity"))]))
+    """Return tables of what pruning removed per layer, and of the sparsity per matrix; empty if nothing was removed."""
+    tables = [_removed_units(record.details.get("removed")), _sparsity(record.details.get("sparsity"))]
+    return "\n\n".join(table for table in tables if table)
 
 
 def non_default_arguments(record: StageRecord) -> dict[str, str]:
-    """The arguments that differ from the defaults, but for those that `stage_facts` says."""
+    """Return the arguments of a stage that differ from the defaults, except those that `stage_facts` shows."""
     defaults = _defaults(record)
     return {
         name: str(value)
         for name, value in record.arguments.items()
-        if name not in _SAID | {"live", "lora", "quantization", "teacher_weights"}
+        if name not in _IN_STAGE_FACTS
         and value not in (None, "", [], {})
-        and _plain(value) != _plain(defaults.get(name))
+        and _comparable(value) != _comparable(defaults.get(name))
     }
 
 
 def _defaults(record: StageRecord) -> dict[str, Any]:
-    """As a record writes them."""
-    kind = FineTuningArguments if record.stage == "finetune" else DistillationTrainingArguments
+    """Return the defaults of a stage's arguments, in the form in which a record stores arguments."""
+    arguments_class = FineTuningArguments if record.stage == "finetune" else DistillationTrainingArguments
     if record.stage == "pretrain":
-        from ..stages.pretrain import PretrainingArguments as kind
-    values = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
-    # training in bfloat16 is the default where the device has it
+        from ..stages.pretrain import PretrainingArguments as arguments_class
+    values = {field.name: field.default for field in fields(arguments_class) if field.default is not MISSING}
+    # by default, training uses bfloat16 if the device supports it
     precision = {"bf16": bool(record.hardware.get("bf16")) and record.arguments.get("fp16") != "True", "fp16": False}
-    stage = {"max_length": 128, "mlm_probability": 0.15, "train": True}
+    stage_defaults = {"max_length": 128, "mlm_probability": 0.15, "train": True}
     if record.stage == "prune":
         from ..stages.prune import PruningArguments
 
-        stage |= {field.name: field.default for field in fields(PruningArguments)}
-    return stage | training_arguments(SimpleNamespace(**values | precision))
+        stage_defaults |= {field.name: field.default for field in fields(PruningArguments)}
+    return stage_defaults | training_arguments(SimpleNamespace(**values | precision))
 
 
-def _plain(value: Any) -> str:
-    """`SchedulerType.LINEAR`, as a record has it, is `linear`; tuples are lists there."""
+def _comparable(value: Any) -> str:
+    """Return an argument as text: a record stores tuples as lists, and enums as `SchedulerType.LINEAR` or `linear`."""
     value = list(value) if isinstance(value, tuple) else value
     return re.sub(r"^[A-Z]\w*\.(?=[A-Z])", "", str(value)).casefold()
+
+
+def _source_of_predictions(arguments: dict[str, Any]) -> str | None:
+    if not arguments.get("train", True):
+        return None
+    texts = {True: "computed during training, per batch", False: "soft labels, computed once before training"}
+    return texts.get(arguments.get("live"))
 
 
 def _teachers(record: StageRecord) -> str | None:
     names, revisions = record.inputs.get("teacher"), record.inputs.get("teacher_revision")
     if not isinstance(names, list):
-        same = names and (names, revisions) == (record.inputs.get("model"), record.inputs.get("model_revision"))
-        return "itself, as it was" if same else _model(names, revisions)
+        is_itself = names and (names, revisions) == (record.inputs.get("model"), record.inputs.get("model_revision"))
+        return "the model itself, as it was before this stage" if is_itself else _model(names, revisions)
     weights = record.arguments.get("teacher_weights") or [None] * len(names)
-    rows = zip(names, revisions, weights, strict=True)
-    return "; ".join(_model(name, made) + (f", weight {weight:.3g}" if weight else "") for name, made, weight in rows)
+    teachers = [
+        _model(name, revision) + (f", weight {weight:.3g}" if weight else "")
+        for name, revision, weight in zip(names, revisions, weights, strict=True)
+    ]
+    return "; ".join(teachers)
 
 
 def _model(name: str | None, revision: str | None) -> str | None:
-    """A model and its revision; of a Hub id with a link."""
+    """Return a model's name and revision; a Hub id becomes a link."""
     if not name:
         return None
-    found = hub_id(name, revision)
+    repository = hub_id(name, revision)
     kinds = {"commit": "commit", "files": "hash of its files", "state": "hash of its weights"}
     kind, _, value = str(revision).partition("-")
-    said = f", {kinds[kind]} {_code(value)}" if kind in kinds else ""
-    return (f"[{found}](https://huggingface.co/{found})" if found else _code(name)) + said
+    suffix = f", {kinds[kind]} {_code(value)}" if kind in kinds else ""
+    return (f"[{repository}](https://huggingface.co/{repository})" if repository else _code(name)) + suffix
 
 
 def _data(inputs: dict[str, Any]) -> str | None:
     name = inputs.get("dataset") or inputs.get("task")
     if not name:
         return None
-    config = f", {_code(inputs['task'])}" if inputs.get("dataset") and inputs.get("task") not in (None, name) else ""
-    splits = inputs.get("splits")
-    said = f", split {_code(splits['train'])}, evaluated on {_code(splits['eval'])}" if splits else ""
-    linked = f"[{name}](https://huggingface.co/datasets/{name})" if "/" in name else _code(name)
-    return linked + config + said
+    parts = [f"[{name}](https://huggingface.co/datasets/{name})" if "/" in name else _code(name)]
+    if inputs.get("dataset") and inputs.get("task") not in (None, name):
+        parts.append(_code(inputs["task"]))
+    if splits := inputs.get("splits"):
+        parts += [f"trained on split {_code(splits['train'])}", f"evaluated on split {_code(splits['eval'])}"]
+    return ", ".join(parts)
 
 
-def _weights(first: dict[str, float] | None, last: dict[str, float] | None) -> str | None:
-    def said(weights: dict[str, float]) -> str:
+def _objectives(weights: dict[str, float] | None, final_weights: dict[str, float] | None) -> str | None:
+    def formula(weights: dict[str, float]) -> str:
         return " + ".join(f"{weight:g} × {name}" for name, weight in weights.items())
 
-    if not first:
+    if not weights:
         return None
-    return said(first) + (f", at the end {said(last)}" if last else "")
+    if not final_weights:
+        return formula(weights)
+    return f"{formula(weights)}; at the end of training {formula(final_weights)}"
 
 
-def _range(first: str | None, last: str | None) -> str | None:
-    return first and f"{float(first):g}" + (f", at the end {float(last):g}" if last else "")
+def _temperature(temperature: str | None, final_temperature: str | None) -> str | None:
+    if not temperature:
+        return temperature
+    if not final_temperature:
+        return f"{float(temperature):g}"
+    return f"{float(temperature):g}; at the end of training {float(final_temperature):g}"
 
 
-def _numbers(value: Any) -> str | None:
+def _joined(value: Any) -> str | None:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _named(values: dict[str, Any] | None) -> str | None:
+def _settings(values: dict[str, Any] | None) -> str | None:
+    """Return the settings that are switched on; nested settings are left out."""
     if not isinstance(values, dict):
         return values
     off = (None, False, "", [])
-    said = {name: value for name, value in values.items() if value not in off and not isinstance(value, dict)}
-    return ", ".join(f"{readable_name(name)} {value}" for name, value in said.items())
+    settings = {name: value for name, value in values.items() if value not in off and not isinstance(value, dict)}
+    return ", ".join(f"{readable_name(name)} {value}" for name, value in settings.items())
 
 
 def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:
-    ends = [details.get(end, {}).get(name) for end in ("from", "to")]
-    return None if None in ends else " → ".join(pattern.format(value) for value in ends)
+    before, after = (details.get(end, {}).get(name) for end in ("from", "to"))
+    return None if before is None or after is None else f"{pattern.format(before)} → {pattern.format(after)}"
 
 
-def _vocabulary(cut: dict[str, Any] | None, more: bool) -> str | None:
-    texts = "training and unlabelled texts" if more else "training texts"
-    return cut and (
-        f"{cut['tokens_before']:,} → {cut['tokens_after']:,} tokens, those of the {texts} "
-        "(the others are listed in `removed_tokens.txt`)"
+def _vocabulary(counts: dict[str, Any] | None, has_unlabelled_texts: bool) -> str | None:
+    texts = "training and unlabelled texts" if has_unlabelled_texts else "training texts"
+    return counts and (
+        f"{counts['tokens_before']:,} → {counts['tokens_after']:,} tokens: those that occur in the {texts} "
+        "(`removed_tokens.txt` lists the removed tokens)"
     )
 
 
@@ -164,37 +185,44 @@ def _hardware(hardware: dict[str, Any]) -> str | None:
     return hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
 
 
-def _units(gone: dict[str, Any] | None) -> str | None:
-    """What went of each layer, counted; the layers are numbered as before."""
-    if not gone:
+def _removed_units(removed: dict[str, Any] | None) -> str | None:
+    """Return the number of heads and neurons removed per layer, and the layers and hidden units that were removed."""
+    if not removed:
         return None
-    layers = sorted({*gone["heads"], *gone["neurons"]}, key=int)
-    rows = [[layer, *(_count(gone[kind].get(layer, "")) for kind in ("heads", "neurons"))] for layer in layers]
-    whole = [f"layers {gone['layers']}"] if gone["layers"] else []
-    whole += [f"{_count(gone['hidden'])} of the hidden units"] if gone["hidden"] else []
-    tables = [markdown_table(["removed from layer", "heads", "neurons"], rows)] if rows else []
-    return "\n\n".join([*tables, *([f"Removed whole: {' and '.join(whole)}."] if whole else [])])
+    layers = sorted({*removed["heads"], *removed["neurons"]}, key=int)
+    rows = [[layer, *(_range_size(removed[kind].get(layer, "")) for kind in ("heads", "neurons"))] for layer in layers]
+    parts = [markdown_table(["layer (numbered as before pruning)", "removed heads", "removed neurons"], rows)]
+    complete = [f"layers {removed['layers']}"] if removed["layers"] else []
+    complete += [f"{_range_size(removed['hidden'])} hidden units"] if removed["hidden"] else []
+    if complete:
+        parts.append(f"Removed completely: {' and '.join(complete)}.")
+    return "\n\n".join(parts if rows else parts[1:])
 
 
-def _count(ranges: str) -> int:
+def _range_size(ranges: str) -> int:
+    """Count the indices in a text of ranges such as `0-9,12`."""
     ends = [list(map(int, part.split("-"))) for part in ranges.split(",") if part]
     return sum(part[-1] - part[0] + 1 for part in ends)
 
 
-def _zeros(sparsity: dict[str, Any] | None) -> str | None:
-    """The share of zeros by layer and matrix."""
+def _sparsity(sparsity: dict[str, Any] | None) -> str | None:
+    """Return the sparsity per layer and matrix."""
     if not sparsity:
         return None
-    cells: dict[str, dict[str, float]] = {}
+    layers: dict[str, dict[str, float]] = {}
     for name, share in sparsity["layers"].items():
-        found = _MATRIX.fullmatch(name)
-        cells.setdefault(found[1] if found else name, {})[found[2] if found else "weight"] = share
-    kinds = list(dict.fromkeys(kind for row in cells.values() for kind in row))
-    rows = [[layer, *(f"{row[kind]:.1%}" if kind in row else "" for kind in kinds)] for layer, row in cells.items()]
+        match = _LAYER_MATRIX.fullmatch(name)
+        layer, matrix = match.groups() if match else (name, "weight")
+        layers.setdefault(layer, {})[matrix] = share
+    matrices = list(dict.fromkeys(matrix for row in layers.values() for matrix in row))
+    rows = [
+        [layer, *(f"{row[matrix]:.1%}" if matrix in row else "" for matrix in matrices)]
+        for layer, row in layers.items()
+    ]
     return (
-        f"{sparsity['share']:.1%} of the weights in these matrices are zero, {sparsity['share_of_model']:.1%} of all "
-        f"weights. Zeros make a compressed file smaller, and by themselves nothing faster.\n\n"
-        f"{markdown_table(['zeros in layer', *kinds], rows)}"
+        f"{sparsity['share']:.1%} of the weights in these matrices are zero, which is {sparsity['share_of_model']:.1%} "
+        f"of all weights. Zeros make a compressed file smaller, but do not by themselves make the model faster.\n\n"
+        f"{markdown_table(['share of zeros in layer', *matrices], rows)}"
     )
 
 

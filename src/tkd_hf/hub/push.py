@@ -1,4 +1,4 @@
-"""Files to a repository of the Hub, in one commit, or none where nothing has changed."""
+"""Upload files to a Hub repository in a single commit; skip the commit if nothing changed."""
 
 import hashlib
 import io
@@ -24,17 +24,18 @@ from ..errors import InputError, first_line
 
 @dataclass
 class PushResult:
-    """What came of a push.
+    """The outcome of a push.
 
     Args:
-        repo_id: where it went.
-        url: where to look at it: the pull request, or the branch.
+        repo_id: the repository.
+        url: web address of the pull request or of the branch.
         revision: the branch, or the reference of the pull request.
-        commit: the commit that holds the files now.
-        private: whether the repository is seen by its owners alone.
-        changed: the files of the commit that was made; none if all were there already, and then no commit was made.
-        left: files of the repository that are not among those pushed, and stay as they were.
-        tag: the version that the commit is called.
+        commit: the commit that contains the files now.
+        private: whether only the repository's owners can see it.
+        changed: the files in the new commit; empty if the repository had all of them already, so that no commit was
+            necessary.
+        left: files of the repository that were not part of the push and stay unchanged.
+        tag: the tag on the commit.
     """
 
     repo_id: str
@@ -57,42 +58,45 @@ def push_files(
     create_pr: bool = False,
     message: str = "Upload with tkd-hf",
 ) -> PushResult:
-    """Pushes files to a repository of models, which is made if need be. The token is the one that `hf auth login` set.
+    """Upload files to a model repository, and create the repository if it does not exist.
 
-    What the branch holds already is not sent again. All that differs is one commit on top of the branch as it was
-    found, so that the branch has either all of it or, after any failure, none. Large files that arrived before a
-    failure are kept by the Hub, and need not be sent again.
+    Files that the branch already contains are not uploaded again. All changed files go into one commit whose parent is
+    the branch's current head, so after a failure the branch contains either all changes or none. The Hub keeps large
+    files that were uploaded before a failure; a second attempt skips them.
+
+    The token is the one that `hf auth login` stored, or `HF_TOKEN`.
 
     Args:
-        files: what to push, by path in the repository: files, or contents.
+        files: file paths or contents, by path in the repository.
         repo_id: `org/name`.
-        private: whether a new repository is seen by its owners alone; one that exists stays as it is.
-        revision: the branch; it is made if need be.
-        tag: a name for the commit, such as `v1`.
-        create_pr: open a pull request instead of writing to the branch.
-        message: of the commit.
+        private: whether a new repository is private; the visibility of an existing one does not change.
+        revision: the branch, which is created if it does not exist.
+        tag: a tag for the commit, such as `v1`.
+        create_pr: open a pull request to `main` instead of writing to the branch.
+        message: the commit message.
 
     Raises:
-        InputError: if the Hub refuses or cannot be reached, with what to do; or if the tag is taken.
+        InputError: if the Hub refuses the push or cannot be reached (the message says what to do), if the tag exists
+            with other content, or if `create_pr` is combined with a tag or a branch.
     """
     check_repo_id(repo_id)
     if create_pr and (tag or revision != "main"):
+        conflict = f"the tag {tag}" if tag else f"the revision {revision}"
         raise InputError(
-            f"a pull request is made to main, and what it proposes has no version yet: drop "
-            f"{f'the tag {tag}' if tag else f'the revision {revision}'}, or create_pr"
+            f"a pull request goes to main and cannot be tagged before it is merged: drop {conflict}, or create_pr"
         )
     api = HfApi()
-    with hub_errors(f"push to {repo_id}", f"{repo_id} is as it was before; the same command tries it again"):
+    with hub_errors(f"push to {repo_id}", f"{repo_id} is unchanged; run the same command to try again"):
         api.create_repo(repo_id, private=private, exist_ok=True)
         is_private = bool(api.repo_info(repo_id).private)
-        head, taken = _head(api, repo_id, revision, tag)
-        there = remote_hashes(api, repo_id, head)
-        changed = {path: file for path, file in files.items() if not _same(file, there.get(path))}
-        if tag and taken and (changed or taken != head):
-            raise InputError(f"{repo_id} has a version {tag} with other content; choose another tag")
-        left = sorted(set(there) - set(files) - {".gitattributes"})
-        branch = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
-        pushed = PushResult(repo_id, branch, revision, head, is_private, list(changed), left, tag)
+        head, tagged_commit = _head_and_tag(api, repo_id, revision, tag)
+        existing = remote_hashes(api, repo_id, head)
+        changed = {path: file for path, file in files.items() if not _is_same(file, existing.get(path))}
+        if tag and tagged_commit and (changed or tagged_commit != head):
+            raise InputError(f"{repo_id} already has a tag {tag} with other content; choose another tag")
+        left = sorted(set(existing) - set(files) - {".gitattributes"})
+        url = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
+        result = PushResult(repo_id, url, revision, head, is_private, list(changed), left, tag)
         if changed:
             operations = [CommitOperationAdd(path, file) for path, file in changed.items()]
             if not create_pr and revision != "main":
@@ -105,33 +109,43 @@ def push_files(
                 create_pr=create_pr,
                 parent_commit=None if create_pr else head,
             )
-            pushed.commit = commit.oid
+            result.commit = commit.oid
             if create_pr:
-                pushed.url, pushed.revision = commit.pr_url, commit.pr_revision
-    if tag and not taken:
-        with hub_errors(f"tag {repo_id}", "its files were pushed; the same command tags them"):
-            api.create_tag(repo_id, tag=tag, revision=pushed.commit)
-    return pushed
+                result.url, result.revision = commit.pr_url, commit.pr_revision
+    if tag and not tagged_commit:
+        with hub_errors(f"tag {repo_id}", "its files were pushed; run the same command to add the tag"):
+            api.create_tag(repo_id, tag=tag, revision=result.commit)
+    return result
 
 
 def check_repo_id(repo_id: str) -> None:
-    """`InputError` for what cannot be `org/name`."""
+    """Check that a repository id has the form `org/name`.
+
+    Raises:
+        InputError: if it has not.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no Hub id: {first_line(error)}") from None
+        raise InputError(f"{repo_id!r} is not a Hub id: {first_line(error)}") from None
     if "/" not in repo_id:
-        raise InputError(f"{repo_id!r} is no Hub id: write it with its owner, as in org/{repo_id}")
+        raise InputError(f"{repo_id!r} is not a Hub id: add its owner, as in org/{repo_id}")
 
 
 def remote_hashes(api: HfApi, repo_id: str, revision: str) -> dict[str, str]:
-    """Of each file in a commit its SHA-256 where it lies in LFS, otherwise git's hash of it."""
+    """Return the hash of each file in a commit, by path: SHA-256 for files in LFS, otherwise git's hash."""
     entries = api.list_repo_tree(repo_id, revision=revision, recursive=True)
-    return {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in entries if isinstance(one, RepoFile)}
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
 
 def file_hash(file: Path | bytes, like: str) -> str:
-    """A file's hash of the kind of another: SHA-256, of 64 digits, or git's, of 40."""
+    """Return the hash of a file, computed in the same way as another hash.
+
+    Args:
+        file: a path or the content.
+        like: a hash from the Hub. With 64 digits it is a SHA-256, with 40 it is git's hash.
+    """
     size = len(file) if isinstance(file, bytes) else file.stat().st_size
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % size)
     with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
@@ -142,7 +156,14 @@ def file_hash(file: Path | bytes, like: str) -> str:
 
 @contextmanager
 def hub_errors(action: str, hint: str):
-    """What goes wrong between here and the Hub becomes one line, without addresses: those of uploads are signed."""
+    """Turn errors of the network and the Hub into an `InputError` of one line.
+
+    URLs are removed from the message because upload URLs are signed.
+
+    Args:
+        action: the action that failed, for the message "cannot ACTION".
+        hint: how to go on, or the state of the repository.
+    """
     try:
         yield
     except InputError:
@@ -153,45 +174,46 @@ def hub_errors(action: str, hint: str):
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, (HTTPError, OSError)):
-        error = error.__cause__  # an upload wraps what went wrong
-    if _of_xet(error):
-        return f"xet's storage was not reached ({_one_line(str(error))}); HF_HUB_DISABLE_XET=1 goes without xet"
+        error = error.__cause__  # huggingface_hub wraps errors of uploads
+    if _is_from_xet(error):
+        return f"xet storage cannot be reached ({_one_line(str(error))}); set HF_HUB_DISABLE_XET=1 to do without xet"
     if not isinstance(error, HfHubHTTPError):
         kind = "the connection failed" if isinstance(error, (HTTPError, ConnectionError)) else type(error).__name__
         return f"{kind} ({_one_line(str(error))})"
-    status, said = error.response.status_code, error.server_message or ""
+    status, message = error.response.status_code, error.server_message or ""
     if status == 401 or isinstance(error, RepositoryNotFoundError):
         return (
-            f"the Hub finds no such repository, or does not know you ({status}); check the name, and log in with "
+            f"the Hub has no such repository, or your token cannot see it ({status}); check the name, and log in with "
             "`hf auth login` or HF_TOKEN"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"there is no such revision ({status})"
+        return f"the repository has no such revision ({status})"
     if status == 403:
-        return "your token may not write there (403); take one with the right to write, or another owner"
-    return f"the Hub answered {status} {_one_line(said)}".strip()
+        return "your token has no write access there (403); use a token with write access, or another owner"
+    return f"the Hub answered {status} {_one_line(message)}".strip()
 
 
-def _of_xet(error: BaseException) -> bool:
-    """Whether it is of hf_xet, which raises bare errors of Python's.
+def _is_from_xet(error: BaseException) -> bool:
+    """Whether hf_xet raised an error.
 
-    Those of sockets are subclasses, those of HTTP have classes of their own, and an upload over LFS names a cause.
+    hf_xet raises Python's built-in exception types. Sockets raise subclasses of those, the HTTP client has its own
+    types, and an upload through LFS sets a cause.
     """
-    bare = type(error) in (ConnectionError, TimeoutError, RuntimeError) and error.__cause__ is None
-    return not constants.HF_HUB_DISABLE_XET and (bare or type(error).__module__ == "hf_xet")
+    is_plain = type(error) in (ConnectionError, TimeoutError, RuntimeError) and error.__cause__ is None
+    return not constants.HF_HUB_DISABLE_XET and (is_plain or type(error).__module__ == "hf_xet")
 
 
 def _one_line(text: str) -> str:
     return re.sub(r"https?://[^ ]+", "…", " ".join(text.split()))
 
 
-def _head(api: HfApi, repo_id: str, revision: str, tag: str | None) -> tuple[str, str | None]:
-    """The commit that the branch is at, or will begin at, and the one that the tag is at."""
+def _head_and_tag(api: HfApi, repo_id: str, revision: str, tag: str | None) -> tuple[str, str | None]:
+    """Return the commit that the branch points to, or will start from, and the commit that the tag points to."""
     refs = api.list_repo_refs(repo_id)
     branches = {branch.name: branch.target_commit for branch in refs.branches}
-    tags = {one.name: one.target_commit for one in refs.tags}
+    tags = {reference.name: reference.target_commit for reference in refs.tags}
     return branches.get(revision) or branches["main"], tags.get(tag)
 
 
-def _same(file: Path | bytes, there: str | None) -> bool:
-    return there is not None and file_hash(file, there) == there
+def _is_same(file: Path | bytes, remote_hash: str | None) -> bool:
+    return remote_hash is not None and file_hash(file, remote_hash) == remote_hash

@@ -1,4 +1,4 @@
-"""Records and reports as they may be published: without places on the machine, and without tokens."""
+"""Remove local paths and tokens from records and reports before they are published."""
 
 import re
 from copy import deepcopy
@@ -10,22 +10,30 @@ from ..stages.run_folder import StageRecord
 
 
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\b(?:api_org|hf_oauth)_[A-Za-z0-9]{8,}")
-# an absolute path, or one from home or from where the command was run; not what follows a host in an address
+# A path inside a text: absolute, or relative to the home or working folder. The lookbehind keeps URLs as they are.
 _PATH = re.compile(
     r"(?<![\w:/.~])(?:file://)?(?:[A-Za-z]:[\\/]|~?/|\.{1,2}/)(?:[^\s:'\",;()\\/]+[\\/]+)*([^\s:'\",;()\\/]*)"
 )
-_WHOLE = re.compile(r"(?:file://)?(?:[A-Za-z]:[\\/]|~?/|\.{1,2}/)[^\n]*")
-# what a record says of models: the name, and beside it in `inputs` the revision
-_MODELS = ("teacher", "model", "student", "tokenizer")
+# A text that is nothing but a path; its folders may contain spaces.
+_ONLY_A_PATH = re.compile(r"(?:file://)?(?:[A-Za-z]:[\\/]|~?/|\.{1,2}/)[^\n]*")
+# Record fields that name a model. The field `<name>_revision` in `inputs` tells whether the model is on the Hub.
+_MODEL_FIELDS = ("teacher", "model", "student", "tokenizer")
 
 
 def hub_id(name: str | None, revision: str | None) -> str | None:
-    """A model's name where it is one on the Hub: its revision is then a commit; `None` for a folder of any name."""
+    """Return a model's Hub id, or `None` if the model is a local folder.
+
+    Args:
+        name: the model's name in a run record; `org/name@revision` gives `org/name`.
+        revision: the revision that the record stores. It begins with `commit-` for models from the Hub only.
+    """
     return name.partition("@")[0] if name and str(revision).startswith("commit-") else None
 
 
 def redacted_record(record: StageRecord) -> StageRecord:
-    """The record with folders by their last component, so that nobody's machine is described; Hub ids stay whole.
+    """Return a copy of a run record that can be published: no local paths, no tokens.
+
+    A local folder is reduced to its last component. A Hub id stays complete.
 
     Example:
 
@@ -39,22 +47,24 @@ def redacted_record(record: StageRecord) -> StageRecord:
     ```
     """
     inputs, arguments = deepcopy(record.inputs), deepcopy(record.arguments)
-    for name in _MODELS:
-        for holder in (inputs, arguments):
-            if holder.get(name):
-                holder[name] = _model(holder[name], inputs.get(f"{name}_revision"))
-    before = [asdict(redacted_record(StageRecord(**one))) for one in record.before]
-    changed = {"inputs": inputs, "arguments": arguments, "before": before}
-    return replace(record, **redact({**asdict(record), **changed}))
+    for name in _MODEL_FIELDS:
+        for fields in (inputs, arguments):
+            if fields.get(name):
+                fields[name] = _model_name(fields[name], inputs.get(f"{name}_revision"))
+    before = [asdict(redacted_record(StageRecord(**stage))) for stage in record.before]
+    changes = {"inputs": inputs, "arguments": arguments, "before": before}
+    return replace(record, **redact({**asdict(record), **changes}))
 
 
 def contains_token(text: str) -> bool:
-    """Whether a text holds what looks like a token of the Hub."""
+    """Whether a text contains something that looks like a Hub token."""
     return bool(_TOKEN.search(text))
 
 
 def redact(value: Any) -> Any:
-    """Strings without places and tokens, in whatever they stand.
+    """Remove local paths and tokens from a string, and from all strings inside dictionaries and lists.
+
+    A path is reduced to its last component, and a token to `…`.
 
     Example:
 
@@ -66,22 +76,22 @@ def redact(value: Any) -> Any:
     ```
     """
     if isinstance(value, dict):
-        return {redact(name): redact(one) for name, one in value.items()}
+        return {redact(key): redact(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(one) for one in value]
+        return [redact(entry) for entry in value]
     if not isinstance(value, str):
         return value
     value = _TOKEN.sub("…", value)
-    return basename(value) if _WHOLE.fullmatch(value) else _PATH.sub(r"\1", value)
+    return basename(value) if _ONLY_A_PATH.fullmatch(value) else _PATH.sub(r"\1", value)
 
 
 def basename(path: str) -> str:
-    """The last component of a path of any system."""
+    """Return the last component of a POSIX or Windows path."""
     return PurePosixPath(PureWindowsPath(path).as_posix()).name
 
 
-def _model(name: str | list[str], revision: str | list[str] | None) -> str | list[str]:
+def _model_name(name: str | list[str], revision: str | list[str] | None) -> str | list[str]:
     if isinstance(name, list):
         revisions = revision if isinstance(revision, list) else [revision] * len(name)
-        return [_model(one, made) for one, made in zip(name, revisions, strict=True)]
+        return [_model_name(*pair) for pair in zip(name, revisions, strict=True)]
     return name if hub_id(name, revision) else basename(name)

@@ -1,4 +1,4 @@
-"""Generated sections within a page that people also write in: theirs stays, ours is replaced."""
+"""Replace the generated sections of a page and keep what people wrote between them."""
 
 import re
 
@@ -7,21 +7,23 @@ from ..errors import InputError
 
 _BEGIN = "<!-- tkd-hf {}: generated; write your own text outside of these marks -->"
 _END = "<!-- end of tkd-hf {} -->"
-_MARK = re.compile(r"<!-- (end of )?tkd-hf (\w+)[^>]*-->")
+_MARKER = re.compile(r"<!-- (end of )?tkd-hf (\w+)[^>]*-->")
 
 
 def merge_sections(page: str, sections: dict[str, str]) -> str:
-    """A page with its generated sections as they are now, and all else as it was.
+    """Update the generated sections of a page and leave the rest of it unchanged.
 
-    A section that is new comes after the one that it follows in `sections`; one that is empty, or is no longer there,
-    goes with its marks. A page without marks is kept whole, and the sections come after it.
+    Each generated section stands between two markers (HTML comments) that hold its name. Sections are matched by that
+    name, never by heading, so headings may change between versions. A new section goes after the section that precedes
+    it in `sections`. A section that is empty or missing in `sections` is removed with its markers. If the page has no
+    markers, it is kept completely and the sections follow it.
 
     Args:
-        page: Markdown, without metadata.
-        sections: Markdown by name, in order.
+        page: Markdown without front matter.
+        sections: Markdown by section name, in order.
 
     Raises:
-        InputError: if a mark of the page has lost its counterpart.
+        InputError: if a marker of the page has no counterpart or occurs twice.
 
     Example:
 
@@ -34,48 +36,56 @@ def merge_sections(page: str, sections: dict[str, str]) -> str:
 
     ```
     """
-    pieces = _split(page)
+    parts = _split(page)
     names = list(sections)
-    there = [name for name, _ in pieces if name]
-    for place, name in enumerate(names):
-        if name not in there and sections[name]:
-            before = [other for other in names[:place] if other in there]
-            after = [other for other in names[place + 1 :] if other in there]
-            where = len(pieces)
-            if before or after:
-                where = [known for known, _ in pieces].index(before[-1] if before else after[0]) + bool(before)
-            pieces.insert(where, (name, ""))
-            there.append(name)
-    texts = [_marked(name, sections.get(name, "")) if name else text.strip("\n") for name, text in pieces]
+    present = [name for name, _ in parts if name]
+    for index, name in enumerate(names):
+        if name in present or not sections[name]:
+            continue
+        preceding = [earlier for earlier in names[:index] if earlier in present]
+        following = [later for later in names[index + 1 :] if later in present]
+        names_of_parts = [part_name for part_name, _ in parts]
+        if preceding:
+            position = names_of_parts.index(preceding[-1]) + 1
+        elif following:
+            position = names_of_parts.index(following[0])
+        else:
+            position = len(parts)
+        parts.insert(position, (name, ""))
+        present.append(name)
+    texts = [_with_markers(name, sections.get(name, "")) if name else text.strip("\n") for name, text in parts]
     return "\n\n".join(text for text in texts if text.strip()) + "\n"
 
 
 def user_text(page: str) -> str:
-    """What of a page is not generated."""
+    """Return the text of a page that stands outside of the generated sections."""
     return "\n\n".join(text.strip() for name, text in _split(page) if not name and text.strip())
 
 
-def _marked(name: str, text: str) -> str:
+def _with_markers(name: str, text: str) -> str:
     return f"{_BEGIN.format(name)}\n{text.strip()}\n{_END.format(name)}" if text.strip() else ""
 
 
 def _split(page: str) -> list[tuple[str | None, str]]:
-    """The parts of a page in order: generated ones by name, those of people without."""
-    pieces, start, opened = [], 0, None
-    for mark in _MARK.finditer(page):
-        closes, name = bool(mark[1]), mark[2]
-        if closes != (opened is not None) or (closes and name != opened) or name in [known for known, _ in pieces]:
+    """Split a page into (name, text) pairs, in order; the name is `None` for text that people wrote."""
+    parts, start, open_section = [], 0, None
+    for marker in _MARKER.finditer(page):
+        closes, name = bool(marker[1]), marker[2]
+        unbalanced = closes != (open_section is not None) or (closes and name != open_section)
+        if unbalanced or name in [earlier for earlier, _ in parts]:
             raise InputError(
-                f"the card's mark {mark[0]!r} has no counterpart, or stands twice; put it right, or delete the marks"
+                f"the marker {marker[0]!r} in the card has no counterpart or occurs twice; restore the pair, or delete "
+                "its markers"
             )
-        text = page[start : mark.start()]
+        text = page[start : marker.start()]
         if closes or text.strip():
-            pieces.append((opened, text))
-        start, opened = mark.end(), None if closes else name
-    if opened:
+            parts.append((open_section, text))
+        start, open_section = marker.end(), None if closes else name
+    if open_section:
         raise InputError(
-            f"the card's section {opened!r} has no end ({_END.format(opened)}); add it, or delete the mark"
+            f"the card's section {open_section!r} has no end marker ({_END.format(open_section)}); add it, or delete "
+            "the begin marker"
         )
     if page[start:].strip():
-        pieces.append((None, page[start:]))
-    return pieces
+        parts.append((None, page[start:]))
+    return parts

@@ -1,4 +1,4 @@
-"""A model as it lies on the Hub: fetched anew, its files' hashes, what its card claims, and whether it loads alone."""
+"""Verify a model on the Hub: file hashes, the results that its card claims, and loading without tkd-hf."""
 
 import json
 import os
@@ -21,15 +21,15 @@ from .push import check_repo_id, hub_errors
 
 @dataclass
 class Snapshot:
-    """A commit of a repository, in a cache of its own.
+    """A commit of a repository, downloaded into a fresh cache.
 
     Args:
         repo_id: the repository.
-        commit: the commit.
-        folder: its files.
-        cache: the cache, which `HF_HUB_CACHE` would name.
-        files: how many files there are.
-        base: of an adapter, the model that it adapts.
+        commit: the commit's hash.
+        folder: the folder with its files.
+        cache: the cache folder, in the layout of `HF_HUB_CACHE`.
+        files: number of files.
+        base: the base model, if the repository contains an adapter.
     """
 
     repo_id: str
@@ -42,7 +42,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure in the metadata of a card (`model-index`)."""
+    """A result that the metadata of a card states (`model-index`)."""
 
     metric: str
     value: float
@@ -51,17 +51,17 @@ class Claim:
 
 
 def fetch_snapshot(model: str, cache: Path) -> Snapshot:
-    """Downloads a commit into an empty cache, and compares the hash of each file with the one in the commit.
+    """Download a commit into an empty cache, and compare the hash of each file with the hash in the commit.
 
-    The base of an adapter is fetched, too.
+    If the repository contains an adapter, its base model is downloaded and compared as well.
 
     Args:
         model: `org/name` or `org/name@revision`.
-        cache: the cache.
+        cache: the cache folder.
 
     Raises:
-        InputError: if it cannot be fetched.
-        CardMismatch: if a file is missing, or is not the one of the commit.
+        InputError: if the model cannot be downloaded.
+        CardMismatch: if a file is missing or differs from the commit.
     """
     name, revision = split_revision(model)
     check_repo_id(name)
@@ -69,67 +69,76 @@ def fetch_snapshot(model: str, cache: Path) -> Snapshot:
     with hub_errors(f"fetch {model}", "nothing was verified"):
         commit = api.repo_info(name, revision=revision).sha
         folder = Path(snapshot_download(name, revision=commit, cache_dir=cache))
-        found = api.verify_repo_checksums(name, revision=commit, cache_dir=cache)
-    wrong = [f"{one['path']} ({one['actual'][:8]} instead of {one['expected'][:8]})" for one in found.mismatches]
-    wrong += [f"{path} (missing)" for path in found.missing_paths]
-    if wrong:
-        raise CardMismatch(f"{model} is not what its commit {commit[:8]} says: {', '.join(wrong)}")
-    return Snapshot(name, commit, folder, cache, found.checked_count, _fetch_base(folder, cache))
+        checksums = api.verify_repo_checksums(name, revision=commit, cache_dir=cache)
+    problems = [
+        f"{mismatch['path']} ({mismatch['actual'][:8]} instead of {mismatch['expected'][:8]})"
+        for mismatch in checksums.mismatches
+    ]
+    problems += [f"{path} (missing)" for path in checksums.missing_paths]
+    if problems:
+        raise CardMismatch(f"the files of {model} differ from its commit {commit[:8]}: {', '.join(problems)}")
+    return Snapshot(name, commit, folder, cache, checksums.checked_count, _fetch_base(folder, cache))
 
 
 def _fetch_base(adapter: Path, cache: Path) -> Snapshot | None:
     path = adapter / "adapter_config.json"
     if not path.exists():
         return None
-    named = read_json(path, hint="push it anew")
-    base, revision = named.get("base_model_name_or_path"), named.get("revision")
+    config = read_json(path, hint="push the adapter again")
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
     try:
         check_repo_id(base or "")
     except InputError as error:
         raise InputError(
-            f"the base of the adapter cannot be fetched ({error}); set base_model_name_or_path in its "
-            "adapter_config.json to a Hub id, and push it anew"
+            f"the base model of the adapter cannot be fetched ({error}); set base_model_name_or_path in its "
+            "adapter_config.json to a Hub id, and push the adapter again"
         ) from None
     return fetch_snapshot(base + (f"@{revision}" if revision else ""), cache)
 
 
 def read_claims(folder: Path) -> list[Claim]:
-    """What a card's metadata says that was measured.
+    """Return the results that the metadata of a folder's card states.
 
     Raises:
-        InputError: if there is no card, its metadata is damaged, or it claims nothing.
+        InputError: if there is no card, or if its metadata cannot be read or contains no results.
     """
     path = folder / CARD
     if not path.exists():
         raise InputError("there is no card (README.md) to verify")
     try:
         results = ModelCard.load(path).data.eval_results or []
-    except Exception as error:  # of YAML, or of what huggingface_hub makes of it
+    except Exception as error:  # YAML and huggingface_hub raise many types here
         raise InputError(f"the metadata of the card cannot be read: {first_line(error)}") from error
-    found = [Claim(one.metric_type, one.metric_value, one.dataset_name, one.dataset_split) for one in results]
-    if not found:
-        raise InputError("the card's metadata (model-index) has no figures to verify")
-    return found
+    claims = [
+        Claim(result.metric_type, result.metric_value, result.dataset_name, result.dataset_split) for result in results
+    ]
+    if not claims:
+        raise InputError("the card's metadata (model-index) contains no results to verify")
+    return claims
 
 
 def untrusted_code(snapshot: Snapshot) -> list[str]:
-    """The source files that loading a model would run and that are not this package's own; an adapter's base's, too."""
-    return _foreign_in(snapshot.folder) + (untrusted_code(snapshot.base) if snapshot.base else [])
+    """List the source files that loading a model would run and that differ from those of this package.
+
+    If the model is an adapter, the files of its base model are included.
+    """
+    return _untrusted_files(snapshot.folder) + (untrusted_code(snapshot.base) if snapshot.base else [])
 
 
-def _foreign_in(folder: Path) -> list[str]:
-    own = Path(sys.modules[TKDConfig.__module__].__file__).parent
-    named = read_json(folder / "config.json", hint="push it anew").get("auto_map", {}).values()
-    found = [path.relative_to(folder) for path in folder.rglob("*.py")]
-    foreign = [
+def _untrusted_files(folder: Path) -> list[str]:
+    package = Path(sys.modules[TKDConfig.__module__].__file__).parent
+    references = read_json(folder / "config.json", hint="push the model again").get("auto_map", {}).values()
+    paths = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    untrusted = [
         path.as_posix()
-        for path in found
-        if path.as_posix() not in SOURCE_FILES or (own / path).read_bytes() != (folder / path).read_bytes()
+        for path in paths
+        if path.as_posix() not in SOURCE_FILES or (package / path).read_bytes() != (folder / path).read_bytes()
     ]
-    return sorted(foreign) + sorted({name for name in named if "--" in name})
+    # a reference such as "org/name--module.Class" points to code in another repository
+    return sorted(untrusted) + sorted({reference for reference in references if "--" in reference})
 
 
-_WITHOUT_THE_PACKAGE = """
+_LOAD_WITHOUT_PACKAGE = """
 import importlib.abc, json, sys
 
 class Hidden(importlib.abc.MetaPathFinder):
@@ -141,45 +150,55 @@ sys.meta_path.insert(0, Hidden())
 import torch, transformers
 
 repo_id, commit, auto_class, base, base_commit = sys.argv[1:]
-about = {"revision": commit, "trust_remote_code": True}
-tokenizer = transformers.AutoTokenizer.from_pretrained(repo_id, **about)
-kind = getattr(transformers, auto_class)
+options = {"revision": commit, "trust_remote_code": True}
+tokenizer = transformers.AutoTokenizer.from_pretrained(repo_id, **options)
+model_class = getattr(transformers, auto_class)
 if base:
     from peft import PeftModel
-    config = transformers.AutoConfig.from_pretrained(repo_id, **about)
-    found = {"revision": base_commit, "trust_remote_code": True, "config": config, "ignore_mismatched_sizes": True}
-    model = PeftModel.from_pretrained(kind.from_pretrained(base, **found), repo_id, revision=commit).eval()
+    config = transformers.AutoConfig.from_pretrained(repo_id, **options)
+    base_options = {"revision": base_commit, "trust_remote_code": True, "config": config}
+    base_model = model_class.from_pretrained(base, **base_options, ignore_mismatched_sizes=True)
+    model = PeftModel.from_pretrained(base_model, repo_id, revision=commit).eval()
 else:
-    model = kind.from_pretrained(repo_id, **about).eval()
+    model = model_class.from_pretrained(repo_id, **options).eval()
 texts = json.load(sys.stdin)
 with torch.no_grad():
-    answers = [model(**tokenizer(*text, truncation=True, return_tensors="pt")).logits.tolist() for text in texts]
-print(json.dumps(answers))
+    logits = [model(**tokenizer(*text, truncation=True, return_tensors="pt")).logits.tolist() for text in texts]
+print(json.dumps(logits))
 """
 
 
 def logits_without_package(snapshot: Snapshot, auto_class: str, texts: Sequence[tuple[str, ...]]) -> list[torch.Tensor]:
-    """The logits of texts, one by one, in a process that loads the model by its id, without tkd_hf and the network.
+    """Compute logits as a user without tkd-hf would: in a fresh process, with `trust_remote_code=True`.
 
-    The process runs the repository's code, if it brings any, and is not given the token.
+    The process is offline and reads the model from the snapshot's cache. It runs the repository's source files, so it
+    does not get the Hub token.
+
+    Args:
+        snapshot: the downloaded model.
+        auto_class: the Auto class to load it with, such as `"AutoModelForSequenceClassification"`.
+        texts: texts, or pairs of texts.
+
+    Returns:
+        The logits per text; each text is a batch of one.
 
     Raises:
-        CardMismatch: if it cannot be loaded, with the last line of what was said.
+        CardMismatch: if the model does not load. The message contains the last line of the process's errors.
     """
-    secret = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
-    environment = {name: value for name, value in os.environ.items() if name not in secret}
+    token_variables = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in token_variables}
     home = str(snapshot.cache.parent / "home")
-    base = [snapshot.base.repo_id, snapshot.base.commit] if snapshot.base else ["", ""]
     environment |= {"HF_HOME": home, "HF_HUB_CACHE": str(snapshot.cache), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_THE_PACKAGE, snapshot.repo_id, snapshot.commit, auto_class, *base],
+    base = [snapshot.base.repo_id, snapshot.base.commit] if snapshot.base else ["", ""]
+    process = subprocess.run(
+        [sys.executable, "-c", _LOAD_WITHOUT_PACKAGE, snapshot.repo_id, snapshot.commit, auto_class, *base],
         input=json.dumps(texts),
         env=environment | {"HF_MODULES_CACHE": f"{home}/modules"},
         cwd=snapshot.cache,
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or ["the process printed no error"])[-1]
         raise CardMismatch(f"{snapshot.repo_id} does not load without tkd_hf (trust_remote_code=True): {reason}")
-    return [torch.tensor(logits) for logits in json.loads(done.stdout.splitlines()[-1])]
+    return [torch.tensor(logits) for logits in json.loads(process.stdout.splitlines()[-1])]

@@ -1,1 +1,1 @@
-"""The report: what compression cost and what it bought, as tables and pictures for people."""
+"""Render a report on a teacher and its students: tables in Markdown, and plots."""

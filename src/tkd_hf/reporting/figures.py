@@ -1,4 +1,7 @@
-"""Pictures: on a white ground, so that they read on dark pages, too; by name and marker, not by colour alone."""
+"""Plots for reports: quality against cost, reliability diagrams, training curves.
+
+Plots have a white background, so that they stay readable on dark pages. Models differ in marker as well as in colour.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ from ..errors import InputError
 try:
     import matplotlib
 except ImportError:
-    raise InputError('the report draws with matplotlib, which is not installed: pip install "tkd-hf[report]"') from None
+    raise InputError('reports need matplotlib, which is not installed: pip install "tkd-hf[report]"') from None
 
 matplotlib.use("Agg")
 
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
     from ..stages.report import Report
 
 
+# cost of a model -> label of its axis
 COSTS = {
-    "milliseconds": "milliseconds a sentence (p50, one at a time)",
-    "megabytes": "megabytes on disk",
-    "memory": "megabytes of memory (peak)",
+    "milliseconds": "median latency of one batch (ms)",
+    "megabytes": "size on disk (MB)",
+    "memory": "peak memory of the process (MB)",
 }
 BLUE, GREY, RED, GREEN = "#1f5a99", "#666666", "#b3401f", "#1b7f5c"
 STYLES = (
@@ -38,53 +42,69 @@ STYLES = (
 
 
 def draw(report: "Report", folder: Path) -> None:
-    """All pictures of a report: `pareto.png`, and what there is to show in `reliability.png` and `training.png`."""
+    """Draw all plots of a report into a folder.
+
+    Always draws `pareto.png`. Draws `reliability.png` if the task has classes, and `training.png` if a folder contains
+    the Trainer's log.
+
+    Args:
+        report: the measurements.
+        folder: the folder, which is created if necessary.
+    """
     models = dict(zip(report.names, report.evaluation.models, strict=True))
     metric = next(iter(report.evaluation.models[0].metrics))
     points = [
-        {"name": name, "value": model.metrics[metric], "interval": model.intervals[metric]}
-        | {"milliseconds": cost.timings[0].p50}
-        | {"megabytes": cost.megabytes, "memory": cost.footprint.peak_megabytes}
+        {
+            "name": name,
+            "value": model.metrics[metric],
+            "interval": model.intervals[metric],
+            "milliseconds": cost.timings[0].p50,
+            "megabytes": cost.megabytes,
+            "memory": cost.footprint.peak_megabytes,
+        }
         for (name, model), cost in zip(models.items(), report.benchmark.models, strict=True)
     ]
     pareto(folder / "pareto.png", metric.replace("_", " "), points, COSTS)
-    calibrated = {name: model.calibration for name, model in models.items() if model.calibration}
-    if calibrated:
-        reliability(folder / "reliability.png", calibrated)
+    calibrations = {name: model.calibration for name, model in models.items() if model.calibration}
+    if calibrations:
+        reliability(folder / "reliability.png", calibrations)
     if report.logs:
         training(folder / "training.png", report.logs)
 
 
 def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -> None:
-    """The metric against each cost, a panel each; a step line joins those that no other beats in both.
+    """Plot a metric against each cost, one panel per cost, with a line through the Pareto front.
 
     Args:
-        path: of the picture.
-        metric: its name.
-        models: `name`, `value`, `interval` (low and high), and each cost by its key; `None` leaves a model out.
-        costs: key -> what to call it on the axis.
+        path: the image file.
+        metric: name of the metric, for the axis.
+        models: per model `name`, `value`, `interval` (low and high), and each cost by its key. A cost of `None` leaves
+            the model out of that panel.
+        costs: label of the axis per cost.
     """
     figure, panels = plt.subplots(1, len(costs), figsize=(1 + 4.2 * len(costs), 4.6), sharey=True, squeeze=False)
-    styled = list(zip(models, STYLES * len(models), strict=False))
-    for axis, (cost, title) in zip(panels[0], costs.items(), strict=True):
-        drawn = [(model, style) for model, style in styled if model[cost] is not None]
-        for model, (marker, _, color) in drawn:
+    models_with_style = list(zip(models, STYLES * len(models), strict=False))
+    for axis, (cost, label) in zip(panels[0], costs.items(), strict=True):
+        shown = [(model, style) for model, style in models_with_style if model[cost] is not None]
+        for model, (marker, _, color) in shown:
             low, high = model["interval"]
             error = [[model["value"] - low], [high - model["value"]]]
             look = {"fmt": marker, "color": color, "capsize": 3, "markersize": 7, "elinewidth": 0.8}
             axis.errorbar(model[cost], model["value"], error, label=model["name"], **look)
-        best = pareto_front([(model[cost], model["value"]) for model, _ in drawn])
-        axis.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
-        axis.set_xlabel(title)
-        axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in drawn))
+        front = pareto_front([(model[cost], model["value"]) for model, _ in shown])
+        axis.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
+        axis.set_xlabel(label)
+        axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in shown))
         axis.grid(color="#dddddd", linewidth=0.6)
     panels[0][0].set_ylabel(metric)
-    legend = f"bars: 95 % interval of the {metric}; dotted: models that no other beats in both"
-    save(figure, path, f"{metric} against cost", legend, shared_legend=True)
+    caption = f"bars: 95 % confidence interval of the {metric}; dotted line: Pareto front"
+    save(figure, path, f"{metric} against cost", caption, shared_legend=True)
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, value), those for which no other costs less and is worth as much; by cost.
+    """Return the points (cost, value) for which no other point has a lower cost and at least the same value.
+
+    The result is sorted by cost.
 
     Example:
 
@@ -95,19 +115,19 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
     ```
     """
-    best = []
+    front = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not best or value > best[-1][1]:
-            best.append((cost, value))
-    return best
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front
 
 
 def reliability(path: Path, models: "dict[str, Calibration]") -> None:
-    """Accuracy against confidence, a panel a model; the area of a dot is the share of decisions in its bin.
+    """Plot accuracy against confidence, one panel per model; the area of a dot is the share of predictions in its bin.
 
     Args:
-        path: of the picture.
-        models: their calibration, by name.
+        path: the image file.
+        models: the calibration of each model, by name.
     """
     columns = min(4, len(models))
     rows = -(-len(models) // columns)
@@ -126,62 +146,67 @@ def reliability(path: Path, models: "dict[str, Calibration]") -> None:
         axis.grid(color="#dddddd", linewidth=0.6)
     for axis in panels.flat[len(models) :]:
         axis.set_visible(False)
-    save(figure, path, "Reliability", "dashed: confidence = accuracy; a dot's area: share of the decisions")
+    caption = "dashed line: confidence equals accuracy; area of a dot: share of the predictions"
+    save(figure, path, "Reliability: accuracy against confidence", caption)
 
 
 def training(path: Path, runs: dict[str, list[dict]]) -> None:
-    """Losses and agreement over the steps, a row of two panels a run.
+    """Plot losses and agreement against the training step, two panels per run.
 
     Args:
-        path: of the picture.
-        runs: by name, the Trainer's log.
+        path: the image file.
+        runs: the Trainer's log of each run, by name.
     """
     figure, panels = plt.subplots(len(runs), 2, figsize=(10, 0.8 + 3 * len(runs)), squeeze=False)
     for (left, right), (name, log) in zip(panels, runs.items(), strict=True):
-        _curves(left, log, lambda key: key == "loss" or key.startswith("loss_") or key == "eval_loss")
+        _curves(left, log, lambda key: key in ("loss", "eval_loss") or key.startswith("loss_"))
         _curves(right, log, lambda key: key in ("agreement", "eval_agreement", "eval_accuracy"))
         left.set(title=name, ylabel="loss")
         right.set(title=name, ylabel="share of examples")
-    save(figure, path, "Training")
+    save(figure, path, "Training curves")
 
 
-def _curves(axis: Axes, log: list[dict], wanted: Callable[[str], bool]) -> None:
-    names = list(dict.fromkeys(key for entry in log for key in entry if wanted(key)))
-    if not names:
+def _curves(axis: Axes, log: list[dict], is_shown: Callable[[str], bool]) -> None:
+    """Plot the values of a log whose keys pass a test; hide an empty panel."""
+    keys = list(dict.fromkeys(key for entry in log for key in entry if is_shown(key)))
+    if not keys:
         axis.set_visible(False)
         return
-    for (marker, style, color), name in zip(STYLES * 3, names, strict=False):
-        points = [(entry["step"], entry[name]) for entry in log if name in entry]
-        label = name.removeprefix("loss_").replace("eval_", "evaluated ")
+    for (marker, style, color), key in zip(STYLES * 3, keys, strict=False):
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        label = key.removeprefix("loss_").replace("eval_", "evaluation ")
         axis.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=4, label=label)
     axis.set_xlabel("step")
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.legend(fontsize=8, framealpha=1)
 
 
-def save(figure: Figure, path: Path, title: str, legend: str = "", shared_legend: bool = False) -> None:
-    """Writes a figure with its title, and a line beneath that says how to read it.
+def save(figure: Figure, path: Path, title: str, caption: str = "", shared_legend: bool = False) -> None:
+    """Add a title and a caption to a figure, write it to a file, and close it.
 
     Args:
-        figure: all drawn.
-        path: of the picture.
-        title: above.
-        legend: beneath.
-        shared_legend: name below the title, once for all panels, what has a label in any.
+        figure: the figure with all its panels.
+        path: the image file; its folder is created if necessary.
+        title: the text above the panels.
+        caption: the text below the panels, which explains how to read them.
+        shared_legend: add one legend for all panels below the title.
     """
     figure.suptitle(title, fontsize=12)
-    figure.supxlabel(legend, fontsize=8, color=GREY)
-    figure.tight_layout(rect=(0, 0, 1, 1 - (_name_once(figure) if shared_legend else 0.0)))
+    figure.supxlabel(caption, fontsize=8, color=GREY)
+    figure.tight_layout(rect=(0, 0, 1, 1 - (_add_shared_legend(figure) if shared_legend else 0.0)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, facecolor="white")
     plt.close(figure)
 
 
-def _name_once(figure: Figure) -> float:
-    """One legend for all panels, in rows of names that fit beside each other; the share of the height that it takes."""
-    named = {name: look for axis in figure.axes for look, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, named)))))  # inches of a marker, a letter
-    row = 0.276 / figure.get_figheight()
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - row)}
-    figure.legend(named.values(), named, ncols=columns, fontsize=9, frameon=False, **place)
-    return row * -(-len(named) // columns)
+def _add_shared_legend(figure: Figure) -> float:
+    """Add one legend for all panels, in rows that fit the width; return the share of the height that it takes."""
+    handles = {
+        name: handle for axis in figure.axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    # in inches: 0.7 for a marker and its spacing, 0.09 per character
+    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, handles)))))
+    row_height = 0.276 / figure.get_figheight()
+    position = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - row_height)}
+    figure.legend(handles.values(), handles, ncols=columns, fontsize=9, frameon=False, **position)
+    return row_height * -(-len(handles) // columns)

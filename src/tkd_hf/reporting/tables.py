@@ -1,4 +1,4 @@
-"""`report.md`: the tables, and the template that they stand in."""
+"""Render `report.md`: its tables and its template."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -15,75 +15,91 @@ if TYPE_CHECKING:
 
 
 def markdown(report: "Report") -> str:
-    """The report as Markdown; the pictures stand in `pictures/` beside it."""
+    """Return a report as Markdown. Its plots are expected in `pictures/` next to it."""
     environment = Environment(
         loader=PackageLoader("tkd_hf.reporting", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     models = dict(zip(report.names, report.evaluation.models, strict=True))
     students = {name: model for name, model in models.items() if model.fidelity}
-    first = report.evaluation.models[0]
+    teacher = report.evaluation.models[0]
     return environment.get_template("report.md.jinja").render(
         report=report,
-        metric=readable_name(next(iter(first.metrics))),
+        metric=readable_name(next(iter(teacher.metrics))),
         resamples=RESAMPLES,
-        worth=_worth(report, models),
-        near=_near(students),
-        classes=_classes(students),
-        grid=_grid(report),
+        overview=_overview(report, models),
+        agreement=_agreement(students),
+        classes=_recall_per_class(students),
+        latencies=_latencies(report),
         resources=_resources(report),
-        measured=_measured(report),
+        setup=_setup(report),
     )
 
 
 def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table in Markdown; the first column is text, the others are figures."""
+    """Return a Markdown table. The first column is aligned to the left, the others, for numbers, to the right."""
     columns = list(columns)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def readable_name(name: str) -> str:
+    """Return an identifier with spaces instead of underscores."""
     return name.replace("_", " ")
 
 
-def _worth(report: "Report", models: dict[str, "ModelResult"]) -> str:
-    """The table people decide on."""
+def _overview(report: "Report", models: dict[str, "ModelResult"]) -> str:
+    """Return the first table: quality, speed and size of each model."""
     metrics = [readable_name(name) for name in report.evaluation.models[0].metrics]
-    rows = [
+    rows = []
+    for (name, model), cost in zip(models.items(), report.benchmark.models, strict=True):
+        rows.append(
+            [
+                name,
+                *(_with_interval(value, model.intervals[metric]) for metric, value in model.metrics.items()),
+                _change(model),
+                _rounded(model.agreement_or_correlation),
+                *_latency_and_speedup(cost.timings[0]),
+                f"{model.megabytes:.1f}",
+                f"{model.parameters.total / 1e6:.1f} M",
+            ]
+        )
+    return markdown_table(
         [
-            name,
-            *(_with_interval(value, model.intervals[metric]) for metric, value in model.metrics.items()),
-            _change(model),
-            _figure(model.agreement_or_correlation),
-            *_speed(report.benchmark.models[place].timings[0]),
-            f"{model.megabytes:.1f}",
-            f"{model.parameters.total / 1e6:.1f} M",
-        ]
-        for place, (name, model) in enumerate(models.items())
-    ]
-    columns = ["", *metrics, f"change of {metrics[0]}", "agreement", "p50 ms", "speed-up", "MB", "parameters"]
-    return markdown_table(columns, rows)
+            *("", *metrics, f"change of {metrics[0]} (model − teacher)", _agreement_column(models)),
+            *("median latency, ms", "speed-up", "MB on disk", "parameters"),
+        ],
+        rows,
+    )
 
 
-def _speed(timing: "Timing") -> list[str]:
+def _agreement_column(models: dict[str, "ModelResult"]) -> str:
+    students = [model for model in models.values() if model.fidelity]
+    if any(model.agreement is None for model in students):
+        return "correlation with the teacher"
+    return "agreement with the teacher"
+
+
+def _latency_and_speedup(timing: "Timing") -> list[str]:
     low, high = timing.interval
     return [f"{timing.p50:.2f}", f"{timing.speedup:.2f}× ({low:.2f}–{high:.2f})"]
 
 
-def _grid(report: "Report") -> str:
-    """Median milliseconds and speed-up for every shape of batch."""
-    timings = zip(*(model.timings for model in report.benchmark.models), strict=True)
-    rows = [
-        [
-            f"{row[0].batch_size} × {row[0].length or 'real texts'}",
-            *(f"{one.p50:.2f} ({one.speedup:.2f}×)" for one in row),
-        ]
-        for row in timings
-    ]
-    return markdown_table(["milliseconds: batch × tokens", *report.names], rows)
+def _latencies(report: "Report") -> str:
+    """Return median latency and speed-up per batch size and length."""
+    rows = []
+    for timings in zip(*(model.timings for model in report.benchmark.models), strict=True):
+        size, length = timings[0].batch_size, timings[0].length
+        rows.append(
+            [
+                f"{size} × {length or 'real texts'}",
+                *(f"{timing.p50:.2f} ({timing.speedup:.2f}×)" for timing in timings),
+            ]
+        )
+    return markdown_table(["batch size × tokens", *report.names], rows)
 
 
 def _resources(report: "Report") -> str:
+    """Return the parameters, size, memory, loading time and throughput of each model."""
     rows = [
         [
             name,
@@ -99,17 +115,17 @@ def _resources(report: "Report") -> str:
         ]
         for name, cost in zip(report.names, report.benchmark.models, strict=True)
     ]
-    columns = ["", "backend", "weights", "embeddings", "encoder and head", "MB on disk", "peak MB of memory"]
-    return markdown_table([*columns, "seconds to load", "texts a second", "µs to tokenise a text"], rows)
+    columns = ["", "backend", "data type of the weights", "parameters: embeddings", "parameters: encoder and head"]
+    columns += ["MB on disk", "peak memory of the process, MB", "seconds to load", "texts per second (largest batch)"]
+    return markdown_table([*columns, "tokenization of a text, µs"], rows)
 
 
-def _measured(report: "Report") -> str:
-    """What the figures depend on."""
+def _setup(report: "Report") -> str:
+    """Return the list of models, hardware and software on which the results depend."""
     hardware, software = report.benchmark.hardware, report.benchmark.software
+    names = zip(report.names, report.evaluation.models, strict=True)
     rows = {
-        "models": ", ".join(
-            f"{name}: `{model.name}`" for name, model in zip(report.names, report.evaluation.models, strict=True)
-        ),
+        "models": ", ".join(f"{name}: `{model.name}`" for name, model in names),
         "processor": f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores in use",
         "accelerator": hardware["accelerator"] or "none",
         "software": ", ".join(f"{name} {version}" for name, version in software.items()),
@@ -119,49 +135,56 @@ def _measured(report: "Report") -> str:
     return "\n".join(f"- {name}: {value}" for name, value in rows.items())
 
 
-def _near(students: dict[str, "ModelResult"]) -> str:
-    if any(model.fidelity.agreement is None for model in students.values()):
-        rows = [[name, _figure(m.fidelity.pearson), _figure(m.fidelity.difference)] for name, m in students.items()]
-        return markdown_table(["", "correlation with the teacher", "mean difference"], rows)
-    rows = [
-        [
-            name,
-            _figure(near.agreement),
-            _figure(near.kl),
-            near.teacher_only,
-            near.model_only,
-            f"{near.p_value:.2g}",
-            _figure(model.calibration.error),
+def _agreement(students: dict[str, "ModelResult"]) -> str:
+    """Return how far each student's predictions (or scores, in regression) agree with the teacher's."""
+    if any(model.agreement is None for model in students.values()):
+        rows = [
+            [name, _rounded(model.fidelity.pearson), _rounded(model.fidelity.difference)]
+            for name, model in students.items()
         ]
-        for name, model in students.items()
-        for near in [model.fidelity]
-    ]
-    return markdown_table(["", "agreement", "KL", "teacher right alone", "right alone", "p", "calibration error"], rows)
+        return markdown_table(["", "correlation with the teacher", "mean absolute difference of the scores"], rows)
+    rows = []
+    for name, model in students.items():
+        fidelity = model.fidelity
+        rows.append(
+            [
+                name,
+                _rounded(fidelity.agreement),
+                _rounded(fidelity.kl),
+                fidelity.teacher_only,
+                fidelity.model_only,
+                f"{fidelity.p_value:.2g}",
+                _rounded(model.calibration.error),
+            ]
+        )
+    columns = ["", "agreement", "KL divergence", "only the teacher is right", "only the model is right"]
+    return markdown_table([*columns, "p-value", "calibration error"], rows)
 
 
-def _classes(students: dict[str, "ModelResult"]) -> str:
-    """Recall by class, of the teacher and each student; nothing for scores."""
-    lists = [model.fidelity.classes for model in students.values()]
-    if not lists[0]:
+def _recall_per_class(students: dict[str, "ModelResult"]) -> str:
+    """Return the recall per class of the teacher and each student; an empty string for regression."""
+    classes = [model.fidelity.classes for model in students.values()]
+    if not classes[0]:
         return ""
-    rows = [
-        [row[0].name, row[0].examples, _figure(row[0].teacher), *(_figure(one.model) for one in row)]
-        for row in zip(*lists, strict=True)
-    ]
+    rows = []
+    for same_class in zip(*classes, strict=True):  # one entry per student
+        first = same_class[0]
+        recalls = [_rounded(entry.model) for entry in same_class]
+        rows.append([first.name, first.examples, _rounded(first.teacher), *recalls])
     return markdown_table(["class", "examples", "teacher", *students], rows)
 
 
 def _change(model: "ModelResult") -> str:
     if not model.changes:
         return "–"
-    found = next(iter(model.changes.values()))
-    low, high = found["interval"]
-    return f"{found['change']:+.4f} ({low:+.3f} to {high:+.3f})"
+    change = next(iter(model.changes.values()))
+    low, high = change["interval"]
+    return f"{change['change']:+.4f} ({low:+.3f} to {high:+.3f})"
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.4f} ({interval[0]:.3f}–{interval[1]:.3f})"
 
 
-def _figure(value: float | None) -> str:
+def _rounded(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""`tkd-hf benchmark`: how fast models are beside one another, and what they take of memory and disk."""
+"""Measure the latency, throughput, memory and size of models next to each other (`tkd-hf benchmark`)."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ BATCH_SIZES = (1, 8, 32)
 LENGTHS = (16, 64, 128)
 ROUNDS = 50
 PATIENCE = 10.0
-REAL_TEXTS = 1000  # at most; the rounds take them in turn
-# what is timed as real texts where no data is named
+MAX_REAL_TEXTS = 1000  # the rounds cycle through them
+# the real texts if no data is given
 SENTENCES = (
     "Not worth the wait.",
     "The delivery came two days early and nothing was broken.",
@@ -51,18 +51,18 @@ SENTENCES = (
 
 @dataclass
 class ModelCost:
-    """What one model takes.
+    """The measurements of one model.
 
     Args:
-        name: folder or Hub id; a model that was named before gets a number, `runs/x (2)`.
-        backend: what runs it: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
-        device: where it runs, as torch names it.
-        dtype: the types that its weights have; see `Runner.dtype`.
-        parameters: numbers of weights.
-        megabytes: size of the weights on disk, in 10⁶ bytes.
-        footprint: memory and seconds of loading, in a process of its own.
-        tokenization: median microseconds that its tokenizer takes for a text.
-        timings: of each batch size the real texts, then each length.
+        name: folder or Hub id. If a model is measured several times, a number is added: `runs/x (2)`.
+        backend: the runtime: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
+        device: the device, in torch's notation.
+        dtype: the data types of the weights; see `Runner.dtype`.
+        parameters: number of parameters.
+        megabytes: size of the weights on disk, in units of 10⁶ bytes.
+        footprint: memory and loading time, measured in a separate process.
+        tokenization: median time to tokenize one text, in microseconds.
+        timings: for each batch size, the timing with real texts and then one per length.
     """
 
     name: str
@@ -76,21 +76,23 @@ class ModelCost:
     timings: list[Timing]
 
     def timing(self, batch_size: int, length: int | None = None) -> Timing:
-        """The figures of a batch size and a length, or of the real texts."""
-        return next(found for found in self.timings if (found.batch_size, found.length) == (batch_size, length))
+        """Return the timing for a batch size and a length in tokens; without a length, the one with real texts."""
+        return next(timing for timing in self.timings if timing.batch_size == batch_size and timing.length == length)
 
 
 @dataclass
 class Benchmark:
-    """What was measured, on which texts, on what machine.
+    """The measurements of all models; `tkd-hf benchmark --json` writes it.
 
     Args:
-        models: in the order in which they were named.
-        reference: the name of the one that the others are compared with.
-        texts: where the real texts are from.
-        tokens: their mean length, as the reference's tokenizer cuts them.
-        batch_sizes, lengths: of the batches.
-        hardware: with the number of threads that all models ran with.
+        models: in the given order.
+        reference: name of the model that the others are compared with.
+        texts: source of the real texts.
+        tokens: mean length of the real texts in tokens, after truncation, with the reference's tokenizer.
+        batch_sizes: the measured batch sizes.
+        lengths: the measured lengths of random texts, in tokens.
+        software: versions of Python and the packages.
+        hardware: processor and accelerator, and the number of threads that all models used.
     """
 
     models: list[ModelCost]
@@ -103,7 +105,7 @@ class Benchmark:
     hardware: dict = field(default_factory=describe_hardware)
 
     def to_dict(self) -> dict:
-        """For JSON."""
+        """Return the measurements as a dictionary for JSON."""
         return asdict(self)
 
 
@@ -118,120 +120,151 @@ def benchmark(
     patience: float = PATIENCE,
     seed: int = 0,
 ) -> Benchmark:
-    """Times models in one run, in which they take turns, and measures the memory of each in a process of its own.
+    """Time models alternately in one process, and measure the memory of each model in a separate process.
 
-    Each batch size is timed with real texts and with random tokens of each length. Times drift with the load and the
-    temperature of the machine; the ratios to the reference are those within a round, and drift far less.
+    Each batch size is timed with real texts and with random tokens of each length. The load and the temperature of a
+    machine change over time, so absolute times drift. The models therefore run in turns, in random order, and a
+    speed-up is the ratio of times within the same round.
 
     Args:
-        models: folders or Hub ids, in PyTorch or exported; see `tkd_hf.evaluation.runners`. The same one may be named
-            several times: what lies between its rows is noise.
-        data: gives the real texts, those of its evaluation split; by default a few sentences of our own.
-        batch_sizes: texts in a batch.
-        lengths: tokens in each text of random tokens.
-        reference: the model to compare with, one of `models` or one more; by default the first.
-        threads: of the processor, for every backend; by default as many as torch uses by itself.
-        rounds: how often each model is timed with each batch size and length.
-        patience: seconds a model, after which no further round begins with a batch size and length.
-        seed: of the order of turns.
+        models: folders or Hub ids, in PyTorch or exported; see `tkd_hf.evaluation.runners`. If a model is given
+            several times, the differences between its rows show the noise.
+        data: the data whose evaluation split provides the real texts (a few built-in sentences).
+        batch_sizes: numbers of texts per batch.
+        lengths: numbers of random tokens per text.
+        reference: the model to compare with (the first). It is added if it is not in `models`.
+        threads: number of processor threads for all runtimes (torch's default).
+        rounds: number of times that each model is timed per batch size and length.
+        patience: time limit per model, batch size and length in seconds; no round starts after it.
+        seed: random seed for the order of turns.
+
+    Returns:
+        The measurements.
 
     Raises:
-        InputError: for no models, models that cannot be loaded or run, lengths beyond what one of them reads, sizes
-            below 1, or bad data.
+        InputError: if there are no models, if a model cannot be loaded or run or reads fewer tokens than the longest
+            length, if a size is below 1, or if the data is bad.
+
+    Example:
+
+    ```python
+    from tkd_hf.stages.benchmark import benchmark
+
+    result = benchmark(["runs/teacher", "runs/student"], batch_sizes=[1], lengths=[64])
+    result.models[1].timing(batch_size=1).speedup
+    ```
     """
     models = list(models if reference is None or reference in models else (reference, *models))
-    place = models.index(reference) if reference else 0
+    reference_index = models.index(reference) if reference else 0
     check_sizes(batch_sizes=batch_sizes, lengths=lengths, rounds=[rounds], threads=[1 if threads is None else threads])
-    longest = _longest_input(models, max(lengths))
+    longest = _max_common_length(models, max(lengths))
     texts, problem_type = _real_texts(data, models[0])
     max_length = min(data.max_length if data else DataArguments.max_length, longest)
-    with _threads(threads):
+    time_limit = patience * len(models)
+    with _torch_threads(threads):
         runners = [load_runner(name, problem_type) for name in tqdm(models, desc="loading", unit="model")]
-        # after the loading above, which left all files in the system's cache
-        needed = [
+        # the loading above left all files in the system's cache, so loading times are comparable
+        footprints = [
             measure_footprint(name, max(batch_sizes), max(lengths))
             for name in tqdm(models, desc="memory", unit="model")
         ]
-        timed = []
+        timings_by_shape = []
         for size, length in tqdm(list(product(batch_sizes, (None, *lengths))), desc="timing", unit="shape"):
-            batches = _texts(runners, texts, size, max_length) if length is None else _tokens(runners, size, length)
-            passes = ([forward_pass(*one) for one in zip(runners, next(batches), strict=True)] for _ in range(rounds))
-            timed.append(timings(time_interleaved(passes, patience * len(models), seed), size, length, place))
-        words = ([partial(text_batch, runner, [text], max_length) for runner in runners] for text in texts)
-        tokenization = np.median(time_interleaved(words, patience * len(models), seed), axis=0) * 1e6
-        tokens = [text_batch(runners[place], [text], max_length)["input_ids"].shape[1] for text in texts]
-        names = _numbered(models)
-        found = zip(names, runners, needed, tokenization.tolist(), zip(*timed, strict=True), strict=True)
+            if length is None:
+                batches = _text_batches(runners, texts, size, max_length)
+            else:
+                batches = _random_batches(runners, size, length)
+            passes = (
+                [forward_pass(runner, batch) for runner, batch in zip(runners, next(batches), strict=True)]
+                for _ in range(rounds)
+            )
+            timings_by_shape.append(timings(time_interleaved(passes, time_limit, seed), size, length, reference_index))
+        tokenizations = ([partial(text_batch, runner, [text], max_length) for runner in runners] for text in texts)
+        tokenization_times = np.median(time_interleaved(tokenizations, time_limit, seed), axis=0) * 1e6
+        lengths_of_texts = [
+            text_batch(runners[reference_index], [text], max_length)["input_ids"].shape[1] for text in texts
+        ]
+        names = _unique_names(models)
+        timings_by_model = zip(*timings_by_shape, strict=True)
+        rows = zip(names, runners, footprints, tokenization_times.tolist(), timings_by_model, strict=True)
         return Benchmark(
-            models=[_cost(*one) for one in found],
-            reference=names[place],
+            models=[_model_cost(*row) for row in rows],
+            reference=names[reference_index],
             texts=(data.task or data.dataset) if data else "built-in sentences",
-            tokens=float(np.mean(tokens)),
+            tokens=float(np.mean(lengths_of_texts)),
             batch_sizes=tuple(batch_sizes),
             lengths=tuple(lengths),
         )
 
 
 def check_sizes(**sizes: Sequence[int]) -> None:
-    """Refuses lists that are empty or hold a number below 1, by their names."""
+    """Check that lists of sizes are not empty and contain no number below 1.
+
+    Raises:
+        InputError: naming the list.
+    """
     for name, values in sizes.items():
         if not values or min(values) < 1:
-            raise InputError(f"{name}={list(values)}: numbers from 1 up are wanted")
+            raise InputError(f"{name}={list(values)}: use numbers of at least 1")
 
 
-def _longest_input(models: Sequence[str], length: int) -> float:
-    """How many tokens all models read; an error if one reads less than are wanted."""
+def _max_common_length(models: Sequence[str], length: int) -> float:
+    """Return the number of tokens that all models can read; refuse a length beyond it."""
     if not models:
-        raise InputError("no models to benchmark; name one or more, by folder or Hub id")
-    longest = {name: max_input_length(runner_config(name)) for name in models}
-    for name, limit in longest.items():
+        raise InputError("models=[]: name at least one model to benchmark, by folder or Hub id")
+    limits = {name: max_input_length(runner_config(name)) for name in models}
+    for name, limit in limits.items():
         if length > limit:
             raise InputError(f"lengths go up to {length} tokens, but {name} reads at most {limit}; lower --lengths")
-    return min(longest.values())
+    return min(limits.values())
 
 
 def _real_texts(data: DataArguments | None, model: str) -> tuple[list[tuple[str, ...]], str | None]:
-    """Texts or pairs, and what the models are to answer for them."""
+    """Return texts, or pairs of texts, and the problem type."""
     if data is None:
         return [(sentence,) for sentence in SENTENCES], None
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(model)))
-    return first_texts(examples, REAL_TEXTS), task.problem_type
+    return first_texts(examples, MAX_REAL_TEXTS), task.problem_type
 
 
-def _texts(runners: list[Runner], texts: list[tuple[str, ...]], size: int, max_length: int) -> Iterator[list[dict]]:
-    """For each round the next texts, the first ones again after the last, as each model's tokenizer encodes them."""
+def _text_batches(
+    runners: list[Runner], texts: list[tuple[str, ...]], size: int, max_length: int
+) -> Iterator[list[dict]]:
+    """Yield the next texts for each round, tokenized per model; start over after the last text."""
     endless = cycle(texts)
     while True:
-        chosen = list(islice(endless, size))
-        yield [text_batch(runner, chosen, max_length) for runner in runners]
+        batch = list(islice(endless, size))
+        yield [text_batch(runner, batch, max_length) for runner in runners]
 
 
-def _tokens(runners: list[Runner], size: int, length: int) -> Iterator[list[dict]]:
-    """For each round the same random tokens of each model."""
+def _random_batches(runners: list[Runner], size: int, length: int) -> Iterator[list[dict]]:
+    """Yield a batch of random tokens per model, the same in each round."""
     return repeat([random_batch(runner, size, length) for runner in runners])
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """All backends take as many threads as torch has when they load."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Set torch's number of threads; all runtimes use it when they load a model."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(count or previous)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
-def _numbered(models: Sequence[str]) -> list[str]:
-    """Names that differ: a model named a second time is `runs/x (2)`."""
-    seen, names = Counter(), []
+def _unique_names(models: Sequence[str]) -> list[str]:
+    """Number the repetitions of a name: the second `runs/x` becomes `runs/x (2)`."""
+    counts, names = Counter(), []
     for model in models:
-        seen[model] += 1
-        names.append(model if seen[model] == 1 else f"{model} ({seen[model]})")
+        counts[model] += 1
+        names.append(model if counts[model] == 1 else f"{model} ({counts[model]})")
     return names
 
 
-def _cost(name: str, runner: Runner, needed: Footprint, tokenization: float, timed: tuple[Timing, ...]) -> ModelCost:
+def _model_cost(
+    name: str, runner: Runner, footprint: Footprint, tokenization: float, timings: tuple[Timing, ...]
+) -> ModelCost:
     return ModelCost(
         name=name,
         backend=runner.backend,
@@ -239,7 +272,7 @@ def _cost(name: str, runner: Runner, needed: Footprint, tokenization: float, tim
         dtype=runner.dtype,
         parameters=count_parameters(runner.config),
         megabytes=runner.megabytes,
-        footprint=needed,
+        footprint=footprint,
         tokenization=tokenization,
-        timings=list(timed),
+        timings=list(timings),
     )

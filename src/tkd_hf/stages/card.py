@@ -1,4 +1,4 @@
-"""`tkd-hf card`: the card of a model (`README.md`), from its run's record and a report."""
+"""Write the card of a model (`README.md`) from its run record and a report (`tkd-hf card`)."""
 
 import json
 import shutil
@@ -40,32 +40,34 @@ def card(
     tags: str | Sequence[str] | None = None,
     record: StageRecord | None = None,
 ) -> str:
-    """Writes the card of a model into its folder, or writes it anew: what people added to it stays.
+    """Write the card of a model into its folder, or update the existing card.
+
+    An update replaces the generated sections. Text and metadata that people added stay.
 
     Args:
-        folder: the run.
-        report: folder of a report (`tkd-hf report`) on the model. What it says of the model and its teacher goes into
-            the folder with its pictures (`report.json`, `pictures/`), and later cards find it there.
-        repo_id: where the model will be on the Hub, for the examples of how to load it; by default the folder's name.
-        license: of the model, such as `"apache-2.0"`.
-        language: of the texts that it is for, such as `"en"`; or several.
-        base_model: Hub id of the model that it was made from, where the run began with a folder.
-        tags: to be added to those that follow from the run.
-        record: of the run, where it is not in the folder yet.
+        folder: the run folder.
+        report: folder of a report (`tkd-hf report`) that includes the model. The results of the model and its teacher
+            are copied into the run folder (`report.json`, `pictures/`), where later updates find them.
+        repo_id: the model's future Hub id, for the code examples (the folder's name).
+        license: the model's licence, such as `"apache-2.0"`.
+        language: language code of the texts, such as `"en"`, or several codes.
+        base_model: Hub id of the model that training started from, if the record knows only a local folder.
+        tags: tags to add to those that follow from the run.
+        record: the run record (the one in the folder).
 
     Returns:
-        the card.
+        The content of the card.
 
     Raises:
-        InputError: if the folder holds no model, the report is not of this model, or an earlier one, or the card that
-            is there is damaged.
+        InputError: if the folder contains no model, if the report does not include the model or is older than it, or if
+            the existing card is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():
-        raise InputError(f"{folder} holds no model (config.json); name the folder of a run")
+        raise InputError(f"{folder} contains no model (config.json); name a run folder")
     record = record or read_record(folder)
     if report is not None:
-        _take_over(Path(report), folder, record)
+        _copy_results(Path(report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
     content = card_from_folder(folder, record, repo_id, base_model).render(
         existing,
@@ -79,12 +81,15 @@ def card(
     return content
 
 
-def write_trainer_card(trainer: "BaseTrainer", **chosen: Any) -> str:
-    """The card of what a trainer has trained, or is training, in its output folder, and the record that it is from.
+def write_trainer_card(trainer: "BaseTrainer", **options: Any) -> str:
+    """Write the card of a trainer's model into its output folder, and the run record if there is none yet.
 
     Args:
-        trainer: its model's configuration is saved, if need be.
-        chosen: as of `card`.
+        trainer: the trainer, during or after training. Its model's configuration is saved if the folder has none.
+        options: arguments of `card`.
+
+    Returns:
+        The content of the card.
     """
     folder = Path(trainer.args.output_dir)
     if not (folder / "config.json").exists():
@@ -93,35 +98,38 @@ def write_trainer_card(trainer: "BaseTrainer", **chosen: Any) -> str:
     if record is None:
         record = record_from_trainer(trainer)
         write_record(folder, record)
-    return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **chosen)
+    return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **options)
 
 
 def record_from_trainer(trainer: "BaseTrainer") -> StageRecord:
-    """What a trainer knows of its run: teachers, data, arguments, time, and how the last evaluation went."""
-    models = getattr(trainer, "live_teachers", [])
-    names = [model.config.name_or_path or type(model).__name__ for model in models]
-    made = [_revision(model) for model in models]
-    several = {"teacher_weights": list(trainer.teacher.weights)} if len(models) > 1 else {}
-    taught = {"teacher": names, "teacher_revision": made} if several else {}
-    if len(models) == 1:
-        taught = {"teacher": names[0], "teacher_revision": made[0]}
-    data = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
-    report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
-    evaluated = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
-    last = evaluated[-1] if evaluated else {}
-    seconds = next(
-        (one["train_runtime"] for one in reversed(trainer.state.log_history) if "train_runtime" in one), None
-    )
+    """Return a run record with everything that a trainer knows: teachers, data, arguments, duration, last metrics."""
+    teachers = getattr(trainer, "live_teachers", [])
+    names = [model.config.name_or_path or type(model).__name__ for model in teachers]
+    revisions = [_revision(model) for model in teachers]
+    inputs, arguments = {}, training_arguments(trainer.args)
+    if teachers:
+        arguments = {"live": True, **arguments}
+    if len(teachers) == 1:
+        inputs |= {"teacher": names[0], "teacher_revision": revisions[0]}
+    elif teachers:
+        inputs |= {"teacher": names, "teacher_revision": revisions}
+        arguments["teacher_weights"] = list(trainer.teacher.weights)
+    datasets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
+    inputs |= {name: fingerprint(rows) for name, rows in datasets.items() if isinstance(rows, Dataset)}
+    init_report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
+    newest_first = trainer.state.log_history[::-1]
+    evaluation = next((entry for entry in newest_first if any(name.startswith("eval_") for name in entry)), {})
+    seconds = next((entry["train_runtime"] for entry in newest_first if "train_runtime" in entry), None)
     return StageRecord(
         "distill" if hasattr(trainer, "objective") else "finetune",
-        inputs=taught | {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
-        arguments={**({"live": True} if models else {}), **training_arguments(trainer.args), **several},
+        inputs=inputs,
+        arguments=arguments,
         metrics={
             name.removeprefix("eval_"): value
-            for name, value in last.items()
+            for name, value in evaluation.items()
             if name.startswith("eval_") and not name.endswith(("runtime", "_per_second"))
         },
-        details={"teacher_layers": list(report.layers)} if report else {},
+        details={"teacher_layers": list(init_report.layers)} if init_report else {},
         seconds=seconds and round(seconds, 1),
     )
 
@@ -134,86 +142,95 @@ def _revision(model: PreTrainedModel) -> str:
 def card_from_folder(
     folder: Path, record: StageRecord | None = None, repo_id: str | None = None, base_model: str | None = None
 ) -> Card:
-    """What the folder of a run holds, without places on the machine; the arguments are those of `card`."""
+    """Collect the content of a card from a run folder, without local paths; the arguments are those of `card`."""
     record = record or read_record(folder)
     name = folder.resolve().name
-    adapter = folder / "adapter_config.json"
-    found = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
-    exports = {
-        backend: [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
-        for backend, patterns in found.items()
-    }
-    for files in exports.values():  # the one that runs, and was measured, is the one to show
-        files.sort(key=lambda name: EXPORT_FILES.index(name) if name in EXPORT_FILES else len(EXPORT_FILES))
-    results = folder / RESULTS
-    adapted = read_json(adapter, hint="save the adapter anew") if adapter.exists() else None
+    patterns = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
+    exports = {backend: _exported_files(folder, *backend_patterns) for backend, backend_patterns in patterns.items()}
+    adapter = _read_if_present(folder / "adapter_config.json", hint="save the adapter again")
     return Card(
         name=repo_id.rpartition("/")[2] if repo_id else name,
         repo_id=repo_id or name,
-        config=read_json(folder / "config.json", hint="save the model anew"),
+        config=read_json(folder / "config.json", hint="save the model again"),
         record=record and redacted_record(record),
-        results=read_json(results, hint="give the report again") if results.exists() else None,
+        results=_read_if_present(folder / RESULTS, hint="copy the report again: tkd-hf card RUN --report REPORT"),
         pictures=sorted(f"{PICTURES}/{file.name}" for file in (folder / PICTURES).glob("*.png")),
         exports={backend: files for backend, files in exports.items() if files},
         pytorch=any(folder.glob("*.safetensors")),
-        parameters=_parameters(folder),
-        adapter=adapted,
-        mask=_mask(folder),
-        base_model=base_model or (_on_the_hub(adapted.get("base_model_name_or_path")) if adapted else None),
+        parameters=_parameter_count(folder),
+        adapter=adapter,
+        mask=_mask_token(folder),
+        base_model=base_model or (_hub_base(adapter.get("base_model_name_or_path")) if adapter else None),
     )
 
 
-def _on_the_hub(name: str | None) -> str | None:
-    """The name that an adapter gives its base, unless it is a folder here."""
+def _exported_files(folder: Path, *patterns: str) -> list[str]:
+    """List exported files; the one that commands load and reports measure comes first."""
+    names = [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return sorted(names, key=lambda name: EXPORT_FILES.index(name) if name in EXPORT_FILES else len(EXPORT_FILES))
+
+
+def _read_if_present(path: Path, hint: str) -> Any:
+    return read_json(path, hint=hint) if path.exists() else None
+
+
+def _hub_base(name: str | None) -> str | None:
+    """Return the Hub id of an adapter's base model; `None` if the name is a local folder."""
     return name if name and name.count("/") == 1 and not name.startswith(".") and not Path(name).exists() else None
 
 
 def results_for_model(report: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The part of a report that is about a model and its teacher, without places on the machine.
+    """Return the part of a report that concerns one model and its teacher, without local paths.
+
+    Args:
+        report: the content of `report.json`.
+        folder: the model's run folder. It is found in the report by its path, otherwise by its name.
 
     Raises:
-        InputError: if the report is not of the model.
+        InputError: if the report does not include the model, or includes several models of that name.
     """
     models = [model["name"] for model in report["evaluation"]["models"]]
-    found = [place for place, name in enumerate(models) if place and Path(name).resolve() == folder.resolve()]
-    found = found or [place for place, name in enumerate(models) if place and Path(name).name == folder.resolve().name]
-    if len(found) != 1:
+    students = list(enumerate(models))[1:]  # the teacher comes first
+    matches = [index for index, name in students if Path(name).resolve() == folder.resolve()]
+    matches = matches or [index for index, name in students if Path(name).name == folder.resolve().name]
+    if len(matches) != 1:
         raise InputError(
-            f"the report is of {', '.join(models[1:])}, not of {folder}; make one of it: tkd-hf report {folder}"
+            f"the report is about {', '.join(models[1:])}, not about {folder}; create one: tkd-hf report {folder}"
         )
-    place = found[0]
-    kept = {name: report[name] for name in ("names", "evaluation", "benchmark", "finished")}
-    kept["names"] = [kept["names"][0], kept["names"][place]]
+    [index] = matches
+    results = {name: report[name] for name in ("names", "evaluation", "benchmark", "finished")}
+    results["names"] = [results["names"][0], results["names"][index]]
     for part in ("evaluation", "benchmark"):
-        both = [report[part]["models"][0], report[part]["models"][place]]
-        kept[part] = {**report[part], "models": [{**model, "name": Path(model["name"]).name} for model in both]}
-    kept["benchmark"]["reference"] = kept["benchmark"]["models"][0]["name"]
-    return redact(kept)
+        pair = [report[part]["models"][0], report[part]["models"][index]]
+        results[part] = {**report[part], "models": [{**model, "name": Path(model["name"]).name} for model in pair]}
+    results["benchmark"]["reference"] = results["benchmark"]["models"][0]["name"]
+    return redact(results)
 
 
-def _take_over(report: Path, folder: Path, record: StageRecord | None) -> None:
-    """Puts what a report says of the model into its folder."""
+def _copy_results(report: Path, folder: Path, record: StageRecord | None) -> None:
+    """Copy the results and plots of a report into a model's folder."""
     path = report / REPORT_JSON
     if not path.exists():
-        raise InputError(f"{report} holds no {REPORT_JSON}; name the folder of a report: tkd-hf report {folder}")
-    found = read_json(path, hint="make the report anew")
-    if record and record.finished and found["finished"] < record.finished:
+        raise InputError(f"{report} contains no {REPORT_JSON}; name the folder of a report: tkd-hf report {folder}")
+    content = read_json(path, hint="create the report again")
+    if record and record.finished and content["finished"] < record.finished:
         raise InputError(
-            f"the report in {report} ({found['finished']}) is older than the model in {folder} ({record.finished}); "
-            f"make it anew: tkd-hf report {folder}"
+            f"the report in {report} ({content['finished']}) is older than the model in {folder} ({record.finished}); "
+            f"create it again: tkd-hf report {folder}"
         )
-    results = results_for_model(found, folder)
-    if report.resolve() != folder.resolve():
-        with atomic_write(folder / RESULTS) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        if (report / PICTURES).is_dir():
-            (folder / PICTURES).mkdir(exist_ok=True)
-            for picture in (report / PICTURES).glob("*.png"):
-                shutil.copyfile(picture, folder / PICTURES / picture.name)
+    results = results_for_model(content, folder)
+    if report.resolve() == folder.resolve():
+        return
+    with atomic_write(folder / RESULTS) as file:
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if (report / PICTURES).is_dir():
+        (folder / PICTURES).mkdir(exist_ok=True)
+        for picture in (report / PICTURES).glob("*.png"):
+            shutil.copyfile(picture, folder / PICTURES / picture.name)
 
 
-def _parameters(folder: Path) -> int | None:
-    """The weights' number, where each is an element of a tensor: not of adapters, nor packed ones."""
+def _parameter_count(folder: Path) -> int | None:
+    """Count the parameters in the weight files; `None` for adapters and for quantized weights, which are packed."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files or "quantization_config" in (folder / "config.json").read_text(encoding="utf-8"):
         return None
@@ -224,7 +241,7 @@ def _parameters(folder: Path) -> int | None:
     return count
 
 
-def _mask(folder: Path) -> str | None:
-    path = folder / "tokenizer_config.json"
-    found = read_json(path, hint="save the tokenizer anew").get("mask_token") if path.exists() else None
-    return found["content"] if isinstance(found, dict) else found
+def _mask_token(folder: Path) -> str | None:
+    config = _read_if_present(folder / "tokenizer_config.json", hint="save the tokenizer again") or {}
+    token = config.get("mask_token")
+    return token["content"] if isinstance(token, dict) else token

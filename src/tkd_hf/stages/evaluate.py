@@ -1,4 +1,4 @@
-"""`tkd-hf evaluate`: what a model is worth, and how near it is to its teacher."""
+"""Evaluate models on a task, and compare them with their teacher (`tkd-hf evaluate`)."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -34,19 +34,20 @@ TIMED_SENTENCES = 100
 
 @dataclass
 class ModelResult:
-    """What one model is worth.
+    """The results of one model.
 
     Args:
         name: folder or Hub id.
-        backend: what runs it: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
-        metrics: the task's, on the evaluation split.
-        intervals: of each metric the bootstrap's 95 % interval.
-        calibration: `None` for scores.
-        parameters: numbers of weights.
-        megabytes: size of the weights on disk, in 10⁶ bytes.
-        milliseconds: median time of a sentence, one at a time.
-        fidelity: to the teacher; `None` for the teacher itself.
-        changes: of each metric the model's less the teacher's, and its 95 % interval, from the same resamples.
+        backend: the runtime: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
+        metrics: the task's metrics on the evaluation split.
+        intervals: bootstrap 95 % confidence interval of each metric.
+        calibration: calibration of the confidence; `None` for regression.
+        parameters: number of parameters.
+        megabytes: size of the weights on disk, in units of 10⁶ bytes.
+        milliseconds: median latency of a single text.
+        fidelity: agreement with the teacher; `None` for the teacher itself.
+        changes: for each metric, the model's value minus the teacher's, and its 95 % interval. The interval comes from
+            bootstrap resamples on which both models are evaluated.
     """
 
     name: str
@@ -62,21 +63,29 @@ class ModelResult:
 
     @property
     def agreement(self) -> float | None:
-        """Share of examples, or of tokens, on which it answers as the teacher does."""
+        """Share of examples, or of tokens, with the same prediction as the teacher.
+
+        `None` without a teacher, and for regression.
+        """
         return self.fidelity and self.fidelity.agreement
 
     @property
     def agreement_or_correlation(self) -> float | None:
-        """The agreement, or of scores the correlation with the teacher's."""
+        """The agreement with the teacher; for regression, the correlation of the scores."""
         return self.fidelity and (self.fidelity.pearson if self.agreement is None else self.agreement)
 
 
 @dataclass
 class Evaluation:
-    """What was measured, on how many examples of which task, on what machine.
+    """The results of all models on one task; `tkd-hf evaluate --json` writes it.
 
     Args:
-        models: the teacher first, if there is one.
+        task: name of the task or data set.
+        split: the evaluation split.
+        examples: number of examples.
+        models: results per model; the teacher comes first, if there is one.
+        software: versions of Python and the packages.
+        hardware: processor and accelerator.
     """
 
     task: str
@@ -87,14 +96,21 @@ class Evaluation:
     hardware: dict = field(default_factory=describe_hardware)
 
     def to_dict(self) -> dict:
-        """For JSON."""
+        """Return the results as a dictionary for JSON."""
         return asdict(self)
 
     def check_drop(self, max_drop: float) -> None:
-        """Passes a model that loses at most `max_drop` of the teacher's main metric; `GateFailed` otherwise."""
-        teacher, *others = self.models
+        """Check that no model loses more than `max_drop` of the teacher's main metric.
+
+        Args:
+            max_drop: the accepted loss, in units of the metric. The main metric is the task's first.
+
+        Raises:
+            GateFailed: if a model loses more.
+        """
+        teacher, *students = self.models
         metric = next(iter(teacher.metrics))
-        for model in others:
+        for model in students:
             check_drop(teacher.metrics[metric], model.metrics[metric], max_drop, metric, "the teacher")
 
 
@@ -105,61 +121,89 @@ def evaluate(
     batch_size: int = 128,
     disagreements_file: str | Path | None = None,
 ) -> Evaluation:
-    """Measures a model, and its teacher beside it, on the evaluation split, in float32 or as the model was saved.
+    """Evaluate models, and optionally their teacher, on the evaluation split of a task.
+
+    Models run in float32, except quantized models, which run as they were saved. If a teacher is given, each model is
+    also compared with it: agreement, divergence, and the change of each metric.
 
     Args:
-        model: folder or Hub id of a classifier of texts, or of tokens, in PyTorch or exported (see
-            `tkd_hf.evaluation.runners`); or several.
+        model: folder or Hub id of a model, or of several. Exports and quantized models are accepted as well; see
+            `tkd_hf.evaluation.runners`.
         data: the task, or the data set.
-        teacher: folder or Hub id to compare with.
-        batch_size: examples at a time for the metrics; times are of single sentences.
-        disagreements_file: where the examples that model and teacher answer differently are to be written, a line of
-            JSON each, those first of which the model is most confident; for several models, a name with `{model}`.
+        teacher: folder or Hub id of the teacher.
+        batch_size: number of examples per batch, for the metrics. Latency is measured with single texts.
+        disagreements_file: file for the examples on which model and teacher disagree, as JSON lines. The examples of
+            which the model is most confident come first. With several models, the name must contain `{model}`.
 
     Returns:
-        the teacher's result first, if there is one, then the models'.
+        The results; the teacher's come first, if there is one.
 
     Raises:
-        InputError: for bad data, models that cannot be loaded, labels that do not match, answers that are no numbers.
+        InputError: if the data is bad or has no labels, if a model cannot be loaded, if the labels of model and data do
+            not match, or if the logits are not finite.
+
+    Example:
+
+    ```python
+    from tkd_hf.data.loading import DataArguments
+    from tkd_hf.stages.evaluate import evaluate
+
+    result = evaluate("runs/sst2-3l", DataArguments(task="sst2"), teacher="runs/teacher")
+    result.check_drop(0.01)  # GateFailed if accuracy is more than 0.01 below the teacher's
+    ```
     """
     models = to_tuple(model)
     if disagreements_file and not teacher:
-        raise InputError(f"{disagreements_file} is to hold where the model and a teacher differ: name the teacher")
+        raise InputError(f"disagreements_file={str(disagreements_file)!r} requires a teacher to compare with; name one")
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(models[0])))
     if "label" not in examples.column_names:
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
     runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]
-    times = median_latencies(runners, first_texts(examples, TIMED_SENTENCES), data.max_length)
-    predicted = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
+    latencies = median_latencies(runners, first_texts(examples, TIMED_SENTENCES), data.max_length)
+    predictions = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
     resampled = [
-        bootstrap(metric_functions(found, task.metrics, task.label_names), len(examples)) for found in predicted
+        bootstrap(metric_functions(predicted, task.metrics, task.label_names), len(examples))
+        for predicted in predictions
     ]
-    results = [_result(*one, task) for one in zip(runners, predicted, resampled, times, strict=True)]
+    rows = zip(runners, predictions, resampled, latencies, strict=True)
+    results = [_result(*row, task) for row in rows]
     if teacher:
-        for result, found, values in zip(results[1:], predicted[1:], resampled[1:], strict=True):
-            result.fidelity = fidelity(predicted[0], found, task.label_names)
+        for result, predicted, values in zip(results[1:], predictions[1:], resampled[1:], strict=True):
+            result.fidelity = fidelity(predictions[0], predicted, task.label_names)
             result.changes = _changes(results[0], result, values - resampled[0])
     if disagreements_file:
-        rows = examples.remove_columns("label").to_list()
-        for name, found in zip(short_names(models), predicted[1:], strict=True):
+        example_rows = examples.remove_columns("label").to_list()
+        for name, predicted in zip(short_names(models), predictions[1:], strict=True):
             path = str(disagreements_file).replace("{model}", name.replace("/", "-"))
-            write_json_lines(path, disagreements(predicted[0], found, rows, task.label_names))
+            write_json_lines(path, disagreements(predictions[0], predicted, example_rows, task.label_names))
     return Evaluation(task.name, task.eval_split, len(examples), results)
 
 
 def predict(runner: Runner, examples: Dataset, task: Task, max_length: int = 128, batch_size: int = 128) -> Predictions:
-    """A model's answers to examples, with its labels in the order of the task's."""
+    """Run a model on examples and return its logits, with the classes in the task's order.
+
+    Args:
+        runner: the loaded model; see `tkd_hf.evaluation.runners.load_runner`.
+        examples: the examples, with labels.
+        task: the task that defines the order of the classes.
+        max_length: number of tokens to which texts are truncated.
+        batch_size: number of examples per batch.
+
+    Raises:
+        InputError: if the labels of the model and of the task differ, or if the logits are not finite.
+    """
     features = tokenize(examples, runner.tokenizer, max_length)
     logits = predict_logits(runner, features, batch_size, runner.name)
     order = label_order(label_names(runner.config), task.label_names, f"model {runner.name}", "data")
-    if order:
-        logits = [answer[:, order] for answer in logits] if isinstance(logits, list) else logits[:, order]
     labels = features["label"][:]
-    return Predictions(logits, labels if isinstance(logits, list) else np.asarray(labels), task.problem_type)
+    if isinstance(logits, list):  # token classification: one array per example, with a row per token
+        ordered = [rows[:, order] for rows in logits] if order else logits
+        return Predictions(ordered, labels, task.problem_type)
+    return Predictions(logits[:, order] if order else logits, np.asarray(labels), task.problem_type)
 
 
 def first_texts(examples: Dataset, count: int) -> list[tuple[str, ...]]:
-    """The first texts or pairs; words in one line."""
+    """Return the first texts or pairs of texts; lists of words are joined with spaces."""
     rows = examples.select(range(min(count, len(examples))))
     columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
     return [
@@ -168,7 +212,7 @@ def first_texts(examples: Dataset, count: int) -> list[tuple[str, ...]]:
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """A line of JSON for each row; the file appears whole or not at all."""
+    """Write rows as JSON lines; the file is replaced only after everything is written."""
     try:
         with atomic_write(path) as file:
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

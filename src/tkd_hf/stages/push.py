@@ -1,4 +1,4 @@
-"""`tkd-hf push`: a run folder to the Hub, once its content and its card were found good."""
+"""Push a run folder to the Hub, after checking its files and its card (`tkd-hf push`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from .run_folder import RECORD_NAME
 
 @dataclass
 class PushPlan:
-    """What would be pushed.
+    """The files that a push would upload.
 
     Args:
-        files: all of it, by path in the repository: files, or contents that differ from the folder's.
-        card: the rendered card.
+        files: by path in the repository: a local file, or content that differs from the local file.
+        card: the content of the card.
     """
 
     files: dict[str, Path | bytes]
@@ -29,22 +29,22 @@ class PushPlan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of each file, in bytes."""
+        """Size of each file in bytes."""
         return {
             path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in self.files.items()
         }
 
 
 def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> PushPlan:
-    """What a push of a run folder would send; the network is left alone. The card is written anew.
+    """Return the files that a push would upload, without using the network. The card in the folder is updated.
 
     Args:
-        folder: the run.
+        folder: the run folder.
         repo_id: `org/name`.
-        include: exports that go along: `"onnx"`, `"openvino"`.
+        include: exports to upload as well: `"onnx"`, `"openvino"`.
 
     Raises:
-        InputError: for a folder that cannot be published as it is, and a card that the Hub would refuse.
+        InputError: if the folder cannot be published as it is, or if the Hub would refuse the card.
     """
     check_repo_id(repo_id)
     folder = Path(folder)
@@ -57,7 +57,7 @@ def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> 
 
 
 def write_card(folder: Path, repo_id: str) -> str:
-    """The card of a run for its place on the Hub; what people wrote, and the parent that they named, stay."""
+    """Update the card of a run folder for a repository; text, metadata and base_model that people added stay."""
     path = folder / CARD
     parent = read_card(path.read_text(encoding="utf-8"))[0].get("base_model") if path.exists() else None
     return card(folder, repo_id=repo_id, base_model=parent if isinstance(parent, str) else None)
@@ -72,22 +72,28 @@ def push(
     teacher: str | None = None,
     **options,
 ) -> PushResult:
-    """Pushes a run folder, as one commit or none.
+    """Push a run folder to the Hub in a single commit; skip the commit if nothing changed.
+
+    With `max_drop`, the model and its teacher are evaluated first, and a model that lost too much is not pushed.
 
     Args:
-        folder, repo_id, include: as of `plan_push`.
-        max_drop: how far below its teacher the model may be: both are evaluated first.
-        data: what to evaluate on.
-        teacher: by default the one that the run's record names.
-        options: of `tkd_hf.hub.push.push_files`.
+        folder: the run folder.
+        repo_id: `org/name`.
+        include: exports to upload as well: `"onnx"`, `"openvino"`.
+        max_drop: how far the model's main metric may be below the teacher's.
+        data: the data to evaluate on; required with `max_drop`.
+        teacher: folder or Hub id of the teacher (the one in the run record).
+        options: arguments of `tkd_hf.hub.push.push_files`.
 
     Raises:
-        InputError: for what `plan_push` refuses, and if the Hub refuses.
-        GateFailed: if the model lost more.
+        InputError: as `plan_push`; if `max_drop` is given without data; or if the Hub refuses the push.
+        GateFailed: if the model lost more than `max_drop`.
     """
     planned = plan_push(folder, repo_id, include)
     if max_drop is not None:
         if data is None:
-            raise InputError(f"max_drop={max_drop} needs data to measure model and teacher on: name the task")
+            raise InputError(
+                f"max_drop={max_drop} requires data to evaluate the model and its teacher on: name the task"
+            )
         evaluate(str(folder), data, teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
     return push_files(planned.files, repo_id, **options)

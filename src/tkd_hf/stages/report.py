@@ -1,4 +1,4 @@
-"""`tkd-hf report`: a teacher and what was made of it, side by side, for people."""
+"""Compare models with their teacher in a report of tables and plots (`tkd-hf report`)."""
 
 import json
 import logging
@@ -27,14 +27,15 @@ REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 @dataclass
 class Report:
-    """What was measured of each model.
+    """The measurements of all models in a report; the content of `report.json`.
 
     Args:
-        names: what to call the models, the teacher first.
-        evaluation: quality and fidelity.
+        names: short names of the models, the teacher's first.
+        evaluation: metrics, and agreement with the teacher.
         benchmark: speed and memory.
-        logs: by name, the Trainer's log of those that were trained into a folder.
-        disagreements: by name, the file of examples that model and teacher answer differently, within the report.
+        logs: the Trainer's log of each model that has one, by short name.
+        disagreements: the file of examples on which a model and the teacher disagree, by short name; paths are
+            relative to the report's folder.
         finished: UTC time, ISO 8601.
     """
 
@@ -46,7 +47,7 @@ class Report:
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_dict(self) -> dict:
-        """For JSON."""
+        """Return the report as a dictionary for JSON."""
         return asdict(self)
 
 
@@ -59,86 +60,114 @@ def report(
     disagreements: bool = True,
     **benchmark_arguments: Any,
 ) -> Report:
-    """Measures models beside their teacher and writes `report.md`, `report.json` and pictures.
+    """Evaluate and time models next to their teacher, and write `report.md`, `report.json` and plots.
 
     Args:
-        runs: folders or Hub ids of models, exports among them. Folders without a model are passed over, so that
-            `runs/*` will do.
-        output_dir: where the report goes; what an earlier report wrote there is replaced.
-        data: the task, or the data set; `recorded_task` tells which the runs were made with.
-        teacher: folder or Hub id; by default the one that the runs' records name.
-        batch_size: examples at a time for the metrics.
-        disagreements: write the examples that model and teacher answer differently, one file a model; leave it out
-            where texts are to stay where they are.
-        benchmark_arguments: of `tkd_hf.stages.benchmark.benchmark`.
+        runs: folders or Hub ids of models; exported models are accepted as well. Folders without a model are skipped,
+            so `runs/*` works.
+        output_dir: folder for the report; an earlier report in it is replaced.
+        data: the task or data set; `recorded_task` returns the task that the runs were trained on.
+        teacher: folder or Hub id of the teacher (the one in the run records).
+        batch_size: number of examples per batch for the metrics.
+        disagreements: write the examples on which a model and the teacher disagree, one file per model. Switch it off
+            if the texts must not be copied.
+        benchmark_arguments: arguments of `tkd_hf.stages.benchmark.benchmark`.
+
+    Returns:
+        The measurements.
 
     Raises:
-        InputError: for what `evaluate` and `benchmark` refuse, for no models, and where records differ or are silent
-            about teacher or task.
-    """
-    from ..reporting import figures, tables  # names matplotlib if it is missing, before any work
+        InputError: as `evaluate` and `benchmark`; if there are no models; or if the run records name several teachers
+            or none.
 
-    found = [run for run in runs if _is_model(run)]
-    teacher = teacher or recorded_input(found, "teacher")
-    models = [run for run in found if Path(run).resolve() != Path(teacher).resolve()]
-    if not models:
-        raise InputError(f"no model among {', '.join(runs) or 'nothing'} but the teacher {teacher}; name a student")
+    Example:
+
+    ```python
+    from tkd_hf.data.loading import DataArguments
+    from tkd_hf.stages.report import report
+
+    report(["runs/sst2-3l", "runs/sst2-3l-int8"], "report", DataArguments(task="sst2"))
+    ```
+    """
+    from ..reporting import figures, tables  # raises an InputError without matplotlib, before any work is done
+
+    models = [run for run in runs if _may_be_model(run)]
+    teacher = teacher or recorded_input(models, "teacher")
+    students = [model for model in models if Path(model).resolve() != Path(teacher).resolve()]
+    if not students:
+        raise InputError(
+            f"no model in {', '.join(runs) or 'the list of runs'} except the teacher {teacher}; name a student"
+        )
     output_dir = Path(output_dir)
-    names = short_names(models)
-    lines = output_dir / "disagreements-{model}.jsonl" if disagreements else None
-    evaluation = evaluate(models, data, teacher, batch_size, disagreements_file=lines)
-    found = Report(
+    names = short_names(students)
+    disagreements_file = output_dir / "disagreements-{model}.jsonl" if disagreements else None
+    evaluation = evaluate(students, data, teacher, batch_size, disagreements_file=disagreements_file)
+    logs = {name: _training_log(student) for name, student in zip(names, students, strict=True)}
+    result = Report(
         names=["teacher", *names],
         evaluation=evaluation,
-        benchmark=benchmark([teacher, *models], data=data, **benchmark_arguments),
-        logs={name: log for name, model in zip(names, models, strict=True) if (log := _log(model))},
+        benchmark=benchmark([teacher, *students], data=data, **benchmark_arguments),
+        logs={name: log for name, log in logs.items() if log},
         disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if disagreements},
     )
-    figures.draw(found, output_dir / "pictures")
+    figures.draw(result, output_dir / "pictures")
     with atomic_write(output_dir / REPORT_JSON) as file:
-        file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     with atomic_write(output_dir / REPORT_MARKDOWN) as file:
-        file.write_text(tables.markdown(found), encoding="utf-8")
-    return found
+        file.write_text(tables.markdown(result), encoding="utf-8")
+    return result
 
 
 def recorded_task(runs: Sequence[str]) -> str:
-    """The GLUE task that the records of runs name.
+    """Return the GLUE task that the records of runs name.
 
     Raises:
-        InputError: if they name none, several, or data that is no GLUE task.
+        InputError: if they name no task, several tasks, or data that is not a GLUE task.
     """
     task = recorded_input(runs, "task")
     if task not in GLUE_TASKS:
-        raise InputError(f"the runs were made with the data {task!r}; name it with --dataset and its columns")
+        raise InputError(f"the runs were trained on {task!r}; name that data with --dataset and its columns")
     return task
 
 
-def _is_model(run: str) -> bool:
-    """Whether a name may be a model: a folder without one is not."""
+def _may_be_model(run: str) -> bool:
+    """Whether a name is a Hub id or a folder with a model."""
     folder = Path(run)
-    there = not folder.is_dir() or any((folder / name).exists() for name in ("config.json", "openvino_model.xml"))
-    if not there:
-        logger.info("%s holds no model, and is passed over", run)
-    return there
+    if not folder.is_dir() or any((folder / name).exists() for name in ("config.json", "openvino_model.xml")):
+        return True
+    logger.info("%s contains no model and is skipped", run)
+    return False
 
 
 def recorded_input(runs: Sequence[str], name: str) -> str:
-    """What the records of all runs that name a teacher, or a task, agree on.
+    """Return an input, such as the teacher or the task, on which the records of all runs agree.
 
-    A run that names none, as a quantized model's, counts by the last one before it that does.
+    If the last stage of a run has no such input (quantization has no teacher), the latest earlier stage that has it
+    counts. If the input is a list, as with several teachers, its first entry is returned.
+
+    Args:
+        runs: folders of runs; those without a record are ignored.
+        name: the field in the records' `inputs`: `"teacher"` or `"task"`.
+
+    Raises:
+        InputError: if the records contain several values or none.
     """
-    records = [record for run in runs if (record := read_record(run))]
-    told = [[record.inputs, *(earlier["inputs"] for earlier in reversed(record.before))] for record in records]
-    said = {json.dumps(one[name]) for inputs in told for one in [one for one in inputs if name in one][:1]}
-    if len(said) != 1:
-        what = f"name several: {', '.join(sorted(said))}" if said else "name none"
-        raise InputError(f"the records of the runs ({RECORD_NAME}) {what}; say which {name}: --{name}")
-    found = json.loads(said.pop())
-    return found if isinstance(found, str) else found[0]
+    values = set()
+    for run in runs:
+        record = read_record(run)
+        if record is None:
+            continue
+        newest_first = [record.inputs, *(earlier["inputs"] for earlier in reversed(record.before))]
+        recorded = [inputs[name] for inputs in newest_first if name in inputs]
+        values |= {json.dumps(value) for value in recorded[:1]}
+    if len(values) != 1:
+        problem = f"name several {name}s: {', '.join(sorted(values))}" if values else f"name no {name}"
+        raise InputError(f"the records of the runs ({RECORD_NAME}) {problem}; choose one with --{name}")
+    value = json.loads(values.pop())
+    return value if isinstance(value, str) else value[0]
 
 
-def _log(run: str) -> list[dict[str, Any]]:
+def _training_log(run: str) -> list[dict[str, Any]]:
     path = Path(run, TRAINER_STATE_NAME)
-    state = read_json(path, hint="delete it, and there is no curve") if path.exists() else {}
+    state = read_json(path, hint="delete it; the report then has no training curves") if path.exists() else {}
     return state.get("log_history", []) if isinstance(state, dict) else []

@@ -1,4 +1,4 @@
-"""`tkd-hf verify`: whether what lies on the Hub is what its card says."""
+"""Verify that a model on the Hub matches its commit and its card (`tkd-hf verify`)."""
 
 import difflib
 import os
@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"(?<![\w.-])\d+(?:[.,]\d+)*(?![\w-])")
 
 @dataclass
 class CheckedMetric:
-    """A figure of the card beside the one that was measured; `None` for what this data cannot tell."""
+    """A metric as the card states it and as it was measured; `measured` is `None` if this data cannot provide it."""
 
     metric: str
     card: float
@@ -44,17 +44,19 @@ class CheckedMetric:
 
 @dataclass
 class Verification:
-    """What was found true of a model on the Hub.
+    """The outcome of verifying a model; `tkd-hf verify --json` writes it.
 
     Args:
-        model: its name.
-        commit: the commit that was verified.
-        files: how many files have the hash that the commit says.
-        task, split, examples: what it was measured on.
-        loads: in what ways it was loaded, with the same answers.
-        figures: those of the card.
-        tolerance: how far from the card a figure may lie.
-        text: where the card's text says other figures than the record and the report beside it.
+        model: name of the model.
+        commit: the verified commit.
+        files: number of files whose hash matches the commit.
+        task: name of the task or data set on which the model was evaluated.
+        split: the evaluation split.
+        examples: number of examples.
+        loads: the ways in which the model was loaded; their logits are the same.
+        figures: the metrics of the card.
+        tolerance: accepted difference between a metric in the card and the measured value.
+        text: differences between numbers in the card's text and in the record and report next to it.
     """
 
     model: str
@@ -70,153 +72,181 @@ class Verification:
 
     @property
     def false(self) -> list[CheckedMetric]:
-        """The figures that are not what the card says."""
-        told = [figure for figure in self.figures if figure.measured is not None]
-        return [figure for figure in told if abs(figure.card - figure.measured) > self.tolerance]
+        """The metrics that differ from the card by more than the tolerance."""
+        measured = [metric for metric in self.figures if metric.measured is not None]
+        return [metric for metric in measured if abs(metric.card - metric.measured) > self.tolerance]
 
     def check(self) -> None:
-        """Passes a true card; `CardMismatch` names the figures that are not."""
-        wrong = [f"{one.metric} {one.card:g}, but {one.measured:.4f} was measured" for one in self.false]
-        if wrong or self.text:
-            raise CardMismatch(f"the card of {self.model} is false: it says {'; '.join(wrong + self.text)}")
+        """Check that the card matches the measurements.
+
+        Raises:
+            CardMismatch: if it does not. The message lists the differences.
+        """
+        problems = [f"{metric.metric} {metric.card:g}, but {metric.measured:.4f} was measured" for metric in self.false]
+        problems += self.text
+        if problems:
+            raise CardMismatch(f"the card of {self.model} is wrong: it says {'; '.join(problems)}")
 
     def to_dict(self) -> dict:
-        """For JSON."""
+        """Return the outcome as a dictionary for JSON."""
         return asdict(self)
 
 
 def verify(
     model: str, data: DataArguments, tolerance: float = 0.002, batch_size: int = 128, trust_remote_code: bool = False
 ) -> Verification:
-    """Fetches a model from the Hub anew, and compares it with its commit and its card.
+    """Download a model from the Hub into a fresh cache, and compare it with its commit and its card.
 
-    The hash of each file is compared with the commit's. The model, of an adapter merged with its base, is loaded with
-    this package, and by its id in a process that has not got it; both have to answer alike. Then it is evaluated on
-    what the card names.
+    Three things are checked: the hash of every file; that the model gives the same logits with this package and in a
+    process without it (`trust_remote_code=True`); and the metrics that the card states, on the data that it names. An
+    adapter is merged into its base model before it is evaluated.
+
+    The metrics are not judged here. Call `Verification.check` on the result.
 
     Args:
         model: `org/name` or `org/name@revision`.
-        data: what the card's figures were measured on; `task_of` tells which task that is.
-        tolerance: how far a figure may lie from the card's, as other hardware rounds otherwise.
-        batch_size: examples at a time.
-        trust_remote_code: run source files that are not this package's own. Read them first.
+        data: the data on which the card's metrics were measured; `claimed_task` returns the task that the card names.
+        tolerance: accepted difference between a metric in the card and the measured value. Results differ slightly
+            between processors.
+        batch_size: number of examples per batch.
+        trust_remote_code: run source files of the repository that differ from this package's. Read them first.
 
     Raises:
-        InputError: if the model cannot be fetched, has no card with figures for this data, or brings foreign code.
-        CardMismatch: if files are not what the commit says, or the model does not load, or not with the same answers.
-            Figures are left to `Verification.check`.
+        InputError: if the model cannot be downloaded, if its card has no metrics for this data, or if the repository
+            contains source files that differ from this package's.
+        CardMismatch: if a file differs from the commit, or if the model does not load or gives other logits without
+            this package.
     """
     with tempfile.TemporaryDirectory() as folder:
         snapshot = fetch_snapshot(model, Path(folder, "hub"))
-        foreign = untrusted_code(snapshot)
-        if foreign and not trust_remote_code:
+        untrusted = untrusted_code(snapshot)
+        if untrusted and not trust_remote_code:
             raise InputError(
-                f"{model} brings code that is not this package's: {', '.join(foreign)}; read it, and add "
-                "--trust-remote-code if you trust it"
+                f"{model} contains source files that differ from this package's: {', '.join(untrusted)}; read them, "
+                "and add --trust-remote-code if you trust them"
             )
-        place = str(_whole(snapshot, Path(folder, "whole")))
-        examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(place)))
-        claimed = _about(read_claims(snapshot.folder), task)
-        if not claimed:
+        model_folder = str(_merged_folder(snapshot, Path(folder, "merged")))
+        examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(model_folder)))
+        claims = _claims_for(task, read_claims(snapshot.folder))
+        if not claims:
             raise InputError(
-                f"the card of {model} has no figures for {task.eval_split!r} of {task.name}; name its data"
+                f"the card of {model} has no metrics for split {task.eval_split!r} of {task.name}; name the card's "
+                "data with --task or --dataset"
             )
-        if not {claim.metric for claim in claimed} & set(task.metrics):
+        if not {claim.metric for claim in claims} & set(task.metrics):
             raise InputError(
-                f"the card of {model} says {', '.join(claim.metric for claim in claimed)} of {task.name}, and of that "
+                f"the card of {model} states {', '.join(claim.metric for claim in claims)} for {task.name}, but only "
                 f"{', '.join(task.metrics)} can be measured"
             )
-        loads = _load_both_ways(snapshot, place, task, first_texts(examples, COMPARED_TEXTS))
-        found = evaluate(place, data, batch_size=batch_size)
-        text = differing_numbers(snapshot.folder, snapshot.repo_id)
-    measured = found.models[0].metrics
-    figures = [CheckedMetric(claim.metric, claim.value, measured.get(claim.metric)) for claim in claimed]
+        loads = _load_both_ways(snapshot, model_folder, task, first_texts(examples, COMPARED_TEXTS))
+        evaluation = evaluate(model_folder, data, batch_size=batch_size)
+        text_differences = differing_numbers(snapshot.folder, snapshot.repo_id)
+    measured = evaluation.models[0].metrics
     return Verification(
-        model,
-        snapshot.commit,
-        snapshot.files,
-        task.name,
-        task.eval_split,
-        len(examples),
-        loads,
-        figures,
-        tolerance,
-        text,
+        model=model,
+        commit=snapshot.commit,
+        files=snapshot.files,
+        task=task.name,
+        split=task.eval_split,
+        examples=len(examples),
+        loads=loads,
+        figures=[CheckedMetric(claim.metric, claim.value, measured.get(claim.metric)) for claim in claims],
+        tolerance=tolerance,
+        text=text_differences,
     )
 
 
 def claimed_task(model: str) -> str:
-    """The GLUE task that a card's figures are of; `InputError` if it is none, or several."""
+    """Return the GLUE task on which the card of a model on the Hub reports metrics.
+
+    Raises:
+        InputError: if the card cannot be downloaded, or if it names no GLUE task or several.
+    """
     name, revision = split_revision(model)
     check_repo_id(name)
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
-    claimed = read_claims(Path(card).parent)
-    tasks = [task.name for task in GLUE_TASKS.values() if _about(claimed, task)]
+    claims = read_claims(Path(card).parent)
+    tasks = [task.name for task in GLUE_TASKS.values() if _claims_for(task, claims)]
     if len(tasks) != 1:
-        data = ", ".join(sorted({claim.dataset for claim in claimed}))
-        raise InputError(f"the card of {model} has figures for {data}; name the data with --task or --dataset")
+        datasets = ", ".join(sorted({claim.dataset for claim in claims}))
+        raise InputError(f"the card of {model} has metrics for {datasets}; name the data with --task or --dataset")
     return tasks[0]
 
 
 def differing_numbers(folder: Path, repo_id: str) -> list[str]:
-    """Where a card's text says other figures than one that is written anew from the record and report beside it.
+    """Compare the numbers in a card's text with those of a card that is regenerated from the record and report.
 
-    What people wrote stays in both. A record that another version of this package wrote may be worded otherwise, and is
-    not compared.
+    Text that people wrote is the same in both cards. If another version of this package wrote the record, nothing is
+    compared, because its card may be worded differently.
+
+    Args:
+        folder: the folder of the model.
+        repo_id: its Hub id.
+
+    Returns:
+        One sentence per difference.
     """
     _, text = read_card((folder / CARD).read_text(encoding="utf-8"))
     record = read_record(folder)
     if record is None or record.software.get("tkd-hf") != describe_software()["tkd-hf"]:
         return []
-    with tempfile.TemporaryDirectory() as place:
-        copy = Path(place, repo_id.rpartition("/")[2])
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        copy = Path(temporary_folder, repo_id.rpartition("/")[2])
         shutil.copytree(folder, copy, copy_function=lambda file, link: os.symlink(os.path.realpath(file), link))
-        _, anew = read_card(write_card(copy, repo_id))
-    return _differences(_figures(text), _figures(anew))
+        _, regenerated = read_card(write_card(copy, repo_id))
+    return _differences(_numbers(text), _numbers(regenerated))
 
 
-def _figures(text: str) -> list[tuple[str, str]]:
-    """The numbers of a text, each with its line; not those within names."""
+def _numbers(text: str) -> list[tuple[str, str]]:
+    """Return each number of a text with its line; numbers inside names do not count."""
     return [(number, line.strip()) for line in text.splitlines() for number in _NUMBER.findall(line)]
 
 
-def _differences(said: list[tuple[str, str]], true: list[tuple[str, str]]) -> list[str]:
-    numbers = [[number for number, _ in figures] for figures in (said, true)]
-    changes = difflib.SequenceMatcher(None, *numbers, autojunk=False).get_opcodes()
-    return [
-        f"{', '.join(numbers[0][a:b]) or 'nothing'} where its record says {', '.join(numbers[1][c:d]) or 'nothing'} "
-        f"({(said[a:b] or true[c:d])[0][1]!r})"
-        for kind, a, b, c, d in changes
-        if kind != "equal"
-    ]
+def _differences(card: list[tuple[str, str]], regenerated: list[tuple[str, str]]) -> list[str]:
+    card_numbers = [number for number, _ in card]
+    expected_numbers = [number for number, _ in regenerated]
+    operations = difflib.SequenceMatcher(None, card_numbers, expected_numbers, autojunk=False).get_opcodes()
+    differences = []
+    for kind, start, end, expected_start, expected_end in operations:
+        if kind == "equal":
+            continue
+        actual = ", ".join(card_numbers[start:end]) or "nothing"
+        expected = ", ".join(expected_numbers[expected_start:expected_end]) or "nothing"
+        _, line = (card[start:end] or regenerated[expected_start:expected_end])[0]
+        differences.append(f"{actual}, but its record says {expected} ({line!r})")
+    return differences
 
 
-def _about(claimed: list[Claim], task: Task) -> list[Claim]:
-    """The claims about a task's evaluation split; a card that names no split means that one."""
-    return [claim for claim in claimed if claim.dataset == task.name and claim.split in (None, task.eval_split)]
+def _claims_for(task: Task, claims: list[Claim]) -> list[Claim]:
+    """Select the claims about a task's evaluation split; a claim without a split counts as one about that split."""
+    return [claim for claim in claims if claim.dataset == task.name and claim.split in (None, task.eval_split)]
 
 
-def _whole(snapshot: Snapshot, folder: Path) -> Path:
-    """The folder of the model: of an adapter, of both merged."""
+def _merged_folder(snapshot: Snapshot, folder: Path) -> Path:
+    """Return the folder of a complete model; an adapter is merged with its base into the given folder."""
     if snapshot.base is None:
         return snapshot.folder
     merge_adapter(snapshot.folder, folder, base=str(snapshot.base.folder))
     return folder
 
 
-def _load_both_ways(snapshot: Snapshot, place: str, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
-    """Loads the model with this package and without it; `CardMismatch` unless both answer alike."""
-    runner = load_runner(place, task.problem_type)
+def _load_both_ways(snapshot: Snapshot, model_folder: str, task: Task, texts: list[tuple[str, ...]]) -> list[str]:
+    """Load the model with this package and without it, and check that the logits are the same.
+
+    Raises:
+        CardMismatch: if they differ.
+    """
+    runner = load_runner(model_folder, task.problem_type)
     if runner.backend not in ("pytorch", "bitsandbytes"):
         return [runner.backend]
     auto_class = classifier_class(runner.config).__name__
-    without = logits_without_package(snapshot, auto_class, texts)
-    for text, other in zip(texts, without, strict=True):
-        own = runner(runner.tokenizer(*text, truncation=True, return_tensors="pt")).float().cpu()
-        if own.shape != other.shape or not torch.allclose(own, other, rtol=1e-3, atol=1e-3):
+    remote_logits = logits_without_package(snapshot, auto_class, texts)
+    for text, remote in zip(texts, remote_logits, strict=True):
+        local = runner(runner.tokenizer(*text, truncation=True, return_tensors="pt")).float().cpu()
+        if local.shape != remote.shape or not torch.allclose(local, remote, rtol=1e-3, atol=1e-3):
             raise CardMismatch(
-                f"{snapshot.repo_id} answers otherwise without tkd_hf: to {' / '.join(text)!r} {other.tolist()} "
-                f"instead of {own.tolist()}"
+                f"{snapshot.repo_id} gives other logits without tkd_hf: for {' / '.join(text)!r} {remote.tolist()} "
+                f"instead of {local.tolist()}"
             )
     return ["with tkd_hf", "with trust_remote_code=True"]
