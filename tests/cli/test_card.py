@@ -31,7 +31,7 @@ def test_a_recipe_ends_with_a_card(run, no_processes, tmp_path, teacher_folder, 
     assert "Results compared with the teacher" not in (first / "README.md").read_text()
     assert "Results compared with the teacher" in page
     assert page.index("stage: distill") < page.index("stage: prune")
-    assert "removed from layer" in page
+    assert "removed heads" in page
     found = ModelCard(page).data
     assert (found.license, found.datasets, found.model_name) == ("apache-2.0", ["nyu-mll/glue"], "small")
     assert found.eval_results[0].dataset_config == "sst2"
