@@ -77,6 +77,6 @@ class HardLoss(Objective):
 
 
 def _masked_loss(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the loss of each element, 0 where the label is NaN."""
+    """Return the loss of each element, and 0 if the label is NaN."""
     labelled = ~labels.isnan()
     return loss(logits, labels.where(labelled, 0.0), reduction="none").where(labelled, 0.0)
