@@ -49,7 +49,7 @@ AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": Auto
 
 @dataclass(frozen=True)
 class LoraArguments:
-    """Train LoRA adapters on the frozen weights of an encoder; the head is trained in full.
+    """Options for LoRA, which trains adapters on the frozen weights of an encoder, and its head in full.
 
     Use it when a model is too large to train in full: gradients and optimizer states are needed only for the adapters
     and the head. Small students are cheap enough to train in full.
