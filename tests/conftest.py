@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from tkd_hf.cli import main
-from tkd_hf.data.features import tokenize
 from tkd_hf.data.tasks import get_task
+from tkd_hf.data.tokenization import tokenize
 from tkd_hf.evaluation.intervals import bootstrap
 from tkd_hf.evaluation.memory import Footprint
 

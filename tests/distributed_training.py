@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, TKDForSequenceClassification
 from tkd_hf.configuration_tkd import TKDConfig
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 from tkd_hf.processes import destroy_process_group
 from tkd_hf.stages import label as stages_label
 

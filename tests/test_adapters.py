@@ -32,7 +32,7 @@ from tkd_hf import (
     student_from_teacher,
 )
 from tkd_hf.adapters import LoraArguments, add_adapters, finish_adapters, head_modules, linear_modules, merge_adapter
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 from tkd_hf.signals import Recorder
 from tkd_hf.teacher import LiveTeacher
 

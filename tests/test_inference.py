@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.profiler import profile
 
 from tkd_hf import student_from_teacher
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 from tkd_hf.evaluation.runners import PyTorchRunner
 from tkd_hf.inference import _batches, predict_logits
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tkd_hf import InputError, SoftLabels
-from tkd_hf.data.features import teacher_features, tokenize
+from tkd_hf.data.tokenization import teacher_features, tokenize
 from tkd_hf.evaluation.runners import PyTorchRunner
 from tkd_hf.inference import predict_logits
 from tkd_hf.soft_labels import attach_mean, content_keys, default_path, teacher_revision

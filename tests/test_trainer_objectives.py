@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from tkd_hf import DistillationTrainer, SoftLabels, TKDModel, student_from_teacher
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 
 from .conftest import WORDS, build_tokenizer
 from .training import arguments, losses, student_of, weights

@@ -39,7 +39,8 @@ _EXPORTS = {
     "student": ("student_from_teacher",),
     # training with your own data set or objective
     "trainer": ("DistillationTrainer",),
-    "data.features": ("tokenize", "DistillationCollator"),
+    "data.tokenization": ("tokenize",),
+    "data.collation": ("DistillationCollator",),
     "soft_labels": ("SoftLabels",),
     "objectives": ("OBJECTIVES", "Objective"),
     "objectives.base": ("ObjectiveSetup",),

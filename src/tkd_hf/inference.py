@@ -7,7 +7,8 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .data.features import iterate_rows, pad, token_slice
+from .data.collation import pad, token_slice
+from .data.tokenization import iterate_rows
 from .errors import InputError
 from .hardware import padding_multiple
 

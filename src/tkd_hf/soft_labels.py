@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversion import to_padding_free
-from .data.features import TEACHER_LOGITS, iterate_rows, teacher_prefix
+from .data.tokenization import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from .errors import InputError
 from .evaluation.runners import PyTorchRunner
 from .files import atomic_write

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from .data.features import TEACHER_LOGITS, is_teacher_feature, teacher_prefix
+from .data.tokenization import TEACHER_LOGITS, is_teacher_feature, teacher_prefix
 from .errors import InputError
 from .signals import Recorder, Signals, accepted_inputs
 

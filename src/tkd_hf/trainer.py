@@ -18,13 +18,8 @@ from transformers import (
 
 from .callbacks import CheckpointedCallback
 from .conversion import to_padding_free
-from .data.features import (
-    TEACHER_LOGITS,
-    DistillationCollator,
-    is_teacher_feature,
-    same_tokenizer,
-    to_tuple,
-)
+from .data.collation import DistillationCollator
+from .data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokenizer, to_tuple
 from .errors import InputError
 from .hardware import padding_multiple
 from .hub.callback import PrivateFilesCallback
@@ -62,7 +57,7 @@ class DistillationTrainer(BaseTrainer):
             labels. With several teachers, the student learns from the weighted mean of their logits
             (`tkd_hf.teacher.TeacherEnsemble`).
         teacher_processing_class: the teacher's tokenizer, or one per teacher, if it differs from `processing_class`.
-            The data must then also have the teacher's features: `tkd_hf.data.features.tokenize` writes both.
+            The data must then also have the teacher's features: `tkd_hf.data.tokenization.tokenize` writes both.
         teacher_weights: one weight per teacher (equal weights).
         data_collator: forms batches (`DistillationCollator`, which pads the features of student and teacher).
         train_dataset: tokenised rows with labels, soft labels, or both.
@@ -359,7 +354,7 @@ class DistillationTrainer(BaseTrainer):
         if not has_own_features:
             raise ValueError(
                 f"{difference}, and the data has no features for the teacher; add them with "
-                "tkd_hf.data.features.tokenize(…, teacher_tokenizer=…)"
+                "tkd_hf.data.tokenization.tokenize(…, teacher_tokenizer=…)"
             )
 
     def _check_labels(self):

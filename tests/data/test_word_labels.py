@@ -6,8 +6,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from tkd_hf import InputError
-from tkd_hf.data.features import DistillationCollator, tokenize
+from tkd_hf.data.collation import DistillationCollator
 from tkd_hf.data.loading import DataArguments, load_split, load_splits
+from tkd_hf.data.tokenization import tokenize
 
 from ..conftest import WORDS, build_tokenizer
 

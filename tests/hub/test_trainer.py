@@ -18,7 +18,7 @@ from datasets import Dataset
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer
 from tests.training import arguments, student_of
 from tkd_hf import DistillationTrainer
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 
 teacher, tokenizer = build_teacher(), build_tokenizer()
 data = tokenize(Dataset.from_dict({{"text": TEXTS, "label": LABELS}}), tokenizer)

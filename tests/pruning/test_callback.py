@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import DistillationTrainer, InputError, student_from_teacher
-from tkd_hf.data.features import tokenize
+from tkd_hf.data.tokenization import tokenize
 from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration_data
 
 from ..conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json

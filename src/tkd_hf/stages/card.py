@@ -11,7 +11,7 @@ from datasets import Dataset
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from ..data.features import to_tuple
+from ..data.tokenization import to_tuple
 from ..errors import InputError
 from ..evaluation.runners import EXPORT_FILES
 from ..files import atomic_write, read_json

@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import to_tuple, tokenize
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
+from ..data.tokenization import to_tuple, tokenize
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..errors import InputError
 from ..evaluation.metrics import compute_metrics_for

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.features import to_tuple, tokenize
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task
+from ..data.tokenization import to_tuple, tokenize
 from ..errors import InputError
 from ..evaluation.benchmark import median_latencies
 from ..evaluation.calibration import Calibration, calibration

@@ -6,8 +6,9 @@ from functools import partial
 from transformers import set_seed
 
 from ..adapters import LoraArguments, add_adapters, finish_adapters
-from ..data.features import DistillationCollator, tokenize
+from ..data.collation import DistillationCollator
 from ..data.loading import DataArguments, load_splits
+from ..data.tokenization import tokenize
 from ..evaluation.metrics import compute_metrics_for
 from ..hardware import padding_multiple
 from ..model_loading import load_for_training, load_tokenizer

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..data.features import teacher_features, tokenize
 from ..data.loading import DataArguments, load_split
+from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
 from ..model_loading import load_classifier, load_tokenizer
 from ..soft_labels import SoftLabels, default_path, teacher_revision

@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from ..configuration_tkd import TKDConfig
 from ..conversion import ARCHITECTURES, to_tkd
 from ..data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
-from ..data.features import same_tokenizer
+from ..data.tokenization import same_tokenizer
 from ..errors import InputError
 from ..model_loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
 from ..modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel

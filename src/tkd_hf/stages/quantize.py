@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.features import tokenize
 from ..data.loading import DataArguments, load_split
+from ..data.tokenization import tokenize
 from ..errors import GateFailed, InputError
 from ..evaluation.benchmark import forward_pass, max_input_length, text_batch, time_interleaved, timings
 from ..evaluation.gate import check_drop
