@@ -27,7 +27,7 @@ def test_a_recipe_ends_with_a_card(run, no_processes, tmp_path, teacher_folder, 
         check_folder(folder)
         page = (folder / "README.md").read_text()
         assert str(tmp_path) not in page
-        assert "| teacher layers copied into the student | 1, 3 |" in page
+        assert "| teacher layers copied into the student (zero-based) | 1, 3 |" in page
     assert "Results compared with the teacher" not in (first / "README.md").read_text()
     assert "Results compared with the teacher" in page
     assert page.index("stage: distill") < page.index("stage: prune")

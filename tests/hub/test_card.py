@@ -52,7 +52,7 @@ def test_card_contains_record_and_report(run, report):
             "`aaaa1111`",
             "0.9 × logits + 0.1 × hard",
             "| temperature | 3 |",
-            "| teacher layers copied into the student | 1, 3 |",
+            "| teacher layers copied into the student (zero-based) | 1, 3 |",
         ),
         *("| accuracy | 0.8125 (0.700–0.900) | 0.8125 (0.700–0.900) | -0.0625 (-0.100 to +0.000) |", "87.50%"),
         *("| calibration error | 0.0625 | 0.0625 |", "2.00 (1.90–2.10)", "A CPU, 2 of 4 cores", "2405.11704"),
@@ -327,6 +327,7 @@ def test_card_of_another_architecture_does_not_mention_tkd(tmp_path):
     assert "tkd_hf" not in page
     assert "trust_remote_code" not in page
     assert "scoring pairs of texts similar to those of stsb" in page
+    assert "It predicts a score" in page
     assert '{"text": "The bakery opens at six.", "text_pair":' in page
     assert "Citation" not in headings(page)
 

@@ -68,7 +68,11 @@ def test_trainer_pushes_card_and_model_but_no_private_files(client, hub, tmp_pat
     for text in (
         *(f'model="org/{strategy}"', f"| accuracy | {accuracy:.4f} |", "| agreement with the teacher |"),
         *("`BertForSequenceClassification`, hash of its weights", "| fingerprint of training data |"),
-        *("0.9 × logits + 0.1 × hard", "| temperature | 3 |", "| teacher layers copied into the student | 1, 3 |"),
+        *(
+            "0.9 × logits + 0.1 × hard",
+            "| temperature | 3 |",
+            "| teacher layers copied into the student (zero-based) | 1, 3 |",
+        ),
         *("| learning_rate | 0.001 |", "| duration |", "| torch |"),
     ):
         assert text in page

@@ -160,6 +160,11 @@ class Card:
         return [names[index] for index in sorted(names, key=int)] if len(names) > 1 else []
 
     @property
+    def predicts_score(self) -> bool:
+        """Whether the model predicts a number (regression) instead of classes."""
+        return self.pipeline_tag == "text-classification" and len(self.config.get("id2label") or {}) == 1
+
+    @property
     def quantization(self) -> dict[str, Any] | None:
         """The quantization settings in the configuration; `None` if the model is not quantized."""
         return self.config.get("quantization") or self.config.get("quantization_config")

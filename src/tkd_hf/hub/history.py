@@ -37,11 +37,13 @@ def stage_facts(record: StageRecord) -> dict[str, str]:
         "objectives (weight × name)": _objectives(arguments.get("objectives"), arguments.get("final_objectives")),
         "temperature": _temperature(arguments.get("temperature"), arguments.get("final_temperature")),
         "teacher's predictions": _source_of_predictions(arguments),
-        "teacher layers copied into the student": _joined(details.get("teacher_layers")),
-        "layer map (teacher layer per student layer)": _joined(details.get("layer_map") or arguments.get("layer_map")),
+        "teacher layers copied into the student (zero-based)": _joined(details.get("teacher_layers")),
+        "layer map (teacher layer per student layer, zero-based)": _joined(
+            details.get("layer_map") or arguments.get("layer_map")
+        ),
         "LoRA": _settings(arguments.get("lora")),
         "parameters": _from_to(details, "parameters", "{:,}"),
-        "size of the weights, MB": _from_to(details, "megabytes", "{:.1f}"),
+        "size of the weights (MB)": _from_to(details, "megabytes", "{:.1f}"),
         "vocabulary": _vocabulary(details.get("vocabulary"), has_unlabelled_texts="unlabelled" in inputs),
         "quantization": _settings(details.get("quantization") or arguments.get("quantization")),
         "duration": record.seconds is not None and f"{record.seconds:,.0f} seconds",

@@ -92,14 +92,14 @@ def speed_table(benchmark: dict[str, Any]) -> str:
     timings = [timing(model, smallest) for model in models]
     low, high = timings[1]["interval"]
     rows = {
-        f"latency of a batch of {smallest} in ms, median": [f"{entry['p50']:.2f}" for entry in timings],
-        f"latency of a batch of {smallest} in ms, 95th percentile": [f"{entry['p95']:.2f}" for entry in timings],
+        f"median latency, batch of {smallest} (ms)": [f"{entry['p50']:.2f}" for entry in timings],
+        f"95th percentile of the latency, batch of {smallest} (ms)": [f"{entry['p95']:.2f}" for entry in timings],
         "speed-up over the teacher": ["1", f"{timings[1]['speedup']:.2f} ({low:.2f}–{high:.2f})"],
         f"texts per second, batches of {largest}": [f"{timing(model, largest)['throughput']:.0f}" for model in models],
         "parameters": [f"{sum(model['parameters'].values()) / 1e6:.1f} M" for model in models],
         "parameters in the embeddings": [f"{model['parameters']['embeddings'] / 1e6:.1f} M" for model in models],
-        "MB on disk": [f"{model['megabytes']:.1f}" for model in models],
-        "peak memory of the process, MB": [f"{model['footprint']['peak_megabytes']:.0f}" for model in models],
+        "size on disk (MB)": [f"{model['megabytes']:.1f}" for model in models],
+        "peak memory of the process (MB)": [f"{model['footprint']['peak_megabytes']:.0f}" for model in models],
         "seconds to load": [f"{model['footprint']['load_seconds']:.2f}" for model in models],
         "data type of the weights": [model["dtype"] for model in models],
         "backend": [model["backend"] for model in models],

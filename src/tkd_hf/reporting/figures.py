@@ -163,7 +163,9 @@ def training(path: Path, runs: dict[str, list[dict]]) -> None:
         _curves(right, log, lambda key: key in ("agreement", "eval_agreement", "eval_accuracy"))
         left.set(title=name, ylabel="loss")
         right.set(title=name, ylabel="share of examples")
-    save(figure, path, "Training curves")
+    has_objectives = any(key.startswith("loss_") for log in runs.values() for entry in log for key in entry)
+    caption = "loss: weighted sum of the objectives, which have a curve each" if has_objectives else ""
+    save(figure, path, "Training curves", caption)
 
 
 def _curves(axis: Axes, log: list[dict], is_shown: Callable[[str], bool]) -> None:

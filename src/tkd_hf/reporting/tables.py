@@ -66,7 +66,7 @@ def _overview(report: "Report", models: dict[str, "ModelResult"]) -> str:
     return markdown_table(
         [
             *("", *metrics, f"change of {metrics[0]} (model − teacher)", _agreement_column(models)),
-            *("median latency, ms", "speed-up", "MB on disk", "parameters"),
+            *("median latency (ms)", "speed-up", "size on disk (MB)", "parameters"),
         ],
         rows,
     )
@@ -116,8 +116,8 @@ def _resources(report: "Report") -> str:
         for name, cost in zip(report.names, report.benchmark.models, strict=True)
     ]
     columns = ["", "backend", "data type of the weights", "parameters: embeddings", "parameters: encoder and head"]
-    columns += ["MB on disk", "peak memory of the process, MB", "seconds to load", "texts per second (largest batch)"]
-    return markdown_table([*columns, "tokenization of a text, µs"], rows)
+    columns += ["size on disk (MB)", "peak memory of the process (MB)", "seconds to load", "texts per second"]
+    return markdown_table([*columns, "time to tokenize a text (µs)"], rows)
 
 
 def _setup(report: "Report") -> str:
