@@ -1,14 +1,30 @@
-"""Quantization: one file a backend, each with one function that writes a folder which the backend's own classes load.
+"""Quantization: store a model's weights in 8 or 4 bits, or export it for another runtime.
 
-A backend's file has `SCHEMES`, the names of what it can make of a model, the default first; `CALIBRATED_SCHEMES`, those
-of them that need examples to calibrate on; and
+Which backend to choose:
 
-    def quantize(model, tokenizer, folder, *, weights, calibration) -> dict[str, Any]
+- `onnx` runs anywhere, also in the browser (transformers.js). On CPUs it is usually the fastest for one short text at
+  a time. Its activations are quantized as they come, so it needs no calibration data.
+- `openvino` is for Intel processors. `int8` quantizes only weights and loses least; `int8-static` also quantizes
+  activations and is usually the fastest for large batches of long texts, but it needs calibration data and can cost a
+  regression model much of its score.
+- `bitsandbytes` and `quanto` save memory. They do not make a model faster on a CPU, and often make it slower.
 
-which leaves the model as it is, and the whole of the quantized one in `folder`, an empty folder: `config.json`, the
-tokenizer's files, the weights. `weights` is one of the schemes, `calibration` a function that gives batches of one
-training example each, as the tokenizer encodes them. What it returns is for the record: `{"weights": "int8",
-"activations": "int8 dynamic"}`.
+Measure before choosing: `tkd-hf quantize` compares the quantized model with the float model. If it lost too
+much, train the student with fake quantization first (`tkd_hf.quantization.aware`).
+
+To add a backend, write a module in this package with its name, and add it to `BACKENDS`. The module has
+
+- `SCHEMES`: names of the schemes that it offers, the default first;
+- `CALIBRATED_SCHEMES` (optional): those that need calibration examples;
+- a function that writes the quantized model to a folder:
+
+      def quantize(model, tokenizer, folder, *, weights, calibration) -> dict[str, Any]
+
+`quantize` does not change `model`. It writes a complete model to `folder`, which is empty: `config.json`, the files of
+the tokenizer, and the weights, so that the backend's own classes can load it. `weights` is one of the schemes.
+`calibration` is a function that yields batches of one tokenized training example each. The returned dictionary
+describes the result for the run record, such as `{"weights": "int8", "activations": "int8 dynamic"}`. If the files need
+a runner of their own, add it to `tkd_hf.evaluation.runners`.
 """
 
 import logging
@@ -23,51 +39,60 @@ from ..errors import InputError
 from ..optional_dependencies import import_optional
 
 
-# name of a backend, of its file here, and of the extra that brings what it needs -> what it needs
+# Modules that each backend needs. The name of a backend is also the name of its module in this package, and of the
+# extra of tkd-hf that installs those modules.
 BACKENDS = {
     "openvino": ("optimum.intel", "openvino", "nncf"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "bitsandbytes": (),  # comes with tkd-hf itself
+    "bitsandbytes": (),  # a dependency of tkd-hf itself
     "quanto": ("optimum.quanto",),
 }
 
 
 def load_backend(name: str, weights: str | None = None) -> tuple[ModuleType, str]:
-    """The file of a backend, and its scheme of that name; by default its first.
+    """Import the module of a backend, and check the name of a scheme.
+
+    Args:
+        name: one of `BACKENDS`.
+        weights: one of the backend's `SCHEMES`; by default the first.
+
+    Returns:
+        the module, and the name of the scheme.
 
     Raises:
-        InputError: if there is no such backend or scheme, or a package that it needs is not installed.
+        InputError: if the backend or the scheme is unknown, or a package that the backend needs is not installed.
     """
     if name not in BACKENDS:
-        raise InputError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+        raise InputError(f"unknown backend {name!r}; choose among {', '.join(BACKENDS)}")
     for module in BACKENDS[name]:
         import_optional(module, name, f"the backend {name}")
     backend = import_module(f".{name}", __name__)
     if weights not in (None, *backend.SCHEMES):
         raise InputError(
-            f"the backend {name} has no scheme weights={weights!r}; there are {', '.join(backend.SCHEMES)}"
+            f"the backend {name} has no scheme weights={weights!r}; choose among {', '.join(backend.SCHEMES)}"
         )
     return backend, weights or backend.SCHEMES[0]
 
 
 @contextmanager
 def suppress_exporter_output(*loggers: str) -> Iterator[None]:
-    """Keeps to themselves what exporters say of their insides: warnings of Python's, and of these loggers.
+    """Hide the warnings of exporters while they run, and redirect their standard output to standard error.
 
-    What they print, such as progress, goes to standard error.
+    Args:
+        loggers: names of the loggers to silence below the level `ERROR`.
     """
-    found = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in found]
-    # onnxruntime calls logging.basicConfig when it is imported, which does nothing where there is a handler
-    nobody = logging.NullHandler()
-    logging.root.addHandler(nobody)
+    silenced = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in silenced]
+    # On import, onnxruntime calls logging.basicConfig, which does nothing if the root logger already has a handler.
+    placeholder = logging.NullHandler()
+    logging.root.addHandler(placeholder)
     try:
-        for logger in found:
+        for logger in silenced:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.root.removeHandler(nobody)
-        for logger, level in zip(found, levels, strict=True):
+        logging.root.removeHandler(placeholder)
+        for logger, level in zip(silenced, levels, strict=True):
             logger.setLevel(level)

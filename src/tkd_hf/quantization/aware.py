@@ -1,8 +1,10 @@
 """Quantization-aware distillation: a student that learns from its teacher while its weights are rounded.
 
-Quantization-aware training (Jacob et al. 2018, arXiv 1712.05877): forward, linear layers compute with rounded weights,
-and rounded inputs and embeddings if wanted; backward, the gradient passes the rounding as if it were not there. What is
-left is an ordinary float model that loses less when a backend rounds it for good.
+Quantization-aware training (Jacob et al. 2018, arXiv 1712.05877) uses *fake quantization*. In the forward pass, a
+linear layer rounds its weights to the values that integers could represent, and computes with the rounded values in
+floats; inputs and embeddings can be rounded in the same way. In the backward pass, the gradient passes the rounding
+unchanged (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), because the true gradient of rounding
+is zero almost everywhere. The result is an ordinary float model that loses less when a backend quantizes it.
 """
 
 import json
@@ -22,15 +24,20 @@ from .onnx import MAX_FLOAT_TABLE_ROWS
 
 STATE_FILE = "quantization_aware.json"
 ACTIVATIONS = (None, "dynamic", "static")
-MOMENTUM = 0.01  # of the range of inputs, as torch's observers have it
+# Weight of the newest batch in the moving average of input ranges, as in torch's MovingAverageMinMaxObserver.
+MOMENTUM = 0.01
 
 
 def fake_quantize_weight(weight: Tensor, top: int = 127) -> Tensor:
-    """Rounds a matrix to integers, symmetric and with one scale a row, and gives what they stand for.
+    """Round a weight matrix to integers and back to floats, symmetrically and with one scale per row.
+
+    For a row w, `scale = max|w| / top`. Each weight becomes the integer `round(w / scale)`, from -top to top, and this
+    function returns that integer times the scale. The gradient passes unchanged.
 
     Args:
         weight: (out, in).
-        top: what the largest magnitude of a row becomes. 127 is that of 8 bits; onnxruntime's 7 bits go to 64.
+        top: integer for the largest magnitude of a row. 127 uses 8 bits. Use 64 for the `int8-dynamic` schemes of ONNX,
+            where onnxruntime uses 7 bits.
 
     Example:
 
@@ -43,13 +50,23 @@ def fake_quantize_weight(weight: Tensor, top: int = 127) -> Tensor:
 
     ```
     """
+    # A row of zeros gets the smallest scale that keeps the division finite.
     scales = weight.detach().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny * top) / top
     zeros = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -top, top)
 
 
 def fake_quantize_input(states: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Rounds a tensor to the 256 steps from `low` to `high`, 0 being one of them, and cuts off what lies beyond."""
+    """Round a tensor to 256 evenly spaced numbers from `low` to `high` (8 bits), and clip numbers outside the range.
+
+    With `scale = (high - low) / 255`, each number x becomes the integer `round(x / scale) + zero`, from 0 to 255, where
+    `zero` is the integer that stands for 0. The range is widened to include 0, which therefore stays exactly 0. The
+    gradient passes unchanged, except for clipped numbers, whose gradient is 0.
+
+    Args:
+        states: tensor of any shape.
+        low, high: scalars, the range of the numbers.
+    """
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
     zero = (-low / scale).round().to(torch.int32)
@@ -57,38 +74,39 @@ def fake_quantize_input(states: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def fake_quantize_embeddings(rows: Tensor) -> Tensor:
-    """Rounds what was looked up to 4 bits, as `int4.round_rows` does: rows (…, width) of a table, each by itself."""
+    """Round embeddings, (…, width), to 4 bits and back, as `int4.quantize_rows` does; the gradient passes unchanged."""
     return rows + (dequantized_rows(rows).to(rows.dtype) - rows).detach()
 
 
 class FakeQuantizedLinear(nn.Linear):
-    """A linear layer that computes with rounded weights; the parameters themselves stay floats.
+    """A linear layer that computes with rounded weights, while its parameters stay floats.
 
     Args:
-        linear: whose parameters it shares.
-        top: of the weights, see `fake_quantize_weight`.
-        activations: whether and how inputs are rounded, see `QuantizationAwareCallback`.
+        linear: layer to replace; its parameters are shared, not copied.
+        top: integer for the largest weight of a row, see `fake_quantize_weight`.
+        activations: how inputs are rounded, see `QuantizationAwareCallback`.
     """
 
     def __init__(self, linear: nn.Linear, top: int, activations: str | None):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias, self.training = linear.weight, linear.bias, linear.training
         self.top, self.activations = top, activations
-        self.range: Tensor | None = None  # of inputs: lowest and highest
+        self.range: Tensor | None = None  # lowest and highest input, (2,)
 
     def forward(self, states: Tensor) -> Tensor:
         if self.activations is not None:
-            self._observe(states.detach())
+            self._update_range(states.detach())
             states = fake_quantize_input(states, *self.range)
         return nn.functional.linear(states, fake_quantize_weight(self.weight, self.top), self.bias)
 
-    def as_float(self) -> nn.Linear:
-        """The ordinary layer."""
+    def to_linear(self) -> nn.Linear:
+        """Return an ordinary linear layer that shares the parameters."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         linear.weight, linear.bias, linear.training = self.weight, self.bias, self.training
         return linear
 
-    def _observe(self, states: Tensor) -> None:
+    def _update_range(self, states: Tensor) -> None:
+        """Set the range of inputs to that of this batch, or move a static range towards it during training."""
         if self.activations == "dynamic" or self.range is None:
             self.range = torch.stack(states.float().aminmax())
         elif self.training:
@@ -96,9 +114,10 @@ class FakeQuantizedLinear(nn.Linear):
 
 
 class FakeQuantizedEmbeddingMixin:
-    """Goes before the class of an embedding, whichever it is in training, and rounds what is looked up in it.
+    """Round the output of an embedding of any class; it precedes that class in the bases of a derived class.
 
-    No hook: while hooks look inside, a TKD computes padding, too.
+    An embedding can have a class of its own in training (`tkd_hf.rows_in_use`), so no single class can replace it. A
+    forward hook would not do either: a TKD model with hooks computes padding tokens as well, which takes longer.
     """
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -106,23 +125,32 @@ class FakeQuantizedEmbeddingMixin:
 
 
 class QuantizationAwareCallback(CheckpointedCallback):
-    """Rounds the weights of every linear layer of the student while it trains, and leaves it in floats at the end.
+    """Round the weights of the student's linear layers while it trains, and leave it a float model at the end.
 
-    Rounded are weights row by row and symmetric, inputs as a whole: as ONNX and OpenVINO do in their int8. Evaluation
-    during training is that of the rounded student. Checkpoints hold ordinary float models, and a run that is killed
-    and resumed ends as it would have.
+    Use it if a quantized student loses too much, which `tkd-hf quantize` reports. Choose the arguments to match the
+    backend that will quantize the student, because rounding that differs from the final one helps little:
+
+    | backend and scheme | arguments |
+    | --- | --- |
+    | `onnx`, `int8-dynamic` | `top=64, activations="dynamic"` |
+    | `onnx`, `int8-dynamic-int4-embeddings` | `top=64, activations="dynamic", int4_embeddings=True` |
+    | `openvino`, `int8-static` | `activations="static"` |
+    | `openvino`, `int8` | the defaults |
+
+    Weights are rounded per row and symmetrically, inputs with one range per tensor, as ONNX and OpenVINO do in int8.
+    Evaluation during training measures the rounded student. Checkpoints hold ordinary float models, and a run that is
+    killed and resumed ends exactly as it would have without the interruption. Rounding makes each training step slower.
 
     Args:
-        trainer: whose student is trained.
-        top: of the weights, see `fake_quantize_weight`.
-        activations: `"dynamic"` rounds inputs to 8 bits in the range of each batch, as ONNX's dynamic int8; `"static"`
-            in a moving average of ranges, as int8 with calibration (each process has its own); `None` leaves them
-            floats.
-        int4_embeddings: round what is looked up in embeddings to 4 bits, too, as ONNX's
-            `int8-dynamic-int4-embeddings`.
+        trainer: trainer of the student.
+        top: integer for the largest weight of a row, see `fake_quantize_weight`.
+        activations: `None` does not round inputs. `"dynamic"` rounds them to 8 bits in the range of each batch.
+            `"static"` rounds them in a moving average of the ranges of all batches, as calibration does; each process
+            has a range of its own.
+        int4_embeddings: whether to round embeddings to 4 bits.
 
     Raises:
-        InputError: for `top` out of 1 to 127, unknown `activations`, or a student that is quantized already.
+        InputError: if `top` is not between 1 and 127, `activations` is unknown, or the student is already quantized.
 
     Example (`trainer`: a `DistillationTrainer`):
 
@@ -139,9 +167,9 @@ class QuantizationAwareCallback(CheckpointedCallback):
         int4_embeddings: bool = False,
     ):
         if not 1 <= top <= 127:
-            raise InputError(f"top={top}; weights are rounded to integers of 8 bits or fewer, up to 1 to 127")
+            raise InputError(f"top={top} does not fit into 8 bits with a sign; choose an integer from 1 to 127")
         if activations not in ACTIVATIONS:
-            raise InputError(f"activations={activations!r} are unknown; there are None, 'dynamic' and 'static'")
+            raise InputError(f"unknown activations={activations!r}; choose None, 'dynamic' or 'static'")
         refuse_quantized(trainer.model, "train")
         self.trainer = trainer
         self.rounding = {"top": top, "activations": activations, "int4_embeddings": int4_embeddings}
@@ -156,7 +184,7 @@ class QuantizationAwareCallback(CheckpointedCallback):
         remove_fake_quantization(self.trainer.model)
 
     def save(self, checkpoint: str) -> None:
-        """Writes the ranges of inputs into a checkpoint."""
+        """Write the settings and the ranges of inputs into a checkpoint."""
         ranges = {
             name: module.range.tolist()
             for name, module in self.trainer.model.named_modules()
@@ -165,71 +193,83 @@ class QuantizationAwareCallback(CheckpointedCallback):
         (Path(checkpoint) / STATE_FILE).write_text(json.dumps(self.rounding | {"ranges": ranges}), encoding="utf-8")
 
     def load(self, checkpoint: str) -> None:
-        """Reads them back.
+        """Read the ranges of inputs from a checkpoint.
 
         Raises:
-            InputError: if the checkpoint is of a run without rounding, or with another.
+            InputError: if the checkpoint comes from a run without fake quantization, or with other settings.
         """
         path = Path(checkpoint) / STATE_FILE
         if not path.exists():
-            raise InputError(f"{checkpoint} holds no {STATE_FILE}: it is of a run without rounding; start anew")
+            raise InputError(
+                f"{checkpoint} has no {STATE_FILE}, so it comes from a run without quantization-aware training; start "
+                "a new run instead"
+            )
         state = json.loads(path.read_text(encoding="utf-8"))
         self._ranges = state.pop("ranges")
         if state != self.rounding:
-            theirs, ours = (
-                ", ".join(f"{name}={value}" for name, value in one.items()) for one in (state, self.rounding)
-            )
             raise InputError(
-                f"{checkpoint} is of a run with {theirs}, this one has {ours}; resume with the same, or start anew"
+                f"{checkpoint} comes from a run with {_describe(state)}, but this run has {_describe(self.rounding)}; "
+                "resume with the same settings, or start a new run"
             )
 
 
 def fake_quantize_model(
     model: PreTrainedModel, top: int = 127, activations: str | None = None, int4_embeddings: bool = False
 ) -> dict[str, FakeQuantizedLinear]:
-    """Replaces the linear layers of a model, in place, by such that compute with rounded weights.
+    """Replace the linear layers of a model, in place, by layers that compute with rounded weights.
 
-    With `int4_embeddings` its embeddings are rounded as well, but for the few token types, which ONNX leaves in floats.
+    Names and parameters do not change, so the model's state dict stays the same.
+
+    Args:
+        model: a float model.
+        top, activations: as in `QuantizationAwareCallback`.
+        int4_embeddings: whether to round embeddings as well. Small tables, such as token types, are not rounded,
+            because the ONNX backend leaves them in floats.
 
     Returns:
         the new layers by name.
     """
-    found = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    layers = {name: FakeQuantizedLinear(model.get_submodule(name), top, activations) for name in found}
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    layers = {name: FakeQuantizedLinear(model.get_submodule(name), top, activations) for name in names}
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     for module in model.modules() if int4_embeddings else ():
         if isinstance(module, nn.Embedding) and module.num_embeddings > MAX_FLOAT_TABLE_ROWS:
-            kind = type(module)
-            module.__class__ = type(f"FakeQuantized{kind.__name__}", (FakeQuantizedEmbeddingMixin, kind), {})
+            original = type(module)
+            module.__class__ = type(f"FakeQuantized{original.__name__}", (FakeQuantizedEmbeddingMixin, original), {})
     return layers
 
 
 def remove_fake_quantization(model: PreTrainedModel) -> None:
-    """Undoes `rounded`, in place; the parameters are what they were, or what they have become in training."""
+    """Undo `fake_quantize_model` in place; the parameters keep their current values."""
     for name, module in list(model.named_modules()):
         if isinstance(module, FakeQuantizedLinear):
-            model.set_submodule(name, module.as_float())
+            model.set_submodule(name, module.to_linear())
         elif isinstance(module, FakeQuantizedEmbeddingMixin):
             module.__class__ = type(module).__bases__[1]
 
 
 def train_with_fake_quantization(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
-    """Trains a student so that it loses little when it is quantized.
+    """Train a student so that it loses little when it is quantized.
+
+    Start from a trained student. One epoch at a tenth of its learning rate is usual.
 
     Args:
-        trainer: with the student, its teacher, and for how long; from a trained student, an epoch at a tenth of its
-            learning rate is usual.
+        trainer: trainer of the student, with its teacher, number of epochs and learning rate.
         rounding: `top`, `activations` and `int4_embeddings`, as in `QuantizationAwareCallback`.
 
     Returns:
-        the trainer; its model is the trained one, in floats, to be saved and quantized by any backend.
+        the trainer. Its model is the trained float model, ready to be saved and quantized by any backend.
 
-    Example (`student`: a trained classifier; `tokenizer`, `train` and `folder` as elsewhere):
+    Example (`student`: a trained classifier; `args`, `teacher`, `tokenizer`, `train` and `folder` as elsewhere):
 
         trainer = DistillationTrainer(student, args, teacher_model=teacher, train_dataset=train)
-        quantize(train_aware(trainer, activations="static").model, tokenizer, folder)
+        quantize(train_with_fake_quantization(trainer, activations="static").model, tokenizer, folder)
     """
     trainer.add_callback(QuantizationAwareCallback(trainer, **rounding))
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     return trainer
+
+
+def _describe(settings: dict) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -1,4 +1,13 @@
-"""bitsandbytes: the encoder's linear layers in 8 or 4 bits, for memory rather than speed; transformers loads it."""
+"""bitsandbytes: the encoder's linear layers in 8 or 4 bits, in a folder that transformers loads by itself.
+
+Choose this backend to save memory, above all on a GPU, or to train LoRA adapters on a quantized model (QLoRA). It does
+not make a model faster, and on a CPU it is usually slower than float32. Embeddings stay floats, so a small student
+shrinks little.
+
+`int8` is LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339). `nf4` is the 4-bit NormalFloat of QLoRA (Dettmers et al.
+2023, arXiv 2305.14314), whose 16 values fit normally distributed weights; `fp4` is a 4-bit floating-point
+format, which loses more in the experiments of that paper.
+"""
 
 import logging
 import tempfile
@@ -26,45 +35,45 @@ def quantize(
     weights: str = "int8",
     calibration: Callable[[], Iterable[dict[str, Tensor]]] | None = None,
 ) -> dict[str, Any]:
-    """Writes a folder that `AutoModelForSequenceClassification.from_pretrained` loads as it is.
+    """Write a quantized model to a folder that `AutoModelForSequenceClassification.from_pretrained` loads by itself.
 
     Embeddings, norms and the head stay floats.
 
     Args:
-        model: a float model; it stays as it is.
+        model: a float model. It is not changed.
         tokenizer: its tokenizer.
         folder: an empty folder.
         weights: one of `SCHEMES`.
-        calibration: not used, as weights alone are quantized.
+        calibration: not used, because only weights are quantized.
 
     Returns:
-        what the record is to say.
+        a description of the weights, for the run record.
 
     Raises:
-        InputError: for a model that is quantized already, adapters that are not merged, or an unknown scheme.
+        InputError: if the model is already quantized, has adapters that are not merged, or the scheme is unknown.
     """
-    # Saved before it first runs: bitsandbytes repacks 4-bit weights then, and saves the scales wrong (see TKD's
-    # from_pretrained, which prevents it; other models are at risk).
+    # Save before the first forward pass. In that pass, bitsandbytes may repack 4-bit weights, and then it saves their
+    # scales in the wrong order. `from_pretrained` of TKD models prevents repacking; other models need this order.
     quantized_copy(model, weights).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"weights": weights}
 
 
 def quantized_copy(model: PreTrainedModel, weights: str = "int8", dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A copy of a model with the linear layers of its encoder in 8 or 4 bits, as transformers makes it when it loads.
+    """Return a copy of a model with the encoder's linear layers in 8 or 4 bits, as transformers loads it.
 
     Args:
-        model: a float model.
+        model: a float model. It is not changed.
         weights: one of `SCHEMES`.
-        dtype: of what stays floats; by default the model's own.
+        dtype: dtype of the parameters that stay floats; by default that of the model.
 
     Raises:
-        InputError: for a model that is quantized already, or an unknown scheme.
+        InputError: if the model is already quantized, has adapters that are not merged, or the scheme is unknown.
     """
     refuse_quantized(model, "quantize")
     refuse_adapters(model)
     if weights not in SCHEMES:
-        raise InputError(f"bitsandbytes has no weights={weights!r}; choose among {', '.join(SCHEMES)}")
+        raise InputError(f"bitsandbytes has no scheme weights={weights!r}; choose among {', '.join(SCHEMES)}")
     silence_cast_warning()
     bits = {"load_in_8bit": True} if weights == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": weights}
     config = BitsAndBytesConfig(**bits, llm_int8_skip_modules=head_modules(model))
@@ -76,5 +85,5 @@ def quantized_copy(model: PreTrainedModel, weights: str = "int8", dtype: torch.d
 
 
 def silence_cast_warning() -> None:
-    """In 8 bits, bitsandbytes warns at every layer of every batch that activations are rounded through float16."""
+    """Silence the warning of 8-bit layers that activations are cast to float16, which appears for every batch."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -1,6 +1,12 @@
-"""ONNX, for onnxruntime and transformers.js: a float file, and beside it one with weights in int8, or int8 and int4.
+"""ONNX, for onnxruntime and transformers.js: a float file, and beside it a file with weights in int8, or int8 and int4.
 
-The layout is the one that transformers.js and optimum read: `onnx/model.onnx` and `onnx/model_quantized.onnx`.
+The folder has the layout that transformers.js and optimum read: `onnx/model.onnx` and `onnx/model_quantized.onnx`.
+
+Choose this backend to run a student anywhere: on CPUs of any maker, in the browser, without PyTorch. On a CPU,
+`int8-dynamic` is usually the fastest scheme for one short text at a time. It rounds activations in the range of each
+batch, so it needs no calibration data. It uses only 7 of the 8 bits of a weight, so that sums do not overflow on
+processors without VNNI. `int8-dynamic-int4-embeddings` makes the file smaller, because embeddings are most of a small
+model, and takes a little longer.
 """
 
 import copy
@@ -23,23 +29,23 @@ SCHEMES = ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")
 CALIBRATED_SCHEMES = ()
 
 FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
-TOLERANCE = 1e-4
-OPSET = 23  # the first with attention as one operator; others take it apart into some twenty
-MAX_FLOAT_TABLE_ROWS = (
-    8  # rows of a table that is left in floats: of token types, a few bytes, and a part of every token
-)
+TOLERANCE = 1e-4  # largest difference of a logit between PyTorch and ONNX, relative to the largest logit if above 1
+OPSET = 23  # the first opset with attention as a single operator; onnxruntime runs it from version 1.23 on
+# Tables of up to this many rows, such as token types, stay floats: they take few bytes, and every token uses them.
+MAX_FLOAT_TABLE_ROWS = 8
 _LOGGERS = ("torch.onnx", "onnxscript", "root")
-# two texts and their padding: a dimension of 1 would be taken for a constant
-_TRACED = ["a text", "another one, of a few more words"]
-_COMPARED = [
-    _TRACED,
-    ["one"],
-    ["the same in a batch of three", "of which all differ", "in length, too, by a few words"],
+# The batch for the export has two texts, one padded, because the exporter takes a dimension of 1 for a constant.
+_TRACED_TEXTS = ["a text", "another text with a few more words"]
+# Batches of other sizes and lengths, to compare the export with PyTorch.
+_COMPARED_BATCHES = [
+    _TRACED_TEXTS,
+    ["word"],
+    ["a batch of three texts", "with different lengths", "so that two of them need padding at the end"],
 ]
 
 
-class _Logits(nn.Module):
-    """A classifier with its inputs by position, as a graph has them."""
+class _PositionalClassifier(nn.Module):
+    """A classifier that takes its inputs by position, as the exporter needs it, and returns logits only."""
 
     def __init__(self, model: PreTrainedModel, inputs: list[str]):
         super().__init__()
@@ -57,24 +63,26 @@ def quantize(
     weights: str,
     calibration: Callable[[], Iterable[dict[str, torch.Tensor]]],
 ) -> dict[str, Any]:
-    """Writes `onnx/model.onnx` in float32, and, for all but `float32`, `onnx/model_quantized.onnx` beside it.
-
-    There, matrices and embeddings are in int8; activations are rounded as they come, so nothing is calibrated.
+    """Write `onnx/model.onnx` in float32, and for other schemes `onnx/model_quantized.onnx` beside it.
 
     Args:
-        model, tokenizer: a bert-like classifier, TKD or another.
+        model: a BERT-like classifier, TKD or another architecture. It is not changed.
+        tokenizer: its tokenizer.
         folder: an empty folder.
-        weights: `"int8-dynamic"`, `"int8-dynamic-int4-embeddings"`, most of a small model in half of that, or
-            `"float32"`.
-        calibration: not called.
+        weights: `"int8-dynamic"` stores matrices and embeddings in int8. `"int8-dynamic-int4-embeddings"` stores
+            embeddings in 4 bits, which are half as large. `"float32"` quantizes nothing.
+        calibration: not used, because activations are rounded in the range of each batch.
+
+    Returns:
+        a description of weights and activations, for the run record.
 
     Raises:
-        InputError: if the model cannot be exported, or answers otherwise in onnxruntime than in PyTorch.
+        InputError: if the model cannot be exported, or its logits in onnxruntime differ from those in PyTorch.
     """
     file = folder / FLOAT_FILE
     file.parent.mkdir()
     config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]  # what of a model that was never saved says its task
+    config.architectures = [type(model).__name__]  # names the task, also of a model that was never saved
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     export(model, tokenizer, file)
@@ -86,32 +94,38 @@ def quantize(
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Writes a classifier as one ONNX file for batches of any size and length, and compares it with PyTorch.
+    """Export a classifier to an ONNX file for batches of any size and length, and compare its logits with PyTorch's.
+
+    Args:
+        model: the classifier. It is not changed.
+        tokenizer: its tokenizer.
+        file: path of the file to write, in an existing folder.
 
     Raises:
-        InputError: as `quantize`.
+        InputError: if the model cannot be exported, or its logits in onnxruntime differ from those in PyTorch.
     """
     inputs = [name for name in tokenizer.model_input_names if name in accepted_inputs(model)]
     if getattr(model.config, "type_vocab_size", None) == 0:
         inputs = [name for name in inputs if name != "token_type_ids"]
-    batch = tokenizer(_TRACED, padding=True, return_tensors="pt")
+    batch = tokenizer(_TRACED_TEXTS, padding=True, return_tensors="pt")
     training = model.training
     try:
         with suppress_exporter_output(*_LOGGERS), torch.no_grad():
             torch.onnx.export(
-                _Logits(model, inputs).eval(),  # a wrapper is born in training mode, and dropout would come back on
+                # A new module is in training mode, which would switch dropout on again.
+                _PositionalClassifier(model, inputs).eval(),
                 tuple(batch[name].to(model.device) for name in inputs),
                 str(file),
                 input_names=inputs,
                 output_names=["logits"],
-                dynamic_shapes=(({0: "batch_size", 1: "sequence_length"},) * len(inputs),),  # of *values
+                dynamic_shapes=(({0: "batch_size", 1: "sequence_length"},) * len(inputs),),  # one tuple, for `*values`
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-        _tidy(file)
-        _compare(model, tokenizer, file)
+        _clean_graph(file)
+        _compare_with_pytorch(model, tokenizer, file)
     except torch.onnx.errors.OnnxExporterError as error:
         raise InputError(
             f"{model.config.name_or_path or type(model).__name__} ({model.config.model_type}) cannot be exported to "
@@ -121,63 +135,69 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
         model.train(training)
 
 
-def _tidy(file: Path) -> None:
-    """Drops the lines of source that nodes come from, long and with folders of this machine; keeps norms on their own.
+def _clean_graph(file: Path) -> None:
+    """Remove source locations from an exported graph, and keep onnxruntime from fusing additions with layer norms.
 
-    onnxruntime makes one operator of an addition and the layer norm after it, which takes longer than the two (1.32,
-    on a CPU; no issue is known). Of a `Sum` it makes none.
+    The exporter notes for every node which source lines it comes from, with paths of this machine.
+
+    onnxruntime fuses an addition and the layer norm after it into one operator (`SkipLayerNormalization`), which takes
+    longer on a CPU than the two operators (version 1.32; we know of no issue about it). It does not fuse a `Sum`.
     """
     import onnx
 
     graph = onnx.load(file)
     for node in (*graph.graph.node, *(node for function in graph.functions for node in function.node)):
         del node.metadata_props[:]
-    normed = {node.input[0] for node in graph.graph.node if node.op_type == "LayerNormalization"}
+    norm_inputs = {node.input[0] for node in graph.graph.node if node.op_type == "LayerNormalization"}
     for node in graph.graph.node:
-        if node.op_type == "Add" and node.output[0] in normed:
+        if node.op_type == "Add" and node.output[0] in norm_inputs:
             node.op_type = "Sum"
     onnx.save(graph, file)
 
 
-def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Batches of other sizes than the one that the graph was made from."""
-    run = ONNXRunner(str(file), model.config, tokenizer, file)
-    for texts in _COMPARED:
+def _compare_with_pytorch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Raise an `InputError` if the logits of an exported file differ from the model's in any of several batches."""
+    runner = ONNXRunner(str(file), model.config, tokenizer, file)
+    for texts in _COMPARED_BATCHES:
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         with torch.inference_mode():
-            expected = model(**{name: batch[name].to(model.device) for name in run.inputs}).logits.cpu()
-        distance = (run(dict(batch)) - expected).abs().max().item()
-        if not distance <= TOLERANCE * max(1, expected.abs().max().item()):
+            expected = model(**{name: batch[name].to(model.device) for name in runner.inputs}).logits.cpu()
+        difference = (runner(dict(batch)) - expected).abs().max().item()
+        allowed = TOLERANCE * max(1, expected.abs().max().item())
+        if not difference <= allowed:  # also refuses NaN
             raise InputError(
-                f"{model.config.name_or_path or type(model).__name__} answers otherwise in ONNX than in PyTorch: a "
-                f"logit of a batch of {len(texts)} is {distance:.2g} off, where {TOLERANCE:g} is allowed"
+                f"{model.config.name_or_path or type(model).__name__} has other logits in ONNX than in PyTorch: in a "
+                f"batch of {len(texts)} a logit differs by {difference:.2g}, and {allowed:.2g} is allowed; use another "
+                "backend for this model"
             )
 
 
 def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
+    """Write an ONNX file with int8 matrices, and embeddings in int8 or in 4 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
-    lookups = _lookups(graph)
-    as_they_are = [name for name, rows in lookups.items() if rows <= MAX_FLOAT_TABLE_ROWS]
+    lookups = _table_rows_by_lookup(graph)
+    excluded = [name for name, rows in lookups.items() if rows <= MAX_FLOAT_TABLE_ROWS]
     if int4_embeddings:
-        as_they_are += pack_lookup_tables(graph.graph, lookups.keys() - {*as_they_are})
+        excluded += pack_lookup_tables(graph.graph, lookups.keys() - {*excluded})
     with suppress_exporter_output(*_LOGGERS):
         quantize_dynamic(
             graph,
             target,
             op_types_to_quantize=["MatMul", "Gather"],
-            nodes_to_exclude=as_they_are,
+            nodes_to_exclude=excluded,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            # 7 bits: processors without VNNI add products of 8 by 8 bits in 16, which overflow, and far more is lost
+            # Weights get 7 bits: processors without VNNI add products of two 8-bit numbers in 16 bits, which
+            # overflow and lose far more than the eighth bit gains.
             reduce_range=True,
         )
 
 
-def _lookups(graph) -> dict[str, int]:
-    """Nodes that look something up in rows of floats: the number of these rows by the node's name."""
+def _table_rows_by_lookup(graph) -> dict[str, int]:
+    """Return the number of rows of the float table that each lookup node reads, by the node's name."""
     from onnx import TensorProto
 
     tables = {tensor.name: tensor for tensor in graph.graph.initializer}

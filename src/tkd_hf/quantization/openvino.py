@@ -1,4 +1,12 @@
-"""OpenVINO through optimum-intel: the fastest way to run a student on a processor of Intel's."""
+"""OpenVINO, through optimum-intel: a folder that optimum-intel loads by itself, for processors of Intel.
+
+Choose between the schemes by data and batch size. `int8` quantizes only weights and computes in floats. It needs no
+data and loses almost nothing. `int8-static` computes in int8 as well. It is usually the fastest of all backends for
+large batches of long texts, but it needs calibration examples from the training data, and regression models can lose
+much. For one short text at a time, compare it with ONNX (`int8-dynamic`).
+
+optimum-intel needs an older transformers than the other backends, so install the extra in an environment of its own.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -32,20 +40,24 @@ def quantize(
     weights: str,
     calibration: Callable[[], Iterable[dict[str, torch.Tensor]]],
 ) -> dict[str, Any]:
-    """Writes what `OVModelForSequenceClassification.from_pretrained` (or token classification) loads.
+    """Write a folder that `OVModelForSequenceClassification.from_pretrained` (or token classification) loads by itself.
 
     Args:
-        model, tokenizer: a bert-like classifier, TKD or another.
+        model: a BERT-like classifier, TKD or another architecture. It is not changed.
+        tokenizer: its tokenizer.
         folder: an empty folder.
-        weights: `"int8"`, matrices and embeddings, computing in floats; `"int8-static"`, activations too, in ranges
-            that are measured on examples; or `"float32"`.
-        calibration: gives those examples.
+        weights: `"int8"` stores matrices and embeddings in int8 and computes in floats. `"int8-static"` rounds
+            activations to int8 as well, in ranges measured on examples. `"float32"` quantizes nothing.
+        calibration: yields the examples, for `"int8-static"` only.
+
+    Returns:
+        a description of weights and activations, for the run record.
 
     Raises:
-        InputError: if optimum-intel does not know how to export such a model.
+        InputError: if optimum-intel cannot export a model of this architecture.
     """
-    with suppress_exporter_output("optimum", "nncf", "root"), _without_telemetry():
-        exported = _exported(model, tokenizer)
+    with suppress_exporter_output("optimum", "nncf", "root"), _telemetry_disabled():
+        exported = _export(model, tokenizer)
         if weights == "float32":
             exported.save_pretrained(str(folder))
         else:
@@ -58,33 +70,37 @@ def quantize(
 
 
 @contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """OpenVINO's converter reports its use to its makers unless it is told that this is CI; nothing else stops it."""
-    before = os.environ.get("CI")
+def _telemetry_disabled() -> Iterator[None]:
+    """Keep OpenVINO's converter from reporting its use to Intel, which it does unless it believes to run in CI."""
+    previous = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:
         yield
     finally:
-        os.environ.pop("CI") if before is None else os.environ.update(CI=before)
+        if previous is None:
+            os.environ.pop("CI")
+        else:
+            os.environ["CI"] = previous
 
 
-def _exported(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "OVModel":
+def _export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "OVModel":
+    """Export a classifier to a float32 model of optimum-intel."""
     from optimum import intel
 
     register_tkd()
-    with TemporaryDirectory() as source:  # optimum exports what it loads itself
+    with TemporaryDirectory() as source:  # optimum exports only models that it loads itself
         model.save_pretrained(source)
-        kind = getattr(intel, classifier_class(load_config(source)).__name__.replace("AutoModel", "OVModel"))
+        model_class = getattr(intel, classifier_class(load_config(source)).__name__.replace("AutoModel", "OVModel"))
         tokenizer.save_pretrained(source)
         try:
-            return kind.from_pretrained(source, export=True, compile=False, load_in_8bit=False)
+            return model_class.from_pretrained(source, export=True, compile=False, load_in_8bit=False)
         except (ValueError, KeyError) as error:
             name = model.config.name_or_path or type(model).__name__
             raise InputError(f"{name} cannot be exported to OpenVINO: {first_line(error)}") from error
 
 
 def _quantize_graph(exported: "OVModel", folder: Path, calibration: Callable | None) -> None:
-    """Quantizes in place, and saves: the weights alone, or with examples the activations, too."""
+    """Quantize an exported model in place and save it: weights only, or with calibration also activations."""
     import nncf
     from optimum.intel import OVConfig, OVQuantizationConfig, OVQuantizer, OVWeightQuantizationConfig
 
@@ -92,7 +108,8 @@ def _quantize_graph(exported: "OVModel", folder: Path, calibration: Callable | N
     if calibration:
         batches = [{name: batch[name].numpy() for name in exported.input_names} for batch in calibration()]
         examples = nncf.Dataset(batches)
-        # 7 bits for weights: processors without VNNI add products of 8 by 8 bits in 16, which overflow
+        # This gives weights 7 bits: processors without VNNI add products of two 8-bit numbers in 16 bits, which
+        # overflow.
         scheme = OVQuantizationConfig(num_samples=len(batches), overflow_fix="enable")
     else:
         scheme = OVWeightQuantizationConfig(bits=8)
@@ -100,7 +117,10 @@ def _quantize_graph(exported: "OVModel", folder: Path, calibration: Callable | N
 
 
 def register_tkd() -> None:
-    """Tells optimum how to export TKD: as a BERT, whatever the shape of its layers. Again, it changes nothing."""
+    """Tell optimum to export TKD models as it exports BERT; repeated calls do no harm.
+
+    Layers may have different numbers of heads and neurons.
+    """
     from optimum.exporters.openvino.model_configs import BertOpenVINOConfig
     from optimum.exporters.tasks import TasksManager
 

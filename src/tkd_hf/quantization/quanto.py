@@ -1,7 +1,10 @@
-"""optimum-quanto: the encoder's linear layers with weights of 8 bits.
+"""optimum-quanto: the encoder's linear layers with weights in 8 bits.
 
-Transformers cannot load such a folder; `load` does, and so does whatever loads models in this package. The layout is
-that of quanto's own `QuantizedTransformersModel`.
+Choose this backend to save memory on a device that bitsandbytes does not support, such as MPS. It does not make a model
+faster on a CPU. Embeddings stay floats, so a small student shrinks little.
+
+The folder has the layout of quanto's own `QuantizedTransformersModel`. `from_pretrained` of transformers cannot load
+it; `load` can, and so can every command of tkd-hf.
 """
 
 import copy
@@ -22,7 +25,7 @@ from ..optional_dependencies import import_optional
 
 
 SCHEMES = ("int8",)
-QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # which layers are quantized, and how
+QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # names the layers that are quantized, and how
 
 
 def quantize(
@@ -33,49 +36,51 @@ def quantize(
     weights: str = "int8",
     calibration: Callable[[], Iterable[dict[str, Tensor]]] | None = None,
 ) -> dict[str, Any]:
-    """Writes a folder that `load` reads; a subclass of `optimum.quanto.QuantizedTransformersModel` does so, too.
+    """Write a quantized model to a folder, for `load` or a subclass of `optimum.quanto.QuantizedTransformersModel`.
 
     Embeddings, norms and the head stay floats.
 
     Args:
-        model: a float classifier; it stays as it is.
+        model: a float classifier. It is not changed.
         tokenizer: its tokenizer.
         folder: an empty folder.
         weights: one of `SCHEMES`.
-        calibration: not used, as weights alone are quantized.
+        calibration: not used, because only weights are quantized.
 
     Returns:
-        what the record is to say.
+        a description of the weights, for the run record.
 
     Raises:
-        InputError: for a model that is quantized already, adapters that are not merged, an unknown scheme, or where
+        InputError: if the model is already quantized, has adapters that are not merged, the scheme is unknown, or
             optimum-quanto is not installed.
     """
     quanto = import_optional("optimum.quanto", "quanto", "quantization by quanto")
     refuse_quantized(model, "quantize")
     refuse_adapters(model)
     if weights not in SCHEMES:
-        raise InputError(f"quanto has no weights={weights!r} here; choose among {', '.join(SCHEMES)}")
+        raise InputError(f"quanto has no scheme weights={weights!r} here; choose among {', '.join(SCHEMES)}")
     head = head_modules(model)
-    made = copy.deepcopy(model).eval()
-    quanto.quantize(made, weights=f"q{weights}", exclude=[*head, *(f"{name}.*" for name in head)])
-    quanto.freeze(made)
-    made.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
-    made.save_pretrained(folder, save_original_format=False)  # by the names that `load` knows
-    (folder / QUANTIZATION_MAP_FILE).write_text(json.dumps(quanto.quantization_map(made), indent=2), encoding="utf-8")
+    quantized = copy.deepcopy(model).eval()
+    quanto.quantize(quantized, weights=f"q{weights}", exclude=[*head, *(f"{name}.*" for name in head)])
+    quanto.freeze(quantized)
+    quantized.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
+    quantized.save_pretrained(folder, save_original_format=False)  # keep the parameter names that `load` expects
+    (folder / QUANTIZATION_MAP_FILE).write_text(
+        json.dumps(quanto.quantization_map(quantized), indent=2), encoding="utf-8"
+    )
     tokenizer.save_pretrained(folder)
     return {"weights": weights}
 
 
 def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Loads a classifier that `quantize` wrote.
+    """Load a classifier that `quantize` wrote.
 
     Args:
-        model: its folder, or the Hub id.
-        revision: of the Hub id.
+        model: folder or Hub id.
+        revision: revision of the Hub id; by default the newest.
 
     Raises:
-        InputError: where optimum-quanto is not installed, or weights are missing.
+        InputError: if optimum-quanto is not installed, or weights are missing.
 
     Example (`model`, `tokenizer`, `folder`: a classifier, its tokenizer and an empty folder):
 
@@ -89,6 +94,6 @@ def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
     stored = load_file(folder / "model.safetensors")
     quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))
     missing = sorted(loaded.state_dict().keys() - stored.keys())
-    if missing:  # which requantize would leave as they were made up
-        raise InputError(f"{model} lacks {len(missing)} weights, the first one {missing[0]}; quantize its model again")
+    if missing:  # `requantize` leaves missing weights at their random initial values
+        raise InputError(f"{model} lacks {len(missing)} weights, such as {missing[0]}; quantize the float model again")
     return loaded.eval()
