@@ -57,9 +57,9 @@ class Client:
             text=True,
         )
 
-    def __call__(self, *words, token: str | None = "hf_writer", fsize: int | None = None) -> CallResult:
-        """Run `tkd-hf WORDS` with a Hub token; files larger than `fsize` bytes cannot be written."""
-        return self._send(argv=[str(word) for word in words], token=token, fsize=fsize)
+    def __call__(self, *arguments, token: str | None = "hf_writer", fsize: int | None = None) -> CallResult:
+        """Run `tkd-hf ARGUMENTS` with a Hub token; files larger than `fsize` bytes cannot be written."""
+        return self._send(argv=[str(argument) for argument in arguments], token=token, fsize=fsize)
 
     def python(self, code: str, token: str | None = "hf_writer", fsize: int | None = None) -> CallResult:
         """Run Python code."""
@@ -116,7 +116,7 @@ def build_run(folder: Path) -> Path:
     return folder
 
 
-def reword(folder: Path, words: str) -> None:
+def change_user_text(folder: Path, text: str) -> None:
     """Change the user's text at the end of the card."""
     path = folder / "README.md"
-    path.write_text("\n".join([*path.read_text().splitlines()[:-1], words, ""]))
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], text, ""]))

@@ -105,9 +105,9 @@ def test_report_is_copied_into_the_folder_of_the_model(run, report, tmp_path):
     assert (run / "pictures" / "pareto.png").read_bytes() == b"picture"
 
 
-@pytest.mark.parametrize("chosen", [{}, {"repo_id": "org/x", "license": "mit"}])
-def test_card_is_the_same_if_it_is_written_twice(run, report, chosen):
-    assert card(run, report, **chosen) == card(run, report, **chosen)
+@pytest.mark.parametrize("options", [{}, {"repo_id": "org/x", "license": "mit"}])
+def test_card_is_the_same_if_it_is_written_twice(run, report, options):
+    assert card(run, report, **options) == card(run, report, **options)
 
 
 def test_user_text_and_metadata_stay_when_the_card_is_regenerated(run, report):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ..conftest import build_teacher, read_json
-from .conftest import reword
+from .conftest import change_user_text
 from .protocol import Fault
 from .store import Blob, Commit
 
@@ -37,7 +37,7 @@ def repo(hub, name):
 
 @pytest.fixture
 def push(client, run_folder, name):
-    return lambda *words, **kwargs: client("push", run_folder, "--repo-id", name, *words, **kwargs)
+    return lambda *arguments, **kwargs: client("push", run_folder, "--repo-id", name, *arguments, **kwargs)
 
 
 def test_push_makes_one_private_commit_with_card_record_and_tag(push, repo, hub, run_folder, name):
@@ -68,7 +68,7 @@ def test_push_of_the_same_content_makes_no_commit_and_no_upload(push, repo, hub)
 
 def test_push_commits_only_changed_files_and_never_moves_a_tag(push, repo, run_folder, name):
     push("--tag", "v1")
-    reword(run_folder, "Small")
+    change_user_text(run_folder, "Small")
     result = push("--tag", "v1")
     assert result.code == 2
     assert f"{name} already has a tag v1 with other content; choose another tag" in result.err
@@ -83,21 +83,21 @@ def test_push_supports_public_repositories_branches_and_pull_requests(push, repo
     result = push("--public")
     assert result.code == 0, result.err
     assert not repo().private
-    reword(run_folder, "Branch")
+    change_user_text(run_folder, "Branch")
     result = push("--revision", "try/one")
     assert result.code == 0, result.err
     assert f"{hub.url}/{name}/tree/try/one" in result.out
     assert f"next: tkd-hf verify {name}@try/one" in result.err
     assert b"Branch" in repo().files("try/one")["README.md"]
     assert b"Words of my own" in repo().files()["README.md"]
-    reword(run_folder, "Request")
+    change_user_text(run_folder, "Request")
     result = push("--create-pr", token="hf_stranger")  # without write access, but a pull request needs none
     assert result.code == 0, result.err
     assert f"{hub.url}/{name}/discussions/1" in result.out
     assert b"Request" in repo().files("refs/pr/1")["README.md"]
     assert b"Words of my own" in repo().files()["README.md"]
-    for words, dropped in ((("--tag", "v1"), "the tag v1"), (("--revision", "x"), "the revision x")):
-        result = push("--create-pr", *words)
+    for arguments, dropped in ((("--tag", "v1"), "the tag v1"), (("--revision", "x"), "the revision x")):
+        result = push("--create-pr", *arguments)
         assert result.code == 2
         assert f"drop {dropped}, or create_pr" in result.err
 
@@ -183,7 +183,7 @@ def test_push_does_not_overwrite_a_concurrent_commit(push, repo, hub, run_folder
     hub.before_request["/commit/"] = lambda: repo().move(
         "refs/heads/main", Commit(repo().commits[repo().resolve("main")].files | {"theirs.txt": theirs}, None, "theirs")
     )
-    reword(run_folder, "Small")
+    change_user_text(run_folder, "Small")
     result = push()
     assert result.code == 2
     assert "412 A commit has happened since" in result.err
@@ -251,13 +251,13 @@ def test_push_uploads_exports_only_if_included(push, run_folder, repo):
 
 
 def test_push_with_max_drop_refuses_a_model_that_lost_too_much(push, hub, name, run_folder, teacher_folder, sst2_dir):
-    words = ("--task", "sst2", "--data-dir", sst2_dir, "--teacher", teacher_folder)
+    arguments = ("--task", "sst2", "--data-dir", sst2_dir, "--teacher", teacher_folder)
     result = push("--max-drop", "0.0", "--task", "sst2", "--data-dir", sst2_dir, "--teacher", run_folder)
     assert result.code == 0, result.err
-    reword(run_folder, "Worse")
+    change_user_text(run_folder, "Worse")
     assert push("--max-drop", "0.1").code == 2
     build_teacher(seed=3).save_pretrained(run_folder)
-    result = push("--max-drop", "0.0", *words)
+    result = push("--max-drop", "0.0", *arguments)
     assert result.code == 1
     assert "the gate was missed by" in result.err
     assert len(hub.repos[name].history()) == 2

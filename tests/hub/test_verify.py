@@ -33,7 +33,7 @@ def pushed(client, hub, tmp_path_factory):
 
 @pytest.fixture
 def verify(client, pushed, sst2_dir):
-    return lambda *words, **kwargs: client("verify", *words, "--data-dir", sst2_dir, **kwargs)
+    return lambda *arguments, **kwargs: client("verify", *arguments, "--data-dir", sst2_dir, **kwargs)
 
 
 @pytest.fixture
@@ -285,8 +285,8 @@ def test_quantized_model_is_pushed_with_its_parent_and_verified(client, hub, par
     except InputError as error:
         pytest.skip(str(error))
     folder, name = tmp_path / "run", f"org/{backend}"
-    words = ("--backend", backend, "--output-dir", folder, "--task", "sst2", "--data-dir", sst2_dir)
-    result = client("quantize", parent, *words)
+    arguments = ("--backend", backend, "--output-dir", folder, "--task", "sst2", "--data-dir", sst2_dir)
+    result = client("quantize", parent, *arguments)
     assert result.code == 0, result.err
     result = client("push", folder, "--repo-id", name, *(("--include", backend) if backend == "onnx" else ()))
     assert result.code == 0, result.err
