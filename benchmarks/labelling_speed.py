@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = DataArguments(task="sst2", data_dir=options.data_dir)
     texts = load_split(data, "train")[0].remove_columns("label").shuffle(seed=0)
     features = tokenize(texts.select(range(min(options.texts, len(texts)))), tokenizer, data.max_length)
-    key = ("machine", "precision", "teacher", "batch_size")
+    key = ("machine", "precision", "teacher", "batch_size", "texts")
     save_rows(results_file(options), measure(configs, tokenizer, features, options), key=key, section="labelling")
 
 

@@ -28,7 +28,7 @@ TEACHER, STUDENTS = "finetune", ("distill-2", "prune", "quantize", "quantize-2",
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "out_of_domain.json")
+    parser = parser_of(__doc__, "family.json")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/tkd-nlp-reviews"), help="run of the recipe")
     parser.add_argument("--reviews", type=Path, default=Path("runs/quickstart/movie-reviews"), help="its data set")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/out-of-domain"), help="where texts are written")
@@ -45,8 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"on {domain}")
         folder = fetch(kind, options.work_dir / domain) if kind else options.reviews
         rows += measure(domain, options.run_dir, DataArguments(dataset=str(folder), eval_split="test", max_length=64))
-    command = "python benchmarks/out_of_domain.py"
-    save_rows(results_file(options), rows, key=("domain", "model"), command=command, seed=42)
+    save_rows(results_file(options), rows, key=("domain", "model"), section="out_of_domain")
 
 
 def fetch(kind: str, folder: Path) -> Path:
@@ -70,7 +69,7 @@ def measure(domain: str, run: Path, data: DataArguments) -> list[dict]:
         row = {"domain": domain, "examples": evaluation.examples, "model": name, "accuracy": result.metrics["accuracy"]}
         if name != "teacher":
             row |= {"agreement": result.agreement, **result.changes["accuracy"]}
-        rows.append(row | environment("onnxruntime"))
+        rows.append(row | {"seed": 42, "command": "python benchmarks/out_of_domain.py"} | environment("onnxruntime"))
     return rows
 
 

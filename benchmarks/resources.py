@@ -44,7 +44,7 @@ CHILD = "--run"  # first argument of the processes whose memory is measured
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "resources.json")
+    parser = parser_of(__doc__, "paper.json")
     parser.add_argument("--teacher", help="folder of a classifier of MRPC")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 2], help="layers of the students (3 2)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (1 8 32)")
@@ -72,15 +72,15 @@ def main(arguments: list[str] | None = None) -> None:
     for case in product(models, precisions, [largest]):
         rows.append(row_of("inference memory", case, in_own_process("inference memory", case, options)))
     rows += latencies(models, precisions, options)
-    command = "python benchmarks/resources.py --teacher TEACHER --data-dir DATA"
     key = ("measurement", "model", "precision", "batch_size")
-    save_rows(results_file(options), rows, key=key, command=command, task="mrpc")
+    save_rows(results_file(options), rows, key=key, section="resources")
 
 
 def row_of(measurement: str, case: tuple[int, str, int], values: dict) -> dict:
     """Return the row of a model, precision and batch size."""
     layers, precision, batch_size = case
-    about = {"measurement": measurement, "model": f"{layers} layers" if layers else "teacher"}
+    about = {"measurement": measurement, "model": f"{layers} layers" if layers else "teacher", "task": "mrpc"}
+    about |= {"command": "python benchmarks/resources.py --teacher TEACHER --data-dir DATA"}
     return about | {"precision": precision, "batch_size": batch_size} | values | environment()
 
 

@@ -28,8 +28,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from clock import PHASES, Clock, matmul_peak, useful_flops
 from common import environment, parser_of, results_file, save_rows, say, tiny_model, tiny_task
-from contenders import OURS, Setup, plain
-from peers import PEERS
+from contenders import CONTENDERS, OTHERS, PEERS, Setup
 from tkd_hf import DataArguments, SoftLabels, student_from_teacher, tokenize
 from tkd_hf.conversion import to_bert
 from tkd_hf.data.loading import load_splits
@@ -39,8 +38,6 @@ from tkd_hf.hardware import has_fast_bf16
 from tkd_hf.inference import predict_logits
 
 
-CONTENDERS = OURS | {"plain Trainer": plain} | {name: train for name, (_, train) in PEERS.items()}
-OTHERS = ("plain Trainer", *PEERS)
 CHILD = "--run"  # first argument of the processes that train one contender
 
 
@@ -77,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     missing = [name for name in options.contenders if name in PEERS and not find_spec(PEERS[name][0])]
     for name in missing:
-        say(f"skipping {name}: it is not installed (see benchmarks/peers.py)")
+        say(f"skipping {name}: it is not installed (see benchmarks/contenders.py)")
     contenders = [name for name in options.contenders if name not in missing]
     work, runs = prepare(options), []
     for seed in range(options.rounds):

@@ -147,7 +147,7 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
 
     monkeypatch.setattr(resources, "in_own_process", in_process)
     resources.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = read_json(tmp_path / "resources.json")["runs"]
+    rows = read_json(tmp_path / "paper.json")["resources"]
     cases = [(row["measurement"], row["model"], row["precision"], row["batch_size"]) for row in rows]
     models, precisions = ("teacher", "1 layers"), ("fp32", "bf16")
     assert cases[:3] == [*(("training", model, "fp32", 4) for model in models), ("training", "1 layers", "bf16", 4)]
@@ -160,7 +160,7 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    options = resources.parser_of("", "resources.json").parse_args([])
+    options = resources.parser_of("", "paper.json").parse_args([])
     options.teacher, options.steps = resources.tiny_model(tmp_path / "teacher", layers=2), 1
     options.data_dir = resources.tiny_task(tmp_path / "data", "mrpc")
     values = resources.in_own_process("inference memory", (1, "fp32", 4), options)

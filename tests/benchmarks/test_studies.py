@@ -9,10 +9,10 @@ import quantization
 from tests.conftest import read_json
 
 
-def rows_of(folder, name: str) -> list[dict]:
+def rows_of(folder, name: str, section: str = "runs") -> list[dict]:
     text = (folder / name).read_text()
     assert str(folder) not in text
-    return read_json(folder / name)["runs"]
+    return read_json(folder / name)[section]
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_quantization_measures_every_scheme_and_skips_a_backend_that_is_not_inst
 @pytest.mark.slow
 def test_out_of_domain_has_a_row_per_domain_and_model(tmp_path):
     out_of_domain.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = rows_of(tmp_path, "out_of_domain.json")
+    rows = rows_of(tmp_path, "family.json", "out_of_domain")
     models = ["teacher", *(out_of_domain.SIZES[stage] for stage in out_of_domain.STUDENTS)]
     assert [(row["domain"], row["model"]) for row in rows] == [
         (domain, model) for domain in out_of_domain.DOMAINS for model in models
