@@ -1,7 +1,6 @@
-"""Write docs/results.md: the text of results_page.md with the tables of the result files.
+"""Write docs/results.md: the text of results_page.md.jinja with the tables of the result files.
 
-python benchmarks/results_page.py
-python benchmarks/results_page.py --overview "3 layers, int8"     # print a small table of the family, for a README
+Run `python benchmarks/results_page.py` after a file in benchmarks/results/ or the text has changed.
 """
 
 from collections import defaultdict
