@@ -18,7 +18,7 @@ from tkd_hf.stages.run_folder import StageRecord
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "model_cards"
-# stage of the recipe -> what is appended to the recipe's name; the stages' students are published
+# stage whose student is published -> suffix of its name
 PUBLISHED = {"distill-2": "", "quantize": "-int8", "quantize-2": "-narrow-int8"}
 PUBLISHED_TWELVE_LAYERS = {"distill": ""}
 

@@ -1,4 +1,4 @@
-"""Where the time of a training goes, how much useful arithmetic it did, and how much the machine could do."""
+"""Time of a training by phase, its rate of useful arithmetic, and the highest rate that the machine reaches."""
 
 import time
 from collections import defaultdict

@@ -47,7 +47,7 @@ def parser_of(description: str, results: str) -> argparse.ArgumentParser:
 
 
 def results_file(options: argparse.Namespace) -> Path:
-    """Return the file to write to: results of the quick size never replace the published ones."""
+    """Return the file to write to: results of the quick size never replace published results."""
     return options.results or (options.work_dir if options.quick else RESULTS) / options.results_name
 
 
@@ -68,7 +68,7 @@ def environment(*packages: str) -> dict:
 
 
 def read_results(path: Path) -> dict:
-    """Return the content of a result file, or nothing if there is none yet."""
+    """Return the content of a result file, or an empty dictionary before the first run."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -80,7 +80,7 @@ def save_rows(path: Path, rows: Iterable[dict], key: tuple[str, ...], section: s
         rows: measurements; each should hold what `environment` returns.
         key: fields that identify a row.
         section: the list in the file that holds the rows.
-        about: what the file says besides its rows, such as the command.
+        about: further fields of the file, such as the command.
     """
     content = about | read_results(path) | about
     merged = {identity(row, key): row for row in [*content.get(section, []), *rows]}

@@ -37,7 +37,7 @@ TEMPERATURE, SOFT_WEIGHT, LEARNING_RATE, WARMUP = 2.0, 0.9, 1e-4, 0.1
 
 @dataclass(frozen=True)
 class Setup:
-    """What a contender gets.
+    """Models, data and settings of a contender.
 
     Args:
         work: folder with `student` (a TKD), `student-bert` (the same weights as a BERT) and the soft labels.

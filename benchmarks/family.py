@@ -105,9 +105,9 @@ def run_recipe(recipe: dict, folder: Path, data_dir: str | None, seed: int) -> N
     tkd_hf_run("run", path, "--output-dir", folder, "--seed", seed, *(["--data-dir", data_dir] if data_dir else []))
 
 
-def tkd_hf_run(*words) -> None:
+def tkd_hf_run(*arguments) -> None:
     """Run `tkd-hf` in a process of its own."""
-    subprocess.run([sys.executable, "-m", "tkd_hf", *map(str, words)], check=True)
+    subprocess.run([sys.executable, "-m", "tkd_hf", *map(str, arguments)], check=True)
 
 
 def row_of(folder: Path, recipe: str, seed: int) -> dict:
@@ -169,8 +169,8 @@ def quick_recipe(recipe: dict, folder: Path) -> dict:
     elif "data" in recipe:
         label = recipe["data"].get("label_column", "label")
         dataset = tiny_dataset(folder / "dataset", label)
-        kept = {name: value for name, value in recipe["data"].items() if name != "dataset_config"}
-        recipe["data"] = kept | {"dataset": dataset}
+        fields = {name: value for name, value in recipe["data"].items() if name != "dataset_config"}
+        recipe["data"] = fields | {"dataset": dataset}
     write_encoders(folder / "tkd-base", encoder)
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

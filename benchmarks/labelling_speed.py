@@ -74,7 +74,7 @@ def measure(configs: dict[str, BertConfig], tokenizer, features: Dataset, option
     times = {(name, batch_size): [] for name in teachers for batch_size in options.batch_sizes}
     for round_number in range(options.rounds + 1):
         for (name, batch_size), seconds in times.items():
-            warm_up = round_number == 0  # what a process does once is not measured
+            warm_up = round_number == 0  # the first round is the warm-up of the process
             rows = features.select(range(min(batch_size, len(features)))) if warm_up else features
             start = now()
             SoftLabels.compute(teachers[name], tokenizer, rows, "random weights", batch_size, bf16=bf16)

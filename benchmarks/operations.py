@@ -1,12 +1,12 @@
-"""Where the time of a training step goes, operation by operation, on a CPU.
+"""Time of a training step on a CPU, operation by operation.
 
     python benchmarks/operations.py --teacher TEACHER --data-dir DATA
     python benchmarks/operations.py --teacher TEACHER --data-dir DATA --batch-size 256 --steps 50
     python benchmarks/operations.py --quick
 
 It adds up what torch's profiler counts in each operation itself while our trainer makes the steps of
-training_speed.py, and once more with two examples per step, whose arithmetic hardly counts. What such a step takes,
-every step takes.
+training_speed.py, and once more with two examples per step, whose arithmetic hardly counts. Every step takes at
+least as long as such a small one.
 """
 
 import sys

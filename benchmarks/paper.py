@@ -204,7 +204,7 @@ def data_of(name: str, options) -> DataArguments:
 
 
 def start_of(recipe: Recipe, teacher: str, layers: int, seed: int, folder: Path) -> StudentArguments:
-    """Return what the student starts from: layers of the teacher, or random weights that are saved first."""
+    """Return the student to start from: layers of the teacher, or random weights that are saved first."""
     config = AutoConfig.from_pretrained(teacher)
     dropout = config.hidden_dropout_prob if recipe.dropout is None else recipe.dropout
     if recipe.start != "random":

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
             about = {"task": task, "seed": seed, "steps": args.max_steps}
             save_rows(
                 results_file(options),
-                [about | {"student": one.name} | row for one, row in zip(students, rows, strict=True)],
+                [about | {"student": student.name} | row for student, row in zip(students, rows, strict=True)],
                 key=("task", "seed", "student"),
                 command="python benchmarks/pruning.py --teachers TEACHERS --data-dir DATA",
             )

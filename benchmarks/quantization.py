@@ -1,4 +1,4 @@
-"""A teacher and its three layers, quantized by every backend: what is lost, and what is gained on a CPU.
+"""A teacher and its three layers, quantized by every backend: quality, size and speed on a CPU.
 
     python benchmarks/quantization.py --data-dir DATA       # after the family's recipes of SST-2 and STS-B have run
     python benchmarks/quantization.py --quick

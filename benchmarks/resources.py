@@ -1,4 +1,4 @@
-"""What training and inference cost in time and memory, over models, batch sizes and precisions.
+"""Time and memory of training and inference, over models, batch sizes and precisions.
 
     python benchmarks/resources.py --teacher TEACHER --data-dir DATA
     python benchmarks/resources.py --quick
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for case in training:
         rounds = [in_own_process("training", case, options) for _ in range(options.rounds)]
-        values = {name: median(one[name] for one in rounds) for name in rounds[0]}
+        values = {name: median(measured[name] for measured in rounds) for name in rounds[0]}
         rows.append(row_of("training", case, values | {"rounds": options.rounds}))
     for case in product(models, precisions, [largest]):
         rows.append(row_of("inference memory", case, in_own_process("inference memory", case, options)))
@@ -150,7 +150,7 @@ def latencies(models: list[int], precisions: tuple[str, ...], options) -> list[d
 
 
 def load(teacher: str, layers: int, precision: str) -> PreTrainedModel:
-    """Return the teacher (0 layers) or a student cut out of it, whose cost does not depend on what it has learned."""
+    """Return the teacher (0 layers) or a student cut out of it, whose cost does not depend on its training."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     model = student_from_teacher(model, num_hidden_layers=layers) if layers else model
     return model.eval().to(DEVICE, PRECISIONS[precision])

@@ -55,16 +55,18 @@ def training() -> list[str]:
     setups = dict(sorted(setups.items(), key=lambda item: median(item[1]["ours"]["of_fastest_peer"])))
     rows = []
     for contender in CONTENDERS:
-        found = [by_name.get(contender) for by_name in setups.values()]
-        rows.append([contender, *(rate_and_ratio(row, "examples_per_second", "of_fastest_peer") for row in found)])
+        cells_of = [by_name.get(contender) for by_name in setups.values()]
+        rows.append([contender, *(rate_and_ratio(row, "examples_per_second", "of_fastest_peer") for row in cells_of)])
     ours = [by_name["ours"] for by_name in setups.values()]
     rows.append(["rounds × steps", *(f"{len(row['seeds'])} × {row['steps']}" for row in ours)])
     rows.append(["utilisation of ours", *(f"{row['utilisation']:.1%}" for row in ours)])
     rows.append(["ours, peak MB", *(f"{row['peak_megabytes']:,.0f}" for row in ours)])
     rows.append(["ours, time spent on making batches", *(f"{row['phases']['data']:.0%}" for row in ours)])
     rows.append(["ours, accuracy", *(f"{row['accuracy']:.3f}" for row in ours)])
-    others = [[row["accuracy"] for name, row in by.items() if not name.startswith("ours")] for by in setups.values()]
-    rows.append(["others, accuracy", *(f"{min(values):.3f} to {max(values):.3f}" for values in others)])
+    accuracies = [
+        [row["accuracy"] for name, row in by.items() if not name.startswith("ours")] for by in setups.values()
+    ]
+    rows.append(["others, accuracy", *(f"{min(values):.3f} to {max(values):.3f}" for values in accuracies)])
     head = [f"{machine}, {precision}, batches of {size}" for machine, precision, size in setups]
     return as_table(["examples per second", *head], rows) + measured_on(rows_of("speed", "training"))
 
@@ -75,7 +77,7 @@ def rate_and_ratio(row: dict | None, rate: str, ratio: str) -> str:
         return ""
     text, ratios = f"{median(row[rate]):,.0f}", row[ratio]
     if len(ratios) < 2:
-        return text + "".join(f" ({one:.1f}×)" for one in ratios)
+        return f"{text} ({ratios[0]:.1f}×)" if ratios else text
     return f"{text} ({median(ratios):.1f}×, {min(ratios):.1f} to {max(ratios):.1f})"
 
 
@@ -124,12 +126,12 @@ def worst_students() -> list[list[str]]:
     unsteady = max(students, key=lambda student: mean_and_deviation(shares(*student))[1] or 0)
     rows = rows_of("family", "out_of_domain")
     teachers = {row["domain"]: row["accuracy"] for row in rows if row["model"] == "teacher"}
-    kept, strange = min(((row["accuracy"] / teachers[row["domain"]], row) for row in rows), key=lambda pair: pair[0])
+    share, strange = min(((row["accuracy"] / teachers[row["domain"]], row) for row in rows), key=lambda pair: pair[0])
     return [
         ["student, of its teacher", where(*least), f"{percent(shares(*least))} %"],
         ["agreement of a student", where(*distant), number(shares(*distant, "agreement"), ".3f")],
         ["spread over seeds", where(*unsteady), f"{percent(shares(*unsteady))} % of the teacher"],
-        ["texts of another domain", f"{strange['domain']}, {strange['model']}", f"{100 * kept:.1f} % of the teacher"],
+        ["texts of another domain", f"{strange['domain']}, {strange['model']}", f"{100 * share:.1f} % of the teacher"],
     ]
 
 
@@ -137,14 +139,14 @@ def worst_formats() -> list[list[str]]:
     """Return the quantized model that loses most against the same model in float32, and the slowest one."""
     rows = rows_of("quantization")
     floats = {(row["task"], row["model"]): row["value"] for row in rows if row["backend"] == "pytorch"}
-    kept, lossy = min(
+    share, lossy = min(
         ((row["value"] / floats[row["task"], row["model"]], row) for row in rows), key=lambda pair: pair[0]
     )
     slow = min(rows, key=lambda row: row["timings"][-1]["speedup"])
     where = f"{TITLES[lossy['task']]}, {lossy['model']}, {lossy['backend']} {lossy['weights']}"
     speed = f"{slow['timings'][-1]['speedup']:.2f}× the teacher in PyTorch and float32, batches of 32"
     return [
-        ["quantization, quality", where, f"{100 * kept:.1f} % of the same model in float32"],
+        ["quantization, quality", where, f"{100 * share:.1f} % of the same model in float32"],
         ["quantization, speed", f"{slow['model']}, {slow['backend']} {slow['weights']}", speed],
     ]
 

@@ -46,10 +46,15 @@ def percent(shares: list[float]) -> str:
 def measured_on(rows: list[dict]) -> list[str]:
     """Return a line that names the machines and versions of the rows."""
     machines = dict.fromkeys(row["machine"] for row in rows)
-    versions = dict.fromkeys(
-        f"torch {r['software']['torch']}, transformers {r['software']['transformers']}" for r in rows
+    return ["", f"Measured on {' and '.join(machines)}; {versions(rows)}."]
+
+
+def versions(rows: list[dict]) -> str:
+    """Return the versions of torch and transformers that the rows were measured with."""
+    software = [row["software"] for row in rows]
+    return " and ".join(
+        dict.fromkeys(f"torch {names['torch']}, transformers {names['transformers']}" for names in software)
     )
-    return ["", f"Measured on {' and '.join(machines)}; {' and '.join(versions)}."]
 
 
 # --- the family
@@ -65,7 +70,7 @@ def tasks() -> dict[str, list[dict]]:
 
 
 def shares(runs: list[dict], size: str, key: str = "share") -> list[float]:
-    """Return what the students of a size keep of their teacher, or another of their values, one number per seed."""
+    """Return one number per seed: the share of the teacher's metric that a student keeps, or another of its values."""
     students = [(run["teacher"]["value"], run["students"][size]) for run in runs if size in run["students"]]
     return [student["value"] / teacher if key == "share" else student[key] for teacher, student in students]
 
@@ -90,7 +95,7 @@ def family() -> list[str]:
     deep = [row for row in rows_of("family") if "12l" in row["recipe"]]
     for size in TWELVE_LAYERS.values():
         rows.append([f"SST-2, {size}", *student_row(deep, size)[1:]])
-    return [*as_table(head, rows, text_columns=2), "", machines_of_tasks()]
+    return [*as_table(head, rows, text_columns=2), "", f"{machines_of_tasks()}; {versions(rows_of('family'))}."]
 
 
 def machines_of_tasks() -> str:
@@ -98,8 +103,8 @@ def machines_of_tasks() -> str:
     machines = defaultdict(list)
     for name, runs in tasks().items():
         machines[runs[0]["machine"]].append(TITLES[name])
-    (most, _), *others = sorted(machines.items(), key=lambda item: -len(item[1]))
-    return "".join([f"Timed on {most}", *(f"; {', '.join(names)} on {machine}" for machine, names in others), "."])
+    (main_machine, _), *further = sorted(machines.items(), key=lambda item: -len(item[1]))
+    return "".join([f"Timed on {main_machine}", *(f"; {', '.join(names)} on {machine}" for machine, names in further)])
 
 
 def student_row(runs: list[dict], size: str) -> list[str]:
@@ -123,10 +128,10 @@ def mean_row(size: str, names: tuple[str, ...] = tuple(TITLES), about: str = "me
     """Return the mean of a size over tasks, with its standard error if every task has several seeds."""
     values = means(size, names)
     error = f" ± {100 * values['standard_error']:.1f}" if values["standard_error"] is not None else ""
-    kept, agreement = f"**{100 * values['share']:.1f}{error}**", f"{values['agreement']:.3f}"
+    share_cell, agreement = f"**{100 * values['share']:.1f}{error}**", f"{values['agreement']:.3f}"
     faster, times_smaller = f"{values['faster']:.1f}×", f"{values['smaller']:.1f}×"
     runs_in = INT8 if "int8" in size else FLOAT
-    return [f"**{about}**, {size}", runs_in, "", kept, agreement, "", faster, "", times_smaller, ""]
+    return [f"**{about}**, {size}", runs_in, "", share_cell, agreement, "", faster, "", times_smaller, ""]
 
 
 def means(size: str, names: tuple[str, ...] = tuple(TITLES)) -> dict[str, float | None]:
@@ -174,8 +179,12 @@ def pruning() -> list[str]:
     for name, by_task in sorted(students.items(), key=lambda item: mean(r["value"] for r in item[1]["mrpc"])):
         cells = []
         for runs in (by_task["sst2"], by_task["mrpc"]):
-            kept = percent([run["value"] / run["teacher"] for run in runs])
-            cells += [number([run["value"] for run in runs]), kept, f"{mean(run['speedup'] for run in runs):.2f}×"]
+            share_cell = percent([run["value"] / run["teacher"] for run in runs])
+            cells += [
+                number([run["value"] for run in runs]),
+                share_cell,
+                f"{mean(run['speedup'] for run in runs):.2f}×",
+            ]
         sizes = [mean(run["megabytes"] for run in runs) for runs in by_task.values()]
         seeds = {len(runs) for runs in by_task.values()}
         rows.append([name, *cells, f"{mean(sizes):.1f}", ", ".join(map(str, seeds))])

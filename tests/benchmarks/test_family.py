@@ -19,8 +19,8 @@ NAMES = sorted(path.stem for path in family.RECIPES.glob("tkd-nlp-*.yaml"))
 def in_process(run, monkeypatch):
     """`tkd-hf run` runs in this process, which has loaded everything already."""
 
-    def call(*words):
-        code, _, error = run(*words)
+    def call(*arguments):
+        code, _, error = run(*arguments)
         assert code == 0, error
 
     monkeypatch.setattr(family, "tkd_hf_run", call)
@@ -71,10 +71,10 @@ def test_the_encoders_of_the_family_in_their_quick_size_have_three_and_two_layer
 def test_another_seed_takes_the_first_seeds_teacher_and_runs_every_other_stage():
     for name in NAMES:
         recipe = yaml.safe_load((family.RECIPES / f"{name}.yaml").read_text())
-        other = family.for_seed(recipe, 2, family.Path("runs") / name)
-        assert other["teacher"] == f"runs/{name}/finetune{'-2' if name == 'tkd-nlp-rte' else ''}"
+        for_second_seed = family.for_seed(recipe, 2, family.Path("runs") / name)
+        assert for_second_seed["teacher"] == f"runs/{name}/finetune{'-2' if name == 'tkd-nlp-rte' else ''}"
         stages = [stage for part in recipe["stages"] for stage in part]
-        assert [stage for part in other["stages"] for stage in part] == [
+        assert [stage for part in for_second_seed["stages"] for stage in part] == [
             stage for stage in stages if stage not in ("finetune", "card")
         ]
         assert family.for_seed(recipe, family.FIRST_SEED, family.Path("runs") / name) == recipe
@@ -83,8 +83,8 @@ def test_another_seed_takes_the_first_seeds_teacher_and_runs_every_other_stage()
 @pytest.mark.slow
 def test_a_second_seed_becomes_a_row_beside_the_first(in_process, no_processes, tmp_path, monkeypatch):
     recipe = yaml.safe_load((family.RECIPES / "tkd-nlp-cola.yaml").read_text())
-    kept = {"finetune", "label", "distill", "report"}
-    recipe["stages"] = [*[stage for stage in recipe["stages"] if kept & {*stage}][:5], {"report": {}}]
+    stage_names = {"finetune", "label", "distill", "report"}
+    recipe["stages"] = [*[stage for stage in recipe["stages"] if stage_names & {*stage}][:5], {"report": {}}]
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tkd-nlp-cola.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(family, "RECIPES", tmp_path / "recipes")

@@ -1,4 +1,4 @@
-"""The paper's experiments in their quick size: what is trained, recorded, continued and measured once."""
+"""The paper's experiments in their quick size: recipes, runs, rows and resources."""
 
 import pytest
 
@@ -65,8 +65,8 @@ def test_every_recipe_runs_once_before_another_seed_or_size():
 
 @pytest.mark.slow
 def test_a_run_becomes_a_row_and_is_not_repeated(work, monkeypatch):
-    words = ["--quick", "--work-dir", str(work), "--layers", "2", "--seeds", "0"]
-    paper.main(["comparison", *words, "--recipes", "ours", "labels alone"])
+    options = ["--quick", "--work-dir", str(work), "--layers", "2", "--seeds", "0"]
+    paper.main(["comparison", *options, "--recipes", "ours", "labels alone"])
     text = (work / "paper.json").read_text()
     rows = read_json(work / "paper.json")["runs"]
     assert [(row["recipe"], row["task"]) for row in rows] == [
@@ -76,7 +76,7 @@ def test_a_run_becomes_a_row_and_is_not_repeated(work, monkeypatch):
     assert str(work) not in text
     assert not list((work / "students").iterdir())  # no weights are left
     monkeypatch.setattr(paper, "distill", None)
-    paper.main(["comparison", *words, "--recipes", "ours", "labels alone"])
+    paper.main(["comparison", *options, "--recipes", "ours", "labels alone"])
     assert (work / "paper.json").read_text() == text
 
 
@@ -91,10 +91,10 @@ def test_a_run_becomes_a_row_and_is_not_repeated(work, monkeypatch):
 )
 def test_every_experiment_runs(work, experiment, task, recipe):
     seed, layers = paper.EXPERIMENTS[experiment].seeds[0], paper.EXPERIMENTS[experiment].layers[0]
-    words = ["--quick", "--work-dir", str(work), "--tasks", task, "--recipes", recipe, "--layers", str(layers)]
+    options = ["--quick", "--work-dir", str(work), "--tasks", task, "--recipes", recipe, "--layers", str(layers)]
     if task == "rte":
         paper.tiny_task(work / "data", "mnli")  # which the teacher of RTE learns first
-    paper.main([experiment, *words, "--seeds", str(seed)])
+    paper.main([experiment, *options, "--seeds", str(seed)])
     row = read_json(work / "paper.json")["runs"][-1]
     assert [row[name] for name in paper.KEY] == [recipe, task, layers, seed]
     assert row["examples"] == 16
@@ -114,12 +114,12 @@ def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path, monkeypatch)
     monkeypatch.setattr(paper, "TRAINING", paper.TRAINING | {"save_steps": 1})
     monkeypatch.setattr(paper, "QUICK_STEPS", 4)
     monkeypatch.setattr(DistillationTrainer, "training_step", step)
-    words = ["comparison", "--quick", "--work-dir", str(tmp_path), "--recipes", "ours", "--seeds", "1", "--layers", "2"]
+    options = ["--quick", "--work-dir", str(tmp_path), "--recipes", "ours", "--seeds", "1", "--layers", "2"]
     with pytest.raises(KeyboardInterrupt):
-        paper.main([*words, "--tasks", "stsb"])
+        paper.main(["comparison", *options, "--tasks", "stsb"])
     assert not (tmp_path / "paper.json").exists()
     steps.append("interrupted")
-    paper.main([*words, "--tasks", "stsb"])
+    paper.main(["comparison", *options, "--tasks", "stsb"])
     assert steps == [0, "interrupted", 1, 0, 1]
 
 
@@ -132,10 +132,10 @@ def test_a_subset_of_the_training_examples_is_the_same_every_time(tmp_path, monk
     for name in ("first", "second"):
         options.work_dir = tmp_path / name
         subsets.append(list(paper.load_split(paper.data_of("sst2", options), "train")[0]["text"]))
-    whole = list(paper.load_split(paper.DataArguments("sst2", data_dir=options.data_dir), "train")[0]["text"])
+    all_texts = list(paper.load_split(paper.DataArguments("sst2", data_dir=options.data_dir), "train")[0]["text"])
     assert subsets[0] == subsets[1]
     assert len(subsets[0]) == 8
-    assert subsets[0] != whole[:8]  # not the head of the file
+    assert subsets[0] != all_texts[:8]  # not the head of the file
 
 
 @pytest.mark.slow
@@ -151,9 +151,9 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
     cases = [(row["measurement"], row["model"], row["precision"], row["batch_size"]) for row in rows]
     models, precisions = ("teacher", "1 layers"), ("fp32", "bf16")
     assert cases[:3] == [*(("training", model, "fp32", 4) for model in models), ("training", "1 layers", "bf16", 4)]
-    assert cases[3:7] == [("inference memory", model, one, 4) for model in models for one in precisions]
+    assert cases[3:7] == [("inference memory", model, precision, 4) for model in models for precision in precisions]
     assert set(cases[7:]) == {
-        ("latency", model, one, size) for model in models for one in precisions for size in (1, 4)
+        ("latency", model, precision, size) for model in models for precision in precisions for size in (1, 4)
     }
     assert all(row["milliseconds"] > 0 for row in rows[7:])
 

@@ -66,8 +66,10 @@ def test_the_standard_error_of_a_mean_follows_from_the_deviations_over_seeds(mon
 
 def test_tasks_that_were_timed_elsewhere_are_named(monkeypatch):
     machines = {"sst2": "AMD", "cola": "Intel", "rte": "AMD", "mrpc": "Intel", "stsb": "AMD", "clinc150": "Arm"}
-    monkeypatch.setattr(results_tables, "tasks", lambda: {name: [{"machine": one}] for name, one in machines.items()})
-    assert results_tables.machines_of_tasks() == "Timed on AMD; CoLA, MRPC on Intel; CLINC150 on Arm."
+    monkeypatch.setattr(
+        results_tables, "tasks", lambda: {name: [{"machine": machine}] for name, machine in machines.items()}
+    )
+    assert results_tables.machines_of_tasks() == "Timed on AMD; CoLA, MRPC on Intel; CLINC150 on Arm"
 
 
 def test_runs_of_a_seed_must_have_the_same_teacher(monkeypatch):

@@ -1,4 +1,4 @@
-"""Training, labelling and operations in their quick size; what is counted, timed and skipped."""
+"""Training, labelling and operations in their quick size."""
 
 import importlib.util
 
@@ -62,8 +62,8 @@ def test_ratios_compare_runs_of_the_same_round():
 def test_training_resumes_and_names_the_contenders_that_are_not_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training_speed, "find_spec", lambda name: None)
     contenders = ["ours, with dropout", "plain Trainer", "TextBrewer"]
-    words = ["--quick", "--work-dir", str(tmp_path), "--rounds", "1", "--contenders", *contenders]
-    training_speed.main(words)
+    options = ["--quick", "--work-dir", str(tmp_path), "--rounds", "1", "--contenders", *contenders]
+    training_speed.main(options)
     assert "skipping TextBrewer: it is not installed" in capsys.readouterr().err
     rows = read_json(tmp_path / "speed.json")["training"]
     assert [row["contender"] for row in rows] == contenders[:2]
@@ -74,7 +74,7 @@ def test_training_resumes_and_names_the_contenders_that_are_not_installed(tmp_pa
     assert rows[1]["of_fastest_peer"] == [1]
     assert str(tmp_path) not in (tmp_path / "speed.json").read_text()
     monkeypatch.setattr(training_speed.subprocess, "run", None)
-    training_speed.main(words)
+    training_speed.main(options)
 
 
 @pytest.mark.slow

@@ -31,9 +31,7 @@ def test_pruning_measures_every_student_of_every_seed(no_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_quantization_measures_every_scheme_and_skips_a_backend_that_is_not_installed(
-    no_processes, tmp_path, monkeypatch, capsys
-):
+def test_quantization_measures_every_scheme_and_skips_missing_backends(no_processes, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     load_backend = quantization.load_backend
 

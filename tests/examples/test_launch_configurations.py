@@ -1,4 +1,4 @@
-"""The configurations in examples/accelerate are ones that `accelerate launch` reads."""
+"""`accelerate launch` reads the configurations in examples/accelerate."""
 
 from pathlib import Path
 

@@ -36,8 +36,8 @@ def augment(
 
     Use it if the training data are few and no other texts from the domain are at hand. Each copy of an example has some
     words replaced, so its label may no longer hold: the texts are saved without labels, and the teacher labels them.
-    The gain depends on the task, and pairs of sentences can lose (examples/results/augmentation.md); compare the
-    agreement on unseen texts with and without.
+    The gain depends on the task, and pairs of sentences can lose; compare the agreement on unseen texts
+    with and without.
 
     The texts are saved in `train.parquet`, in the columns `text` and, for pairs, `text_pair`. Choose exactly one of
     `mlm`, `neighbours` and `shuffle`.

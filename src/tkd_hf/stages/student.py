@@ -26,7 +26,7 @@ class StudentArguments:
             which then gets a classifier. It may have another tokenizer than the teacher.
         dropout: dropout everywhere in a student that is cut out; by default 0. The teacher's logits already keep the
             student from memorising the data, and without dropout it learns more per step and runs faster
-            (examples/paper/results/tuning.md).
+            (docs/results.md, parts of the recipe).
 
     Raises:
         InputError: for a shape or a dropout together with an existing student, or a dropout outside [0, 1).
