@@ -1,18 +1,22 @@
-"""Tiny models, tokenizers and data, all made in code: tests need no network."""
+"""Tiny models, tokenizers and data, all made in code, so that tests need no network."""
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same everywhere: models and batches of the tests are on the CPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare numbers, which differ on a GPU
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import datasets
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -40,39 +44,39 @@ TEXTS = [
     "fine",
 ]
 LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
-# the first lines of a program of which a test compares what it computes: what `float32` does here
+# First lines of a program whose results a test compares; like the fixture `float32`, they turn bfloat16 off.
 FLOAT32 = "import torch\ntorch.cpu.get_capabilities = dict\n"
-# training arguments of a command that is to be quick
+# Training arguments that make a command quick.
 FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
 
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory, monkeypatch):
-    """Data sets and soft labels are cached in a folder of the test's own."""
+    """Cache data sets and soft labels in a folder of the test's own."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
-    """No processor computes in bfloat16 unless a test says so: tolerances are those of float32 everywhere."""
+    """Compute in float32 on every processor, as the tolerances of the tests assume."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """An evaluation's intervals rest on as many as tell that they are there: a thousand take seconds a metric."""
+    """Draw 50 bootstrap resamples instead of 1,000, which take seconds per metric."""
     monkeypatch.setattr("tkd_hf.stages.evaluate.bootstrap", partial(bootstrap, resamples=50))
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """A benchmark does not measure memory, which takes a process a model: `tests/evaluation/test_benchmark.py` does."""
+    """Skip the memory measurement of benchmarks, which starts a process per model."""
     monkeypatch.setattr("tkd_hf.stages.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that writes `[CLS] a [SEP] b [SEP]`, as BERT's does."""
+    """Return a word-level tokenizer that encodes pairs as `[CLS] a [SEP] b [SEP]`, as BERT's does."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -94,7 +98,7 @@ def build_teacher(
     layers: int = 4,
     **fields,
 ):
-    """A BERT with weights large enough for its answers to differ."""
+    """Return a BERT whose weights are large enough for its predictions to differ."""
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
     sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
@@ -126,13 +130,13 @@ def examples():
 
 @pytest.fixture
 def tagger():
-    """A teacher that gives each token a label."""
+    """Return a teacher for token classification."""
     return build_teacher(("B-X", "I-X", "O"), kind=BertForTokenClassification)
 
 
 @pytest.fixture
 def tagged():
-    """Words of the texts with tags as codes that the words decide."""
+    """Return the texts as lists of words; a word's label depends on its length alone."""
     words = [text.split() for text in TEXTS]
     return datasets.Dataset.from_dict({"text": words, "label": [[len(word) % 3 for word in row] for row in words]})
 
@@ -144,7 +148,7 @@ def features(examples, tokenizer):
 
 @pytest.fixture
 def build(tmp_path, teacher, tokenizer, features):
-    """Builds a trainer; `cached=True` takes the teacher's answers from soft labels."""
+    """Return a function that builds a trainer; with `cached=True` it trains on soft labels."""
     from tkd_hf import DistillationTrainer, SoftLabels
 
     from .training import arguments, student_of
@@ -165,7 +169,7 @@ def build(tmp_path, teacher, tokenizer, features):
 
 @pytest.fixture
 def teacher_folder(tmp_path, teacher, tokenizer):
-    """A teacher as it lies on disk."""
+    """Return a folder with a saved teacher."""
     folder = tmp_path / "teacher"
     teacher.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -174,13 +178,13 @@ def teacher_folder(tmp_path, teacher, tokenizer):
 
 @pytest.fixture
 def sst2_dir(tmp_path):
-    """A folder in the layout of `--data-dir`, with a tiny SST-2."""
+    """Return a folder for `--data-dir` with a tiny SST-2."""
     write_task(tmp_path / "data", "sst2")
     return tmp_path / "data"
 
 
 def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
-    """A tiny GLUE task in the layout of `--data-dir`."""
+    """Write a tiny GLUE task into a folder for `--data-dir`."""
     task = get_task(name)
     labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
     columns = dict.fromkeys(task.text_columns, texts)
@@ -192,10 +196,10 @@ def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs `tkd-hf WORDS`; gives the exit code, standard output and standard error."""
+    """Return a function that runs `tkd-hf ARGS` and returns the exit code, standard output and standard error."""
 
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["tkd-hf", *(str(word) for word in words)])
+    def call(*args):
+        monkeypatch.setattr("sys.argv", ["tkd-hf", *map(str, args)])
         with pytest.raises(SystemExit) as exit_:
             main()
         return exit_.value.code or 0, *capsys.readouterr()
@@ -205,3 +209,36 @@ def run(monkeypatch, capsys):
 
 def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_recipe(folder: Path, stages: list[dict], **content) -> Path:
+    """Write a recipe into a folder, and return its path."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**content, "stages": stages}))
+    return path
+
+
+# A program that runs `tkd-hf` and kills itself while it writes the checkpoint that its first argument names.
+KILL_AT_CHECKPOINT = f"""
+{FLOAT32}
+import os, signal, sys
+from tkd_hf import DistillationTrainer
+from tkd_hf.cli import main
+
+save, checkpoint = DistillationTrainer._save_rng_state, sys.argv.pop(1)
+
+def kill(self, folder):
+    save(self, folder)
+    if folder.endswith(checkpoint):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+DistillationTrainer._save_rng_state = kill
+main()
+"""
+
+
+def run_until_killed(args: list[str], checkpoint: str, home: Path) -> None:
+    """Run `tkd-hf ARGS` in a process that is killed while it writes a checkpoint of a distillation."""
+    command = [sys.executable, "-c", KILL_AT_CHECKPOINT, checkpoint, *args]
+    killed = subprocess.run(command, env={**os.environ, "HF_HOME": str(home)}, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr

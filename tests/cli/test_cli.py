@@ -1,18 +1,25 @@
-"""The commands as a user types them: the way through, and one clear line for whatever is wrong."""
+"""The command line: the main workflow, resuming, recipes as options, help, and one clear line for bad input."""
 
-import json
 import subprocess
 import sys
 
 import pytest
+import torch
+import typer
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from ..conftest import FAST, build_teacher, build_tokenizer, read_json
+from tkd_hf import DistillationTrainer
+from tkd_hf.cli import app
+
+from ..conftest import FAST, read_json
 
 
-def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
-    """finetune, label, distill, evaluate on one task: each leaves what the next one takes."""
+COMMANDS = typer.main.get_command(app).commands
+
+
+def test_finetune_label_distill_and_evaluate_work_on_one_task(run, tmp_path, teacher_folder, sst2_dir):
+    """Each command uses the output of the one before."""
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     teacher, student = tmp_path / "tuned", tmp_path / "student"
 
@@ -51,51 +58,66 @@ def test_from_teacher_to_evaluation(run, tmp_path, teacher_folder, sst2_dir):
     assert 0 <= rows[1]["fidelity"]["agreement"] <= 1
 
 
-def test_regression_and_pairs(run, tmp_path, tokenizer):
-    from datasets import Dataset
-
-    from ..conftest import TEXTS, build_teacher
-
-    build_teacher((), problem_type="regression").save_pretrained(tmp_path / "teacher")
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    rows = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], "label": [i / 2 for i in range(8)], "idx": list(range(8))}
-    (tmp_path / "stsb").mkdir()
-    for split in ("train", "validation"):
-        Dataset.from_dict(rows).to_parquet(tmp_path / "stsb" / f"{split}.parquet")
-    data = ["--task", "stsb", "--data-dir", tmp_path]
-    out_dir = tmp_path / "student"
-    shape = ["--layers", "1,3", "--heads", 1, "--intermediate-size", 8, "--dropout", 0.2]
-    assert run("distill", tmp_path / "teacher", *data, *shape, "--output-dir", out_dir, "--live", *FAST.split())[0] == 0
-    config = read_json(out_dir / "config.json")
-    dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-    assert [config[name] for name in dropouts] == [0.2, 0.2, 0.2]
-    assert {"pearson", "spearman"} <= set(read_json(out_dir / "tkd_run.json")["metrics"])
-    code, out, _ = run("evaluate", out_dir, "--teacher", tmp_path / "teacher", *data)
+def test_results_are_printed_as_a_table_and_written_as_json(run, tmp_path, teacher_folder, sst2_dir):
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    code, out, _ = run("evaluate", teacher_folder, *data, "--json", tmp_path / "e.json")
     assert code == 0
-    assert "pearson" in out
+    assert len(out.strip().splitlines()) == 2
+    content = read_json(tmp_path / "e.json")
+    assert {"task", "split", "examples", "models", "software", "hardware"} == set(content)
 
 
-def test_a_run_is_resumed_or_overwritten_only_when_told(run, tmp_path, teacher_folder, sst2_dir):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
-    assert run("distill", teacher_folder, *words)[0] == 0
+def test_training_prints_progress_and_losses_on_standard_error(teacher_folder, sst2_dir, tmp_path):
+    """It needs a new process: the log level when transformers is imported decides whether there is a progress bar."""
+    program = "import sys; sys.argv[0] = 'tkd-hf'; from tkd_hf.cli import main; main()"
+    args = ["finetune", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, args), *FAST.split(), "--logging-steps", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "{'loss': " in done.stderr
+    assert "2/2 [" in done.stderr
+    assert "loss': " not in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_what_it_does(run, name):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    first_line = COMMANDS[name].help.splitlines()[0]
+    assert first_line.partition("`")[0] in " ".join(out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_option_is_a_phrase_that_ends_with_its_default(name):
+    options = [parameter for parameter in COMMANDS[name].params if parameter.param_type_name == "option"]
+    assert options
+    for option in options:
+        assert option.help[0].isupper(), option.name
+        assert option.help.endswith("."), option.name
+        if option.default not in (None, True, False, ""):
+            assert option.help.endswith(f"({option.default})."), option.name
+
+
+def test_a_run_is_resumed_or_overwritten_only_on_request(run, tmp_path, teacher_folder, sst2_dir):
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
+    assert run("distill", teacher_folder, *args)[0] == 0
     before = read_json(tmp_path / "s" / "tkd_run.json")
-    code, _, err = run("distill", teacher_folder, *words)
+    code, _, err = run("distill", teacher_folder, *args)
     assert code == 2
     assert "--resume" in err
-    assert run("distill", teacher_folder, *words, "--resume")[0] == 0
+    assert run("distill", teacher_folder, *args, "--resume")[0] == 0
     assert read_json(tmp_path / "s" / "tkd_run.json") == before
-    code, _, err = run("distill", teacher_folder, *words, "--resume", "--seed", 1)
+    code, _, err = run("distill", teacher_folder, *args, "--resume", "--seed", 1)
     assert (code, "seed was '42', now '1'" in err) == (2, True)
-    assert run("distill", teacher_folder, *words, "--overwrite", "--seed", 1)[0] == 0
+    assert run("distill", teacher_folder, *args, "--overwrite", "--seed", 1)[0] == 0
     assert read_json(tmp_path / "s" / "tkd_run.json")["arguments"]["seed"] == "1"
 
 
 def test_an_interrupted_run_resumes_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir, monkeypatch):
-    import torch
-
-    from tkd_hf import DistillationTrainer
-
-    words = [
+    args = [
         "--task",
         "sst2",
         "--data-dir",
@@ -104,8 +126,8 @@ def test_an_interrupted_run_resumes_to_the_same_student(run, tmp_path, teacher_f
         2,
         *FAST.replace("strategy no", "strategy steps").split(),
     ]
-    words += ["--save-steps", 1, "--num-train-epochs", 3]
-    assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "whole")[0] == 0
+    args += ["--save-steps", 1, "--num-train-epochs", 3]
+    assert run("distill", teacher_folder, *args, "--output-dir", tmp_path / "uninterrupted")[0] == 0
 
     class Crash(Exception):
         pass
@@ -120,14 +142,22 @@ def test_an_interrupted_run_resumes_to_the_same_student(run, tmp_path, teacher_f
     with monkeypatch.context() as patch:
         patch.setattr(DistillationTrainer, "training_step", crash)
         with pytest.raises(Crash):
-            run("distill", teacher_folder, *words, "--output-dir", tmp_path / "parts")
-    assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "parts", "--resume")[0] == 0
-    whole, parts = (AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("whole", "parts"))
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(tensor, parts.state_dict()[name], atol=0, rtol=0)
+            run("distill", teacher_folder, *args, "--output-dir", tmp_path / "resumed")
+    assert run("distill", teacher_folder, *args, "--output-dir", tmp_path / "resumed", "--resume")[0] == 0
+    uninterrupted, resumed = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("uninterrupted", "resumed")
+    )
+    for name, tensor in uninterrupted.state_dict().items():
+        torch.testing.assert_close(tensor, resumed.state_dict()[name], atol=0, rtol=0)
 
 
-def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_folder, sst2_dir):
+def test_a_refused_run_leaves_no_folder(run, tmp_path, teacher_folder, sst2_dir):
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out", "--layers", 9]
+    assert run("distill", teacher_folder, *args)[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_override_the_recipe_and_the_recipe_the_defaults(run, tmp_path, teacher_folder, sst2_dir):
     recipe = {
         "teacher": {"model": str(teacher_folder)},
         "data": {"task": "sst2", "data_dir": str(sst2_dir), "max-length": 16},
@@ -138,8 +168,8 @@ def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_f
         "output_dir": str(tmp_path / "from recipe"),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    words = ["--config", tmp_path / "recipe.yaml", "--temperature", 4, *FAST.split()]
-    assert run("distill", *words)[0] == 0
+    args = ["--config", tmp_path / "recipe.yaml", "--temperature", 4, *FAST.split()]
+    assert run("distill", *args)[0] == 0
     arguments = read_json(tmp_path / "from recipe" / "tkd_run.json")["arguments"]
     assert arguments["temperature"] == "4.0"
     assert arguments["objectives"] == {"logits": 1.0}
@@ -168,7 +198,7 @@ def test_flags_win_over_the_recipe_and_it_over_defaults(run, tmp_path, teacher_f
         (None, "recipe.yaml cannot be read"),
     ],
 )
-def test_bad_recipes(run, tmp_path, recipe, message):
+def test_bad_recipes_are_refused(run, tmp_path, recipe, message):
     if recipe is not None:
         (tmp_path / "recipe.yaml").write_text(recipe)
     code, _, err = run("label", "--config", tmp_path / "recipe.yaml")
@@ -177,7 +207,7 @@ def test_bad_recipes(run, tmp_path, recipe, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         ("label {teacher} --task sst3 --data-dir {data}", "unknown task 'sst3'; the tasks are cola, sst2"),
         ("label {teacher} --task cola --data-dir {data}", "no split 'train' in"),
@@ -232,8 +262,8 @@ def test_bad_recipes(run, tmp_path, recipe, message):
         ("evaluate {teacher} --task sst2 --data-dir {data} --json {data}/no/such.json", "cannot write"),
     ],
 )
-def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, words, message):
-    filled = [word.format(teacher=teacher_folder, data=sst2_dir, out=tmp_path / "out") for word in words.split()]
+def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, args, message):
+    filled = [word.format(teacher=teacher_folder, data=sst2_dir, out=tmp_path / "out") for word in args.split()]
     code, _, err = run(*filled)
     last = err.strip().splitlines()[-1]
     assert code == 2
@@ -241,183 +271,3 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, 
     assert message in last
     assert "Traceback" not in err
     assert (sst2_dir / "sst2" / "train.parquet").exists()
-
-
-def test_an_encoder_without_a_classifier_is_no_teacher(run, tmp_path, teacher, tokenizer, sst2_dir):
-    teacher.bert.save_pretrained(tmp_path / "encoder")
-    tokenizer.save_pretrained(tmp_path / "encoder")
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "s", "--live"]):
-        code, _, err = run(command[0], tmp_path / "encoder", *data, *command[1:])
-        assert (code, "not a trained classifier (classifier.bias, classifier.weight are missing)" in err) == (
-            2,
-            True,
-        )
-    assert run("finetune", tmp_path / "encoder", *data, "--output-dir", tmp_path / "t", *FAST.split())[0] == 0
-
-
-def test_a_classifier_of_another_task_gets_a_new_head(run, tmp_path, tokenizer, sst2_dir):
-    from ..conftest import build_teacher
-
-    build_teacher(("a", "b", "c")).save_pretrained(tmp_path / "three")
-    tokenizer.save_pretrained(tmp_path / "three")
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "t", *FAST.split()]
-    assert run("finetune", tmp_path / "three", *words)[0] == 0
-    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t").config
-    assert config.id2label == {0: "negative", 1: "positive"}
-
-
-def test_a_student_is_fine_tuned_further(run, tmp_path, teacher, tokenizer, sst2_dir):
-    """Its classifier stays, and a student that has changed since is another run."""
-    import torch
-
-    from tkd_hf.student import student_from_teacher
-
-    def save(layers):
-        student = student_from_teacher(teacher, layers=layers)
-        student.save_pretrained(tmp_path / "student")
-        tokenizer.save_pretrained(tmp_path / "student")
-        return student
-
-    student = save([1, 3])
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "tuned", *FAST.split()]
-    assert run("finetune", tmp_path / "student", *words, "--learning-rate", "1e-9")[0] == 0
-    tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
-    assert type(tuned) is type(student)
-    torch.testing.assert_close(tuned.state_dict(), student.state_dict(), atol=1e-6, rtol=0)
-    assert (tmp_path / "tuned" / "modeling_tkd.py").exists()
-    save([0, 3])
-    code, _, err = run("finetune", tmp_path / "student", *words, "--learning-rate", "1e-9", "--resume")
-    assert (code, "differs: model_revision was" in err) == (2, True)
-
-
-def test_a_student_with_a_tokenizer_of_its_own(run, tmp_path, teacher_folder, sst2_dir):
-    from ..conftest import WORDS, build_teacher, build_tokenizer
-
-    build_teacher(seed=5).save_pretrained(tmp_path / "small")
-    build_tokenizer(WORDS[:5] + WORDS[:4:-1]).save_pretrained(tmp_path / "small")
-    losses = {}
-    for name in ("cached", "live"):
-        words = ["--task", "sst2", "--data-dir", sst2_dir, "--student", tmp_path / "small", *FAST.split()]
-        words += ["--live"] if name == "live" else []
-        assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / name)[0] == 0
-        losses[name] = read_json(tmp_path / name / "tkd_run.json")["metrics"]["loss_logits"]
-    assert losses["cached"] == pytest.approx(losses["live"], abs=1e-4)
-
-
-def test_a_student_whose_classes_stand_in_another_order(run, tmp_path, teacher_folder, tokenizer, sst2_dir):
-    """The same classifier with its rows swapped is the same student: same loss, and labels still mean what they say."""
-    from ..conftest import build_teacher
-
-    student = build_teacher(seed=5)
-    student.save_pretrained(tmp_path / "straight")
-    swapped = build_teacher(("POSITIVE", "NEGATIVE"), seed=5)
-    swapped.load_state_dict(student.state_dict())
-    for tensor in swapped.classifier.parameters():
-        tensor.data = tensor.data.flip(0)
-    swapped.save_pretrained(tmp_path / "swapped")
-    losses = {}
-    for name in ("straight", "swapped"):
-        tokenizer.save_pretrained(tmp_path / name)
-        words = ["--task", "sst2", "--data-dir", sst2_dir, "--student", tmp_path / name, *FAST.split()]
-        words += ["--output-dir", tmp_path / f"{name} out", "--learning-rate", "1e-9"]
-        assert run("distill", teacher_folder, *words)[0] == 0
-        losses[name] = read_json(tmp_path / f"{name} out" / "tkd_run.json")["metrics"]["loss"]
-        config = AutoModelForSequenceClassification.from_pretrained(tmp_path / f"{name} out").config
-        assert config.id2label == {0: "negative", 1: "positive"}
-    assert losses["straight"] == pytest.approx(losses["swapped"], abs=1e-4)
-
-
-def test_a_failed_start_does_not_leave_a_folder(run, tmp_path, teacher_folder, sst2_dir):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out", "--layers", 9]
-    assert run("distill", teacher_folder, *words)[0] == 2
-    assert not (tmp_path / "out").exists()
-
-
-def test_damaged_soft_labels_are_refused(run, tmp_path, teacher_folder, sst2_dir):
-    (tmp_path / "soft.safetensors").write_bytes(b"damaged")
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--soft-labels", tmp_path / "soft.safetensors"]
-    code, _, err = run("label", teacher_folder, *words)
-    assert (code, "soft.safetensors are damaged" in err) == (2, True)
-    assert (tmp_path / "soft.safetensors").read_bytes() == b"damaged"
-    assert run("label", teacher_folder, *words, "--overwrite")[0] == 0
-
-
-def test_soft_labels_of_another_teacher_are_refused(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
-    from ..conftest import build_teacher
-
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--soft-labels", tmp_path / "soft.safetensors"]
-    assert run("label", teacher_folder, *words)[0] == 0
-    build_teacher(seed=1).save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
-    code, _, err = run("distill", tmp_path / "other", *words, "--output-dir", tmp_path / "s", *FAST.split())
-    assert (code, "but the teacher is of revision" in err) == (2, True)
-
-
-def test_results_are_json_for_machines_and_a_table_for_people(run, tmp_path, teacher_folder, sst2_dir):
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    code, out, _ = run("evaluate", teacher_folder, *data, "--json", tmp_path / "e.json")
-    assert code == 0
-    assert len(out.strip().splitlines()) == 2
-    found = json.loads((tmp_path / "e.json").read_text())
-    assert {"task", "split", "examples", "models", "software", "hardware"} == set(found)
-
-
-def test_objectives_that_read_features_run_the_teacher_live(run, teacher_folder, sst2_dir, tmp_path):
-    objectives = '{"logits": 1.0, "relations": 1.0, "hidden": 0.5}'
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 2, "--layer-map", "last", "--objectives", objectives]
-    code, _, err = run("distill", teacher_folder, *words, "--output-dir", tmp_path / "out", *FAST.split())
-    assert code == 0, err
-    record = read_json(tmp_path / "out" / "tkd_run.json")
-    assert record["arguments"]["live"] is True
-    assert record["arguments"]["layer_map"] == "last"
-    assert record["metrics"]["loss_relations"] > 0
-
-
-def test_training_shows_its_progress_and_losses_on_standard_error(teacher_folder, sst2_dir, tmp_path):
-    """In a process of its own: whether there is a bar depends on the log level when transformers is imported."""
-    program = "import sys; sys.argv[0] = 'tkd-hf'; from tkd_hf.cli import main; main()"
-    words = ["finetune", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, words), *FAST.split(), "--logging-steps", "1"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "{'loss': " in done.stderr
-    assert "2/2 [" in done.stderr
-    assert "loss': " not in done.stdout
-
-
-def test_several_teachers_cached_and_live(run, teacher_folder, sst2_dir, tmp_path):
-    """The same losses either way; a second teacher of equal weight changes them."""
-    second = tmp_path / "second"
-    build_teacher(seed=3).save_pretrained(second)
-    build_tokenizer().save_pretrained(second)
-    words = ["distill", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--layers", 2]
-    words += ["--objectives", '{"logits": 1.0}', *FAST.split()]
-    several = ["--extra-teacher", second, "--teacher-weights", "1,3"]
-    found = {}
-    for name, more in {"alone": [], "cached": several, "live": [*several, "--live"]}.items():
-        code, _, err = run(*words, *more, "--output-dir", tmp_path / name)
-        assert code == 0, err
-        found[name] = read_json(tmp_path / name / "tkd_run.json")
-    assert found["cached"]["metrics"]["loss"] == pytest.approx(found["live"]["metrics"]["loss"], abs=1e-4)
-    assert found["cached"]["metrics"]["loss"] != pytest.approx(found["alone"]["metrics"]["loss"], abs=1e-3)
-    assert found["cached"]["inputs"]["teacher"] == [str(teacher_folder), str(second)]
-    assert found["cached"]["arguments"]["teacher_weights"] == [0.25, 0.75]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--teacher-weights 1,2", "teacher_weights=[1.0, 2.0] for 1 teacher; give each a weight"),
-        ("--teacher-weights heavy", "--teacher-weights 'heavy' must be a list of numbers, one per teacher"),
-        ("--extra-teacher {teacher} --soft-labels x", "x is one file of soft labels, but there are 2 teachers"),
-    ],
-)
-def test_teachers_that_do_not_fit(run, teacher_folder, sst2_dir, tmp_path, flags, message):
-    words = ["distill", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
-    code, _, err = run(*words, *flags.format(teacher=teacher_folder).split())
-    assert code == 2
-    assert message in err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`tkd-hf evaluate`: what it writes, its gate, and bad input."""
+"""`tkd-hf evaluate`: results, the limit on the drop, and bad input."""
 
 import json
 
@@ -11,7 +11,7 @@ from ..conftest import LABELS, TEXTS, build_teacher, read_json
 
 @pytest.fixture
 def student_folder(tmp_path, tokenizer):
-    """A model that gets three of the eight examples right; the teacher gets four."""
+    """Return a model that is correct on three of the eight examples; the teacher is correct on four."""
     folder = tmp_path / "student"
     build_teacher(seed=3).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -19,12 +19,12 @@ def student_folder(tmp_path, tokenizer):
 
 
 @pytest.fixture
-def words(student_folder, teacher_folder, sst2_dir):
+def command(student_folder, teacher_folder, sst2_dir):
     return ["evaluate", student_folder, "--teacher", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir]
 
 
-def test_what_it_finds_is_written_and_shown(run, words, tmp_path):
-    code, out, _ = run(*words, "--json", tmp_path / "e.json", "--disagreements", tmp_path / "d" / "d.jsonl")
+def test_results_and_disagreements_are_written_and_shown(run, command, tmp_path):
+    code, out, _ = run(*command, "--json", tmp_path / "e.json", "--disagreements", tmp_path / "d" / "d.jsonl")
     assert code == 0
     teacher, student = read_json(tmp_path / "e.json")["models"]
     low, high = student["intervals"]["accuracy"]
@@ -34,9 +34,9 @@ def test_what_it_finds_is_written_and_shown(run, words, tmp_path):
         student["metrics"]["accuracy"] - teacher["metrics"]["accuracy"]
     )
     assert teacher["fidelity"] is None
-    found = student["fidelity"]
+    agreement = student["fidelity"]["agreement"]
     lines = [json.loads(line) for line in (tmp_path / "d" / "d.jsonl").read_text().splitlines()]
-    assert len(lines) == round((1 - found["agreement"]) * len(TEXTS)) > 0
+    assert len(lines) == round((1 - agreement) * len(TEXTS)) > 0
     assert all(line["teacher"] != line["model"] for line in lines)
     assert {line["text"] for line in lines} <= set(TEXTS)
     assert [line["model_confidence"] for line in lines] == sorted(
@@ -46,19 +46,19 @@ def test_what_it_finds_is_written_and_shown(run, words, tmp_path):
         assert shown in out
 
 
-def test_the_gate(run, words, tmp_path):
-    assert run(*words, "--max-drop", 0.125)[0] == 0
-    code, out, err = run(*words, "--max-drop", 0.005, "--json", tmp_path / "e.json")
+def test_a_drop_beyond_the_limit_exits_with_code_1_after_showing_results(run, command, tmp_path):
+    assert run(*command, "--max-drop", 0.125)[0] == 0
+    code, out, err = run(*command, "--max-drop", 0.005, "--json", tmp_path / "e.json")
     assert code == 1
     assert "the gate was missed by 0.1200: accuracy 0.3750 is 0.1250 below the teacher (0.5000)" in err
-    assert "agreement" in out  # the results come all the same
+    assert "agreement" in out
     assert read_json(tmp_path / "e.json")["models"][1]["metrics"]["accuracy"] == 0.375
 
 
-def test_the_gate_ends_a_recipe(run, words, tmp_path, sst2_dir):
+def test_a_drop_beyond_the_limit_stops_a_recipe(run, command, tmp_path, sst2_dir):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"teacher: {words[3]}\nmodel: {words[1]}\ndata: {{task: sst2, data_dir: {sst2_dir}}}\n"
+        f"teacher: {command[3]}\nmodel: {command[1]}\ndata: {{task: sst2, data_dir: {sst2_dir}}}\n"
         "stages:\n  - evaluate: {max_drop: 0.0}\n  - evaluate: {teacher: null}\n"
     )
     code, _, err = run("run", recipe)
@@ -67,14 +67,14 @@ def test_the_gate_ends_a_recipe(run, words, tmp_path, sst2_dir):
     assert "stage 2 of 2" not in err
 
 
-def test_regression(run, tmp_path, tokenizer):
+def test_regression_reports_the_correlation_without_calibration(run, tmp_path, tokenizer):
     for name, seed in (("teacher", 0), ("student", 5)):
         build_teacher((), seed, problem_type="regression").save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     rows = {"text": TEXTS, "label": [float(label) for label in LABELS]}
     Dataset.from_dict(rows).to_parquet(tmp_path / "validation.parquet")
-    words = ["--dataset", tmp_path / "validation.parquet", "--eval-split", "train", "--json", tmp_path / "e.json"]
-    code, out, err = run("evaluate", tmp_path / "student", "--teacher", tmp_path / "teacher", *words)
+    args = ["--dataset", tmp_path / "validation.parquet", "--eval-split", "train", "--json", tmp_path / "e.json"]
+    code, out, err = run("evaluate", tmp_path / "student", "--teacher", tmp_path / "teacher", *args)
     assert code == 0, err
     student = read_json(tmp_path / "e.json")["models"][1]
     assert student["calibration"] is None
@@ -82,12 +82,12 @@ def test_regression(run, tmp_path, tokenizer):
     assert "McNemar" not in out
 
 
-def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
+def test_predictions_that_are_nan_are_refused(run, command, student_folder, tokenizer):
     broken = build_teacher(seed=3)
     with torch.no_grad():
         broken.classifier.weight[0, 0] = float("nan")
     broken.save_pretrained(student_folder)
-    code, _, err = run(*words)
+    code, _, err = run(*command)
     assert code == 2
     assert f"{student_folder} predicts NaN or infinity for 8 of 8 examples, the first at index 0" in err
 
@@ -100,13 +100,13 @@ def test_answers_that_are_no_numbers(run, words, student_folder, tokenizer):
         (["--eval-split", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_input(run, student_folder, sst2_dir, flags, message):
+def test_bad_input_gets_one_line_and_exit_code_2(run, student_folder, sst2_dir, flags, message):
     code, _, err = run("evaluate", student_folder, "--task", "sst2", "--data-dir", sst2_dir, *flags)
     assert code == 2
     assert message in err.splitlines()[-1]
 
 
-def test_labels_of_another_task(run, tmp_path, tokenizer, sst2_dir):
+def test_a_model_with_other_labels_is_refused(run, tmp_path, tokenizer, sst2_dir):
     build_teacher(("red", "green")).save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
     code, _, err = run("evaluate", tmp_path / "m", "--task", "sst2", "--data-dir", sst2_dir)
@@ -114,7 +114,7 @@ def test_labels_of_another_task(run, tmp_path, tokenizer, sst2_dir):
     assert "['red', 'green'], are not those of the data, ['negative', 'positive']" in err
 
 
-def test_an_empty_split(run, student_folder, sst2_dir):
+def test_an_empty_split_is_refused_in_one_line(run, student_folder, sst2_dir):
     empty = Dataset.from_dict({"sentence": TEXTS, "label": LABELS}).select([])
     empty.to_parquet(sst2_dir / "sst2" / "validation.parquet")
     code, _, err = run("evaluate", student_folder, "--task", "sst2", "--data-dir", sst2_dir)

@@ -1,4 +1,4 @@
-"""Faults on the way, really made: each ends in one line, costs nothing that was finished, and can be gone on from."""
+"""Real faults during training: each ends in one line, loses no finished work, and the run can be resumed."""
 
 import os
 import resource
@@ -19,32 +19,34 @@ from tkd_hf.errors import InputError
 from ..conftest import FAST, read_json
 
 
-WORDS = FAST.replace("--num-train-epochs 1", "--num-train-epochs 2").removesuffix(" --save-strategy no").split()
+TRAINING_ARGS = FAST.replace("--num-train-epochs 1", "--num-train-epochs 2").removesuffix(" --save-strategy no").split()
 EVERY_STEP = ["--save-strategy", "steps", "--save-steps", 1]
 
 
 @pytest.fixture
 def distill(run, teacher_folder, sst2_dir, tmp_path):
-    """Runs `tkd-hf distill` with a checkpoint after each of its four steps."""
+    """Return a function that runs `tkd-hf distill` with a checkpoint after each of its four steps."""
 
-    def call(*words, output="student"):
+    def call(*args, output="student"):
         data = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 2]
-        return run("distill", teacher_folder, *data, "--output-dir", tmp_path / output, *WORDS, *EVERY_STEP, *words)
+        return run(
+            "distill", teacher_folder, *data, "--output-dir", tmp_path / output, *TRAINING_ARGS, *EVERY_STEP, *args
+        )
 
     return call
 
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Has something done at the start of a step of training, once."""
+    """Return a function that makes a training step run something first, once."""
 
-    def install(number: int, what):
+    def install(number: int, action):
         steps = iter(range(1, 100))
         training_step = DistillationTrainer.training_step
 
         def step(trainer, *args, **kwargs):
             if next(steps) == number:
-                what(trainer)
+                action(trainer)
             return training_step(trainer, *args, **kwargs)
 
         monkeypatch.setattr(DistillationTrainer, "training_step", step)
@@ -52,16 +54,16 @@ def at_step(monkeypatch):
     return install
 
 
-def same_weights(one, other) -> bool:
-    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same_weights(*folders) -> bool:
+    first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def last_line(err: str) -> str:
     return err.strip().splitlines()[-1]
 
 
-def test_sigterm_writes_a_checkpoint_and_the_resumed_run_ends_the_same(distill, at_step, tmp_path):
+def test_sigterm_writes_a_checkpoint_and_resuming_gives_the_same_student(distill, at_step, tmp_path):
     at_step(2, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     code, out, err = distill("--save-steps", 100)
@@ -76,7 +78,7 @@ def test_sigterm_writes_a_checkpoint_and_the_resumed_run_ends_the_same(distill, 
     assert same_weights(tmp_path / "student", tmp_path / "whole")
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(distill, at_step, tmp_path):
+def test_a_nan_gradient_stops_training_before_the_weights_are_updated(distill, at_step, tmp_path):
     def spoil(trainer):
         with torch.no_grad():
             trainer.model.classifier.weight[0, 0] = float("nan")
@@ -91,8 +93,8 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(distil
     assert distill("--resume")[0] == 0
 
 
-def test_where_nobody_sees_gradients_a_loss_that_is_not_finite_stops():
-    """As with DeepSpeed, which takes its step by itself, before the Trainer asks."""
+def test_a_nan_loss_stops_training_if_no_gradient_norm_is_known():
+    """DeepSpeed takes its step before the Trainer computes the norm."""
     model, args, state = torch.nn.Linear(1, 1), TrainingArguments(use_cpu=True), TrainerState(global_step=2)
     losses = {"logits": 0.5}
     callback = StopOnNonFiniteGradient(SimpleNamespace(last_losses=lambda: losses, gradient_norm=float("nan")))
@@ -102,14 +104,16 @@ def test_where_nobody_sees_gradients_a_loss_that_is_not_finite_stops():
         callback.on_pre_optimizer_step(args, state, None, model)
 
 
-def test_a_learning_rate_beyond_all_bounds(run, sst2_dir, teacher_folder, tmp_path):
+def test_an_enormous_learning_rate_ends_in_one_line(run, sst2_dir, teacher_folder, tmp_path):
     data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "tuned"]
-    code, _, err = run("finetune", teacher_folder, *data, *WORDS, "--learning-rate", "1e38", "--warmup-steps", 0)
+    code, _, err = run(
+        "finetune", teacher_folder, *data, *TRAINING_ARGS, "--learning-rate", "1e38", "--warmup-steps", 0
+    )
     assert code == 2
     assert "is not finite (loss nan)" in last_line(err)
 
 
-def test_out_of_memory(distill, at_step):
+def test_running_out_of_memory_names_smaller_batches(distill, at_step):
     at_step(2, lambda trainer: torch.empty(10**15))
     code, out, err = distill()
     assert (code, out) == (2, "")
@@ -117,8 +121,8 @@ def test_out_of_memory(distill, at_step):
     assert "--per-device-train-batch-size 2 --gradient-accumulation-steps 2 (the same result)" in last_line(err)
 
 
-def test_a_full_disk_costs_nothing_that_was_there(distill, at_step, tmp_path):
-    """No file may become longer than some bytes, which a disk that runs full looks like to who writes."""
+def test_a_full_disk_keeps_earlier_checkpoints_and_the_run_resumes(distill, at_step, tmp_path):
+    """A limit on the size of files fails writes as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     at_step(3, lambda trainer: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])))
     try:
@@ -133,7 +137,7 @@ def test_a_full_disk_costs_nothing_that_was_there(distill, at_step, tmp_path):
     assert same_weights(tmp_path / "student", tmp_path / "whole")
 
 
-def test_no_folder_can_be_made(distill, tmp_path):
+def test_an_output_folder_below_a_file_is_refused(distill, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, out, err = distill(output="file/student")
     assert (code, out) == (2, "")
@@ -141,7 +145,7 @@ def test_no_folder_can_be_made(distill, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-HOLD = """
+HOLD_LOCK = """
 import sys
 from filelock import FileLock
 lock = FileLock(sys.argv[1])
@@ -151,12 +155,12 @@ sys.stdin.read()
 """
 
 
-def test_a_folder_where_another_run_is_at_work(distill, tmp_path):
+def test_a_folder_that_another_run_uses_is_refused_and_unchanged(distill, tmp_path):
     assert distill()[0] == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "student").rglob("*")}
-    held = [sys.executable, "-c", HOLD, str(tmp_path / "student" / ".tkd_run.lock")]
-    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
+    holder = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "student" / ".tkd_run.lock")]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
         code, out, err = distill("--overwrite")
         assert (code, out) == (2, "")
         assert "another run is using" in last_line(err)
@@ -164,12 +168,12 @@ def test_a_folder_where_another_run_is_at_work(distill, tmp_path):
         assert {path: time for path, time in after.items() if path.name != ".tkd_run.lock"} == {
             path: time for path, time in before.items() if path.name != ".tkd_run.lock"
         }
-        other.kill()
+        process.kill()
     assert distill("--overwrite")[0] == 0
 
 
-def test_a_clock_that_jumps(distill, at_step, tmp_path):
-    """An older checkpoint that seems the younger one is passed over, and no time is negative."""
+def test_resuming_ignores_file_times_and_takes_the_latest_step(distill, at_step, tmp_path):
+    """After the clock jumped, an older checkpoint may have the newer time; no time in the record is negative."""
     at_step(4, lambda trainer: torch.empty(10**15))
     assert distill("--save-total-limit", 3)[0] == 2
     os.utime(tmp_path / "student" / "checkpoint-1" / "trainer_state.json", (4e9, 4e9))
@@ -184,7 +188,7 @@ def test_a_clock_that_jumps(distill, at_step, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written(distill, tmp_path):
+def test_a_read_only_output_folder_is_refused(distill, tmp_path):
     (tmp_path / "shut").mkdir(mode=0o500)
     code, out, err = distill(output="shut/student")
     assert (code, out) == (2, "")

@@ -1,4 +1,4 @@
-"""LoRA from the shell: cheap teachers, students as adapters, tasks that share a base."""
+"""LoRA on the command line: fine-tuned teachers, students as adapters, and tasks that share a base."""
 
 import pytest
 import torch
@@ -13,22 +13,21 @@ from ..conftest import FAST, read_json
 from ..training import logits_of_texts, student_of
 
 
-def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_dir):
-    """A cheap teacher, a student as adapters: both are ordinary models at the end."""
+def test_finetune_and_distill_with_lora_save_merged_models(run, tmp_path, teacher_folder, sst2_dir):
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     teacher, student = tmp_path / "tuned", tmp_path / "student"
     code, _, err = run("finetune", teacher_folder, *data, "--lora", "--output-dir", teacher, *FAST.split())
     assert code == 0, err
     record = read_json(teacher / "tkd_run.json")["arguments"]
-    in_floats = {"load_in_8bit": False, "load_in_4bit": False}
-    assert record["lora"] == {"rank": 8, "targets": "linear", "adapter_only": False, **in_floats}
+    float_base = {"load_in_8bit": False, "load_in_4bit": False}
+    assert record["lora"] == {"rank": 8, "targets": "linear", "adapter_only": False, **float_base}
     assert record["learning_rate"] == "0.0005"
     adapter = read_json(teacher / "adapter" / "adapter_config.json")
     assert adapter["base_model_name_or_path"] == str(teacher_folder)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in teacher.iterdir()}
 
-    words = ["--lora", "--lora-rank", 2, "--layers", 2, "--learning-rate", "1e-3", "--output-dir", student]
-    code, _, err = run("distill", teacher, *data, *words, *FAST.split())
+    args = ["--lora", "--lora-rank", 2, "--layers", 2, "--learning-rate", "1e-3", "--output-dir", student]
+    code, _, err = run("distill", teacher, *data, *args, *FAST.split())
     assert code == 0, err
     record = read_json(student / "tkd_run.json")
     assert (record["arguments"]["lora"]["rank"], record["arguments"]["learning_rate"]) == (2, "0.001")
@@ -38,9 +37,9 @@ def test_finetune_and_distill_with_adapters(run, tmp_path, teacher_folder, sst2_
     assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
 
 
-def test_the_adapter_kept_beside_the_merged_model_is_the_same(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--learning-rate", 0.01, *FAST.split()]
-    assert run("finetune", teacher_folder, *words, "--output-dir", tmp_path / "t")[0] == 0
+def test_the_saved_adapter_gives_the_logits_of_the_merged_model(run, tmp_path, teacher_folder, sst2_dir, tokenizer):
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", "--learning-rate", 0.01, *FAST.split()]
+    assert run("finetune", teacher_folder, *args, "--output-dir", tmp_path / "t")[0] == 0
     base = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
     before = logits_of_texts(base, tokenizer)
     unmerged = logits_of_texts(PeftModel.from_pretrained(base, tmp_path / "t" / "adapter"), tokenizer)
@@ -49,36 +48,36 @@ def test_the_adapter_kept_beside_the_merged_model_is_the_same(run, tmp_path, tea
     torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
 
 
-def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_dir, teacher):
-    """Adapters of a pretrained encoder, one from a teacher that was turned around; then one of them is merged."""
+def test_two_adapters_share_one_base_and_one_is_merged(run, tmp_path, teacher_folder, tokenizer, sst2_dir, teacher):
+    """The second adapter learns from a teacher with the opposite predictions."""
     base_folder = tmp_path / "base"
     student_of(teacher).tkd.save_pretrained(base_folder)
     tokenizer.save_pretrained(base_folder)
-    contrary = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
-    for weight in contrary.classifier.parameters():
+    opposite = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+    for weight in opposite.classifier.parameters():
         weight.data = -weight.data
-    contrary.save_pretrained(tmp_path / "contrary")
-    tokenizer.save_pretrained(tmp_path / "contrary")
+    opposite.save_pretrained(tmp_path / "opposite")
+    tokenizer.save_pretrained(tmp_path / "opposite")
     data = ["--task", "sst2", "--data-dir", sst2_dir]
-    words = [*data, "--student", base_folder, "--lora", "--adapter-only", "--learning-rate", 0.01]
-    for name, its_teacher in (("one", teacher_folder), ("two", tmp_path / "contrary")):
+    args = [*data, "--student", base_folder, "--lora", "--adapter-only", "--learning-rate", 0.01]
+    for name, task_teacher in (("one", teacher_folder), ("two", tmp_path / "opposite")):
         output = ["--output-dir", tmp_path / name]
-        code, _, err = run("distill", its_teacher, *words, *output, *FAST.split(), "--num-train-epochs", 8)
+        code, _, err = run("distill", task_teacher, *args, *output, *FAST.split(), "--num-train-epochs", 8)
         assert code == 0, err
     assert f"merge_adapter('{tmp_path / 'two'}', '{tmp_path / 'two'}-merged')" in err.strip().splitlines()[-1]
 
     def base():
         return AutoModelForSequenceClassification.from_pretrained(base_folder)
 
-    alone = {
+    separate = {
         name: logits_of_texts(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")
     }
-    assert (alone["one"].argmax(-1) != alone["two"].argmax(-1)).float().mean() > 0.5
+    assert (separate["one"].argmax(-1) != separate["two"].argmax(-1)).float().mean() > 0.5
     both = PeftModel.from_pretrained(base(), tmp_path / "one", adapter_name="one")
     both.load_adapter(tmp_path / "two", adapter_name="two")
     for name in ("one", "two", "one"):
         both.set_adapter(name)
-        torch.testing.assert_close(logits_of_texts(both, tokenizer), alone[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits_of_texts(both, tokenizer), separate[name], atol=1e-6, rtol=0)
     assert not (tmp_path / "one" / "model.safetensors").exists()
     assert read_json(tmp_path / "one" / "adapter_config.json")["base_model_name_or_path"] == str(base_folder)
 
@@ -87,7 +86,7 @@ def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_di
     assert code == 2
     assert f"holds an adapter of '{base_folder}', not a model; merge the two first: python -c" in line
     merged = merge_adapter(tmp_path / "one", tmp_path / "merged")
-    torch.testing.assert_close(logits_of_texts(merged, tokenizer), alone["one"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of_texts(merged, tokenizer), separate["one"], atol=1e-5, rtol=0)
     assert run("evaluate", tmp_path / "merged", *data, "--json", tmp_path / "e.json")[0] == 0
     accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
     assert accuracy == read_json(tmp_path / "one" / "tkd_run.json")["metrics"]["accuracy"]
@@ -99,18 +98,18 @@ def test_two_tasks_on_one_base(run, tmp_path, teacher_folder, tokenizer, sst2_di
 
 
 @pytest.mark.parametrize("flag", ["--load-in-8bit", "--load-in-4bit"])
-def test_a_quantized_base_from_the_command_line(run, tmp_path, teacher_folder, sst2_dir, flag):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", flag, "--output-dir", tmp_path / "t"]
-    code, _, err = run("finetune", teacher_folder, *words, *FAST.split())
+def test_a_quantized_base_gives_a_merged_float_model(run, tmp_path, teacher_folder, sst2_dir, flag):
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--lora", flag, "--output-dir", tmp_path / "t"]
+    code, _, err = run("finetune", teacher_folder, *args, *FAST.split())
     assert code == 0, err
-    assert "MatMul8bitLt" not in err  # which bitsandbytes says at every layer of every batch
+    assert "MatMul8bitLt" not in err  # bitsandbytes warns at every layer of every batch
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t")
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     adapter = read_json(tmp_path / "t" / "adapter" / "adapter_config.json")
     assert adapter["base_model_name_or_path"] == str(teacher_folder)
 
 
-def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
+def test_a_recipe_passes_lora_options_to_its_stages(run, tmp_path, teacher_folder, sst2_dir):
     common = {"use_cpu": True, "bf16": False, "report_to": "none", "num_train_epochs": 1, "lora": True}
     recipe = {
         "model": str(teacher_folder),
@@ -127,7 +126,7 @@ def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         ("finetune {teacher} --lora --lora-rank 0", "rank 0 has nothing to train"),
         ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; choose linear or attention"),
@@ -137,9 +136,9 @@ def test_adapters_in_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
         ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit is an option of adapters: add --lora"),
     ],
 )
-def test_bad_input_gets_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):
+def test_bad_lora_options_get_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, args, message):
     data = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "out"]
-    code, _, err = run(*words.format(teacher=teacher_folder).split(), *data)
+    code, _, err = run(*args.format(teacher=teacher_folder).split(), *data)
     assert (code, message in err.strip().splitlines()[-1]) == (2, True)
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()

@@ -10,9 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from tkd_hf import student_from_teacher
 from tkd_hf.pruning import sparsity_report
 
-from ..conftest import FAST, TEXTS, build_teacher, read_json
+from ..conftest import FAST, TEXTS, build_teacher, read_json, run_until_killed, write_recipe
 from ..training import logits_of_texts, student_of
-from .recipes import run_until_killed, write_recipe
 
 
 @pytest.fixture
@@ -250,7 +249,10 @@ def test_unlabelled_texts_without_another_teacher_need_activation_importance(run
         (["--target-params", 0.5, "--importance", "luck"], "unknown importance 'luck'"),
         (["--target-params", 0.5, "--schedule", "quartic"], "unknown schedule 'quartic'"),
         (["--target-params", 0.5, "--units", "words"], "units=words; choose among heads, neurons, layers, hidden"),
-        (["--target-params", 0.7, "--schedule", "cubic", "--no-train"], "--schedule cubic needs training to prune in"),
+        (
+            ["--target-params", 0.7, "--schedule", "cubic", "--no-train"],
+            "--schedule cubic prunes during training, which --no-train turns off",
+        ),
         (
             "--target-params 0.7 --load-best-model-at-end true --eval-strategy epoch --save-strategy epoch".split(),
             "load_best_model_at_end=True could restore weights",

@@ -13,8 +13,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from tkd_hf import optional_dependencies
 from tkd_hf.stages import quantize as stage
 
-from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json
-from .recipes import write_recipe
+from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json, write_recipe
 from .test_run import plan
 
 

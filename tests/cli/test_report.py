@@ -1,12 +1,14 @@
-"""`tkd-hf report`: what it joins, where it finds it, and bad input."""
+"""`tkd-hf report` and `tkd-hf card`, as commands and as stages of a recipe."""
 
 import json
 import re
 
 import pytest
+from huggingface_hub import ModelCard
 
-from ..conftest import FAST, build_teacher, read_json
-from .recipes import write_recipe
+from tkd_hf.hub.folder import check_folder
+
+from ..conftest import FAST, build_teacher, read_json, write_recipe
 
 
 SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]
@@ -14,26 +16,26 @@ SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]
 
 @pytest.fixture
 def runs(run, tmp_path, teacher_folder, sst2_dir):
-    """Two students of one teacher, and a folder that holds none."""
+    """Return the folders of two students of one teacher, and one without a model."""
     for name, layers in (("two", 2), ("one", 1)):
-        words = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", layers, "--logging-steps", 1, *FAST.split()]
-        assert run("distill", teacher_folder, *words, "--output-dir", tmp_path / "runs" / name)[0] == 0
+        args = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", layers, "--logging-steps", 1, *FAST.split()]
+        assert run("distill", teacher_folder, *args, "--output-dir", tmp_path / "runs" / name)[0] == 0
     (tmp_path / "runs" / "notes").mkdir()
     return [tmp_path / "runs" / name for name in ("notes", "one", "two")]
 
 
-def test_teacher_and_task_are_those_of_the_runs(run, runs, no_processes, tmp_path, sst2_dir):
-    words = ["--data-dir", sst2_dir, "--output-dir", tmp_path / "r", *SMALL, "--json", tmp_path / "r.json"]
-    code, out, err = run("report", *runs, *words)
+def test_a_report_takes_teacher_and_task_from_the_runs(run, runs, no_processes, tmp_path, sst2_dir):
+    args = ["--data-dir", sst2_dir, "--output-dir", tmp_path / "r", *SMALL, "--json", tmp_path / "r.json"]
+    code, out, err = run("report", *runs, *args)
     assert code == 0, err
-    found = read_json(tmp_path / "r" / "report.json")
-    assert found == read_json(tmp_path / "r.json")
-    assert found["names"] == ["teacher", "one", "two"]
-    evaluated, timed = found["evaluation"]["models"], found["benchmark"]["models"]
+    content = read_json(tmp_path / "r" / "report.json")
+    assert content == read_json(tmp_path / "r.json")
+    assert content["names"] == ["teacher", "one", "two"]
+    evaluated, timed = content["evaluation"]["models"], content["benchmark"]["models"]
     assert [model["name"] for model in evaluated] == [model["name"] for model in timed]
     assert evaluated[0]["fidelity"] is None
     assert timed[0]["timings"][0]["speedup"] == 1
-    assert [entry["step"] for entry in found["logs"]["one"] if "loss_logits" in entry] == [1, 2]
+    assert [entry["step"] for entry in content["logs"]["one"] if "loss_logits" in entry] == [1, 2]
 
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\(([^)]+)\)", page)
@@ -49,17 +51,16 @@ def test_teacher_and_task_are_those_of_the_runs(run, runs, no_processes, tmp_pat
     assert "speed-up" in out
 
 
-def test_of_scores(run, no_processes, tmp_path, tokenizer, sst2_dir):
-    """Without classes there is no calibration, and nothing to say of recall."""
+def test_a_report_on_scores_has_no_calibration_and_no_recall(run, no_processes, tmp_path, tokenizer, sst2_dir):
     for name, seed in (("teacher", 0), ("student", 3)):
         build_teacher((), seed, problem_type="regression").save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    rows = [{"text": text, "score": place / 8} for place, text in enumerate(["good film", "dull", "fine", "not good"])]
+    rows = [{"text": text, "score": index / 8} for index, text in enumerate(["good film", "dull", "fine", "not good"])]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["--dataset", tmp_path / "d.jsonl", "--label-column", "score", "--eval-split", "train", *SMALL]
-    words += ["--no-disagreements"]
+    args = ["--dataset", tmp_path / "d.jsonl", "--label-column", "score", "--eval-split", "train", *SMALL]
+    args += ["--no-disagreements"]
     code, _, err = run(
-        "report", tmp_path / "student", "--teacher", tmp_path / "teacher", *words, "--output-dir", tmp_path / "r"
+        "report", tmp_path / "student", "--teacher", tmp_path / "teacher", *args, "--output-dir", tmp_path / "r"
     )
     assert code == 0, err
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ def test_of_scores(run, no_processes, tmp_path, tokenizer, sst2_dir):
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["pictures", "report.json", "report.md"]
 
 
-def test_as_a_stage_it_compares_all_that_was_made(run, no_processes, tmp_path, teacher_folder, sst2_dir):
+def test_a_report_stage_compares_all_earlier_models(run, no_processes, tmp_path, teacher_folder, sst2_dir):
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     small = {"rounds": 1, "batch_sizes": "1", "lengths": "16"}
     another = {"student": None, "layers": 1}
@@ -81,7 +82,7 @@ def test_as_a_stage_it_compares_all_that_was_made(run, no_processes, tmp_path, t
     assert code == 0, err
     assert read_json(tmp_path / "all" / "report" / "report.json")["names"] == ["teacher", "distill", "distill-2"]
     last = read_json(tmp_path / "all" / "distill-3" / "tkd_run.json")
-    assert last["arguments"]["student"] == str(tmp_path / "all" / "distill-2")  # and not the report
+    assert last["arguments"]["student"] == str(tmp_path / "all" / "distill-2")  # not from the report
 
 
 def record(folder, **inputs):
@@ -100,10 +101,10 @@ def record(folder, **inputs):
         ([("a", "reviews")], "the runs were trained on 'reviews'; name that data with --dataset"),
     ],
 )
-def test_records_that_do_not_say(run, tmp_path, inputs, message):
+def test_records_that_disagree_on_teacher_or_task_are_refused(run, tmp_path, inputs, message):
     folders = [
-        record(tmp_path / str(place), **dict(zip(("teacher", "task"), one, strict=False)))
-        for place, one in enumerate(inputs)
+        record(tmp_path / str(index), **dict(zip(("teacher", "task"), values, strict=False)))
+        for index, values in enumerate(inputs)
     ]
     code, _, err = run("report", *folders, "--output-dir", tmp_path / "r")
     assert code == 2
@@ -111,17 +112,17 @@ def test_records_that_do_not_say(run, tmp_path, inputs, message):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_quantized_run_is_that_of_the_student_before_it(tmp_path):
+def test_a_quantized_run_has_the_teacher_of_the_stage_before_it(tmp_path):
     from tkd_hf.stages.report import recorded_input
     from tkd_hf.stages.run_folder import StageRecord, write_record
 
-    taught = [vars(StageRecord("distill", {"teacher": name, "task": "sst2"}, {})) for name in ("org/early", "org/late")]
-    write_record(tmp_path, StageRecord("quantize", {"model": "runs/s", "task": "mrpc"}, {}, before=taught))
+    stages = [vars(StageRecord("distill", {"teacher": name, "task": "sst2"}, {})) for name in ("org/early", "org/late")]
+    write_record(tmp_path, StageRecord("quantize", {"model": "runs/s", "task": "mrpc"}, {}, before=stages))
     assert recorded_input([str(tmp_path)], "teacher") == "org/late"
     assert recorded_input([str(tmp_path)], "task") == "mrpc"
 
 
-def test_damaged_records_are_named(run, tmp_path):
+def test_a_damaged_record_is_named(run, tmp_path):
     folder = record(tmp_path / "x", teacher="a", task="sst2")
     (folder / "tkd_run.json").write_text("{")
     code, _, err = run("report", folder, "--output-dir", tmp_path / "r")
@@ -129,8 +130,55 @@ def test_damaged_records_are_named(run, tmp_path):
     assert f"{folder / 'tkd_run.json'} is damaged" in err.splitlines()[-1]
 
 
-def test_a_teacher_alone_is_nothing_to_report(run, tmp_path, teacher_folder, sst2_dir):
-    words = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "r"]
-    code, _, err = run("report", teacher_folder, "--teacher", teacher_folder, *words)
+def test_a_report_on_the_teacher_alone_is_refused(run, tmp_path, teacher_folder, sst2_dir):
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--output-dir", tmp_path / "r"]
+    code, _, err = run("report", teacher_folder, "--teacher", teacher_folder, *args)
     assert code == 2
     assert f"no model in {teacher_folder} except the teacher {teacher_folder}; name a student" in err
+
+
+def test_a_card_stage_describes_the_last_student_and_its_stages(run, no_processes, tmp_path, teacher_folder, sst2_dir):
+    fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    stages = [
+        {"distill": {"layers": 2, **fast}},
+        {"prune": {"target_params": 0.9, "no_train": True, "importance": "activation"}},
+        {"report": {"rounds": 1, "batch_sizes": "1", "lengths": "16"}},
+        {"card": {"license": "apache-2.0", "repo_id": "org/small"}},
+    ]
+    data = {"task": "sst2", "data_dir": str(sst2_dir)}
+    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data)
+    code, out, err = run("run", recipe, "--output-dir", tmp_path / "runs")
+    assert code == 0, err
+    assert out.splitlines()[-1].endswith("prune/README.md")
+    first, second = (tmp_path / "runs" / name for name in ("distill", "prune"))
+    for folder in (first, second):
+        check_folder(folder)
+        page = (folder / "README.md").read_text()
+        assert str(tmp_path) not in page
+        assert "| teacher layers copied into the student (zero-based) | 1, 3 |" in page
+    assert "Results compared with the teacher" not in (first / "README.md").read_text()
+    assert "Results compared with the teacher" in page
+    assert page.index("stage: distill") < page.index("stage: prune")
+    assert "removed heads" in page
+    metadata = ModelCard(page).data
+    assert (metadata.license, metadata.datasets, metadata.model_name) == ("apache-2.0", ["nyu-mll/glue"], "small")
+    assert metadata.eval_results[0].dataset_config == "sst2"
+    assert [stage["stage"] for stage in read_json(second / "tkd_run.json")["before"]] == ["distill"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere"], "nowhere contains no model"),
+        (["teacher", "--language", "English"], "language contains 'English'"),
+        (["teacher", "--report", "data"], "data contains no report.json"),
+    ],
+)
+def test_bad_input_of_card_gets_one_line_and_exit_code_2(
+    run, tmp_path, teacher_folder, sst2_dir, monkeypatch, args, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("card", *args)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert not (teacher_folder / "README.md").exists()

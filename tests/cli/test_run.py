@@ -1,4 +1,4 @@
-"""A recipe: stages take what was made before them, mistakes show before the work, and a killed run goes on."""
+"""`tkd-hf run`: stages use the models of earlier stages, mistakes show before any work, and a killed run resumes."""
 
 import pytest
 import torch
@@ -10,8 +10,7 @@ from tkd_hf.cli import app
 from tkd_hf.cli.recipe import Recipe
 from tkd_hf.cli.run import _plan
 
-from ..conftest import TEXTS, read_json
-from .recipes import run_until_killed, write_recipe
+from ..conftest import TEXTS, read_json, run_until_killed, write_recipe
 
 
 FAST = {
@@ -25,19 +24,19 @@ FAST = {
 
 
 def plan(tmp_path, stages, **content):
-    """What the stages of a recipe are given: by default those of a recipe with a task and an output folder."""
+    """Return the values of a recipe's stages; by default the recipe has a task and an output folder."""
     recipe = Recipe.read(write_recipe(tmp_path, stages, **{"data": {"task": "sst2"}, "output_dir": "runs", **content}))
     commands = typer.main.get_command(app).commands
     return [stage.values for stage in _plan(recipe, commands, recipe.output_dir, {}, overwrite=False)]
 
 
-def same_weights(one, other) -> bool:
-    first, second = (AutoModelForSequenceClassification.from_pretrained(path).state_dict() for path in (one, other))
+def same_weights(*folders) -> bool:
+    first, second = (AutoModelForSequenceClassification.from_pretrained(path).state_dict() for path in folders)
     return all(torch.equal(first[name], second[name]) for name in first | second)
 
 
-def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
-    """A teacher, its soft labels, a student in two distillations, fine-tuned, measured; and nothing of it twice."""
+def test_a_recipe_runs_all_stages_once_and_again_only_with_overwrite(run, tmp_path, teacher_folder, sst2_dir, caplog):
+    """A teacher, its soft labels, a student in two distillations, fine-tuning and evaluation."""
     stages = [
         {"finetune": FAST},
         {"label": None},
@@ -48,14 +47,14 @@ def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
     ]
     recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data={"task": "sst2"}, output_dir="elsewhere")
     out = tmp_path / "out"
-    words = ["run", recipe, "--output-dir", out, "--data-dir", sst2_dir, "--json", tmp_path / "run.json"]
-    code, printed, err = run(*words)
+    args = ["run", recipe, "--output-dir", out, "--data-dir", sst2_dir, "--json", tmp_path / "run.json"]
+    code, printed, err = run(*args)
     assert code == 0, err
-    said = [line for line in err.splitlines() if line.startswith("stage ")]
-    assert [line.partition(":")[0] for line in said] == [f"stage {number} of 6" for number in range(1, 7)]
-    assert said[2].startswith(f"stage 3 of 6: distilling {out}/finetune on sst2 into {out}/distill")
+    announced = [line for line in err.splitlines() if line.startswith("stage ")]
+    assert [line.partition(":")[0] for line in announced] == [f"stage {number} of 6" for number in range(1, 7)]
+    assert announced[2].startswith(f"stage 3 of 6: distilling {out}/finetune on sst2 into {out}/distill")
     assert "next:" not in err
-    assert len(printed.strip().splitlines()) == 5 * 2 + 3 + 3 + 2  # a table each, of the evaluation three
+    assert len(printed.strip().splitlines()) == 5 * 2 + 3 + 3 + 2  # five tables of one row, and three of the evaluation
 
     results = read_json(tmp_path / "run.json")["stages"]
     assert [result["stage"] for result in results] == [next(iter(stage)) for stage in stages]
@@ -70,20 +69,20 @@ def test_the_whole_way(run, tmp_path, teacher_folder, sst2_dir, caplog):
     assert [row["name"] for row in results[5]["models"]] == [str(out / "finetune"), str(out / "finetune-2")]
 
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    code, _, err = run(*words)
+    code, _, err = run(*args)
     assert code == 0, err
     assert f"{out}/distill-2 is already finished" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
 
-    code, _, err = run(*words, "--seed", 1)
+    code, _, err = run(*args, "--seed", 1)
     assert (code, f"stage 1 of 6, finetune: the run in {out}/finetune differs: seed was '42'" in err) == (2, True)
-    assert run(*words, "--seed", 1, "--overwrite")[0] == 0
+    assert run(*args, "--seed", 1, "--overwrite")[0] == 0
     results = read_json(tmp_path / "run.json")["stages"]
     assert {result["arguments"]["seed"] for result in results if "arguments" in result} == {"1"}
     assert results[1]["computed"] == 8
 
 
-def test_stages_take_what_was_made_before_them(tmp_path):
+def test_stages_use_the_models_of_earlier_stages(tmp_path):
     finetune, distill, again, tuned, evaluate = plan(
         tmp_path,
         [{"finetune": {}}, {"distill": {"layers": 3}}, {"distill": {}}, {"finetune": {}}, {"evaluate": {}}],
@@ -96,14 +95,14 @@ def test_stages_take_what_was_made_before_them(tmp_path):
     assert (evaluate["model"], evaluate["teacher"]) == ("runs/finetune-2", "runs/finetune")
 
 
-def test_of_distillations_that_go_on_with_one_another_the_last_is_reported(tmp_path):
+def test_a_report_leaves_out_students_that_were_distilled_further(tmp_path):
     again = {"distill": {"student": None, "layers": 2}}
     stages = [{"distill": {"layers": 3}}, {"distill": {}}, again, {"distill": {}}, {"prune": {}}, {"report": {}}]
     *_, report = plan(tmp_path, stages, teacher="org/teacher")
     assert report["models"] == ["org/teacher", "runs/distill-2", "runs/distill-4", "runs/prune"]
 
 
-def test_the_teacher_is_pruned_after_students_of_it(tmp_path):
+def test_prune_with_a_null_model_prunes_the_teacher(tmp_path):
     stages = [
         {"finetune": {}},
         {"distill": {"layers": 3}},
@@ -117,7 +116,7 @@ def test_the_teacher_is_pruned_after_students_of_it(tmp_path):
     assert report["models"] == ["runs/finetune", "runs/distill", "runs/prune", "runs/quantize"]
 
 
-def test_a_teacher_may_learn_another_task_first(tmp_path):
+def test_a_second_finetune_continues_with_the_teacher_of_the_first(tmp_path):
     stages = [
         {"finetune": {"task": "mnli"}},
         {"finetune": {}},
@@ -129,10 +128,10 @@ def test_a_teacher_may_learn_another_task_first(tmp_path):
     assert (first["task"], second["task"], second["model"]) == ("mnli", "rte", "runs/finetune")
     assert label["teacher"] == distill["teacher"] == report["teacher"] == "runs/finetune-2"
     assert "student" not in distill
-    assert report["models"] == ["runs/finetune-2", "runs/distill"]  # not the model in between
+    assert report["models"] == ["runs/finetune-2", "runs/distill"]  # without the intermediate teacher
 
 
-def test_the_teacher_of_a_recipe_stays_the_teacher(tmp_path):
+def test_the_teacher_named_in_a_recipe_stays_the_teacher(tmp_path):
     label, distill, tuned, evaluate = plan(
         tmp_path,
         [{"label": {}}, {"distill": {"layers": 3}}, {"finetune": {}}, {"evaluate": {}}],
@@ -143,14 +142,14 @@ def test_the_teacher_of_a_recipe_stays_the_teacher(tmp_path):
     assert evaluate["model"] == "runs/finetune"
 
 
-def test_the_teacher_that_a_recipe_names_stays_the_teacher_even_where_it_is_fine_tuned(tmp_path):
+def test_the_teacher_named_in_a_recipe_stays_even_if_it_is_fine_tuned(tmp_path):
     stages = [{"finetune": {"model": "org/teacher"}}, {"evaluate": {}}]
     _, evaluate = plan(tmp_path, stages, teacher="org/teacher")
     assert (evaluate["model"], evaluate["teacher"]) == ("runs/finetune", "org/teacher")
 
 
-def test_a_pretrained_base_is_what_distill_starts_from(tmp_path):
-    """With a teacher it learns from it, too; without one, it becomes the teacher, unless the recipe names a model."""
+def test_distill_starts_from_the_pretrained_encoder(tmp_path):
+    """Without a teacher and a model, the encoder is fine-tuned and becomes the teacher."""
     stages = [{"pretrain": {"dataset": "text"}}, {"distill": {}}]
     base, distill = plan(tmp_path, stages, teacher="org/teacher", data={"task": "sst2", "max_length": 64})
     assert (base["teacher"], base["dataset"], base["output_dir"]) == ("org/teacher", "text", "runs/pretrain")
@@ -174,7 +173,7 @@ def test_a_model_is_not_compared_with_itself(tmp_path):
     assert "teacher" not in evaluate
 
 
-def test_what_a_stage_says_itself_wins(tmp_path):
+def test_options_of_a_stage_win_over_the_recipe(tmp_path):
     stages = [
         {"distill": {"layers": 3, "output-dir": "elsewhere/a"}},
         {"distill": {"layers": 2, "student": None, "teacher": "org/larger"}},
@@ -190,14 +189,14 @@ def test_what_a_stage_says_itself_wins(tmp_path):
     assert (evaluate["model"], evaluate["task"], "teacher" in evaluate) == ("org/other", "sst2", False)
 
 
-def test_soft_labels_are_those_that_the_stage_before_wrote(tmp_path):
+def test_distill_uses_the_soft_labels_file_of_the_label_stage(tmp_path):
     stages = [{"label": {"soft_labels": "f"}}, {"distill": {"layers": 3}}, {"distill": {"teacher": "org/other"}}]
     _, distill, other = plan(tmp_path, stages, teacher="org/teacher")
     assert distill["soft_labels"] == "f"
     assert "soft_labels" not in other
 
 
-def test_overwriting_one_stage(tmp_path):
+def test_overwrite_in_a_stage_affects_only_that_stage(tmp_path):
     first, second = plan(tmp_path, [{"label": {}}, {"distill": {"layers": 3, "overwrite": True}}], teacher="t")
     assert first["overwrite"] is False
     assert (second["overwrite"], second["resume"]) == (True, False)
@@ -208,7 +207,7 @@ def test_overwriting_one_stage(tmp_path):
     [
         ([], {}, "has no stages; choose from pretrain, finetune"),
         ([{"label": {}}, {"distil": {}}], {}, "has an unknown stage 'distil'; choose from pretrain, finetune"),
-        ([{"label": {}}, {"evaluate": {"temprature": 2}}], {}, "sets temprature, which `tkd-hf evaluate` does not"),
+        ([{"label": {}}, {"evaluate": {"temprature": 2}}], {}, "sets temprature, but `tkd-hf evaluate` has no such"),
         ([{"label": {}}], {"data": {"tusk": "sst2"}}, "has unknown keys tusk; the keys are task, dataset, data_dir"),
         (
             [{"distill": {"layers": 3, "output_dir": "x"}}, {"finetune": {"output_dir": "x"}}],
@@ -217,7 +216,7 @@ def test_overwriting_one_stage(tmp_path):
         ),
     ],
 )
-def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
+def test_recipes_with_bad_stages_are_refused(tmp_path, stages, content, message):
     with pytest.raises(InputError, match=message):
         plan(tmp_path, stages, **{"teacher": "org/teacher", **content})
 
@@ -242,7 +241,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, stages, content, message):
         ({"evaluate": {"dataset": "x", "task": "sst2"}}, "stage 3 of 3, evaluate: name the data by either"),
     ],
 )
-def test_a_mistake_in_the_last_stage_costs_nothing(run, tmp_path, teacher_folder, sst2_dir, last, message):
+def test_a_mistake_in_the_last_stage_is_found_before_any_work(run, tmp_path, teacher_folder, sst2_dir, last, message):
     stages = [{"label": {}}, {"distill": {**FAST, "layers": 2}}, last]
     data, out = {"task": "sst2", "data_dir": str(sst2_dir)}, tmp_path / "out"
     recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir=str(out))
@@ -253,48 +252,48 @@ def test_a_mistake_in_the_last_stage_costs_nothing(run, tmp_path, teacher_folder
     assert not out.exists()
 
 
-def test_a_recipe_without_an_output_folder(run, tmp_path, teacher_folder):
+def test_a_recipe_without_an_output_folder_is_refused(run, tmp_path, teacher_folder):
     recipe = write_recipe(tmp_path, [{"distill": {"layers": 2}}], teacher=str(teacher_folder), data={"task": "sst2"})
     code, _, err = run("run", recipe)
     assert (code, "stage 1 of 1, distill: output_dir is missing" in err) == (2, True)
 
 
-def test_one_command_takes_its_stage_of_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
+def test_a_single_command_reads_its_stage_from_a_recipe(run, tmp_path, teacher_folder, sst2_dir):
     stages = [{"label": {}}, {"distill": {"layers": 2}}, {"distill": {}}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
     recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data, output_dir="unused")
-    assert run("label", "--config", recipe)[0] == 0  # has no use for an output folder
+    assert run("label", "--config", recipe)[0] == 0  # label has no output folder
     code, _, err = run("distill", "--config", recipe)
     assert (code, f"has 2 stages named distill; run all of them with `tkd-hf run {recipe}`" in err) == (2, True)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir, caplog):
-    """Killed while it writes a checkpoint: the last whole one counts."""
+def test_a_killed_recipe_resumes_to_the_same_student(run, tmp_path, teacher_folder, sst2_dir, caplog):
+    """It is killed while it writes a checkpoint, so it resumes from the last complete one."""
     steps = {**FAST, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 2}
     stages = [{"finetune": FAST}, {"label": {}}, {"distill": {**steps, "layers": 2}}, {"finetune": FAST}]
     data = {"task": "sst2", "data_dir": str(sst2_dir)}
     recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data=data)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run("run", recipe, "--output-dir", whole)[0] == 0
-    assert len(list((whole / "distill").glob("checkpoint-*"))) == 2  # of more: a disk is soon full
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    assert run("run", recipe, "--output-dir", uninterrupted)[0] == 0
+    assert len(list((uninterrupted / "distill").glob("checkpoint-*"))) == 2  # older checkpoints are deleted
 
-    words = ["run", str(recipe), "--output-dir", str(parts)]
-    run_until_killed(words, "checkpoint-6", home=tmp_path / "home")
-    assert read_json(parts / "finetune" / "tkd_run.json")["finished"]
-    assert not read_json(parts / "distill" / "tkd_run.json")["finished"]
-    assert not (parts / "distill" / "checkpoint-6" / "trainer_state.json").exists()
+    args = ["run", str(recipe), "--output-dir", str(resumed)]
+    run_until_killed(args, "checkpoint-6", home=tmp_path / "home")
+    assert read_json(resumed / "finetune" / "tkd_run.json")["finished"]
+    assert not read_json(resumed / "distill" / "tkd_run.json")["finished"]
+    assert not (resumed / "distill" / "checkpoint-6" / "trainer_state.json").exists()
 
-    tuned = (parts / "finetune" / "model.safetensors").stat().st_mtime_ns
-    code, _, err = run(*words)
+    modified = (resumed / "finetune" / "model.safetensors").stat().st_mtime_ns
+    code, _, err = run(*args)
     assert code == 0, err
     assert "resumes from checkpoint-4" in caplog.text
-    assert (parts / "finetune" / "model.safetensors").stat().st_mtime_ns == tuned
+    assert (resumed / "finetune" / "model.safetensors").stat().st_mtime_ns == modified
     for name in ("finetune", "distill", "finetune-2"):
-        assert same_weights(whole / name, parts / name), name
+        assert same_weights(uninterrupted / name, resumed / name), name
 
 
-def test_a_pretrained_base_is_what_the_student_starts_from(run, tmp_path, teacher_folder, sst2_dir):
+def test_a_recipe_pretrains_and_distils_into_the_encoder(run, tmp_path, teacher_folder, sst2_dir):
     (tmp_path / "text.txt").write_text("\n".join(TEXTS * 20))
     corpus = {"dataset": str(tmp_path / "text.txt"), "max_length": 16, "layers": 2, "max_steps": 2}
     stages = [{"pretrain": {**FAST, **corpus}}, {"distill": FAST}, {"evaluate": None}]
@@ -307,7 +306,7 @@ def test_a_pretrained_base_is_what_the_student_starts_from(run, tmp_path, teache
     assert "agreement" in out
 
 
-def test_what_augment_made_is_learned_from(tmp_path):
+def test_later_stages_learn_from_the_texts_of_augment(tmp_path):
     augmented = {"augment": {"shuffle_pairs": True}}
     values = plan(tmp_path, [augmented, {"label": None}, {"distill": None}], teacher="t")
     assert [stage.get("unlabelled") for stage in values] == [None, ["runs/augment"], ["runs/augment"]]

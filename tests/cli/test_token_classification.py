@@ -1,4 +1,4 @@
-"""Token classification from the shell: finetune, label, distill, evaluate, on tags that the words decide."""
+"""Token classification on the command line, with data in which each word determines its label."""
 
 import json
 
@@ -16,7 +16,7 @@ ROWS = [
 
 @pytest.fixture
 def words_dir(tmp_path):
-    """A data set of words and tags as JSON lines."""
+    """Return a data set of words and labels as JSON lines."""
     folder = tmp_path / "ner"
     folder.mkdir()
     for split in ("train", "validation"):
@@ -24,7 +24,7 @@ def words_dir(tmp_path):
     return folder
 
 
-def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir):
+def test_finetune_label_distill_and_evaluate_work_on_tokens(run, tmp_path, teacher, tokenizer, words_dir):
     teacher.config.update({"initializer_range": 0.2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     BertModel(teacher.config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
@@ -44,9 +44,9 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     assert read_json(tmp_path / "label.json")["computed"] == 0
 
     losses = {}
-    for name, words in {"cached": soft, "live": ["--live"]}.items():
-        words = ["--layers", 2, "--output-dir", tmp_path / name, *words, *FAST.split(), *longer]
-        code, out, err = run("distill", tuned, *data, *words)
+    for name, source in {"cached": soft, "live": ["--live"]}.items():
+        args = ["--layers", 2, "--output-dir", tmp_path / name, *source, *FAST.split(), *longer]
+        code, out, err = run("distill", tuned, *data, *args)
         assert code == 0, err
         record = read_json(tmp_path / name / "tkd_run.json")
         losses[name] = [record["metrics"][f"loss{part}"] for part in ("", "_logits", "_hard")]
@@ -61,40 +61,40 @@ def test_from_encoder_to_evaluation(run, tmp_path, teacher, tokenizer, words_dir
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
 
 
-def test_a_classifier_of_texts_is_no_teacher_of_tokens(run, tmp_path, teacher_folder, words_dir):
-    words = ["--dataset", words_dir, "--label-names", "B-PRAISE,B-WORK,I-WORK,O"]
+def test_a_text_classifier_is_refused_as_a_teacher_for_tokens(run, tmp_path, teacher_folder, words_dir):
+    args = ["--dataset", words_dir, "--label-names", "B-PRAISE,B-WORK,I-WORK,O"]
     for command in (["label"], ["evaluate"], ["distill", "--output-dir", tmp_path / "out", "--live"]):
-        code, _, err = run(command[0], teacher_folder, *words, *command[1:])
+        code, _, err = run(command[0], teacher_folder, *args, *command[1:])
         assert code == 2
         assert "is BertForSequenceClassification, but the data asks for token_classification; name a model" in err
 
 
-def test_teacher_and_student_read_the_same_tokens(run, tmp_path, tokenizer, words_dir):
+def test_a_student_with_another_tokenizer_is_refused_for_tokens(run, tmp_path, tokenizer, words_dir):
     teacher = build_teacher(tuple("abcd"), kind=BertForTokenClassification)
-    for name, its in {"teacher": tokenizer, "student": build_tokenizer(WORDS[:5] + WORDS[:4:-1])}.items():
+    for name, own_tokenizer in {"teacher": tokenizer, "student": build_tokenizer(WORDS[:5] + WORDS[:4:-1])}.items():
         teacher.save_pretrained(tmp_path / name)
-        its.save_pretrained(tmp_path / name)
-    words = ["--dataset", words_dir, "--label-names", "a,b,c,d", "--student", tmp_path / "student"]
-    words += ["--output-dir", tmp_path / "out"]
-    code, _, err = run("distill", tmp_path / "teacher", *words)
+        own_tokenizer.save_pretrained(tmp_path / name)
+    args = ["--dataset", words_dir, "--label-names", "a,b,c,d", "--student", tmp_path / "student"]
+    args += ["--output-dir", tmp_path / "out"]
+    code, _, err = run("distill", tmp_path / "teacher", *args)
     assert code == 2
     assert "are not among the 4 labels: ['a', 'b', 'c', 'd']" in err
     (words_dir / "train.jsonl").write_text('{"tokens": ["good", "film"], "tags": ["a", "d"]}\n')
     (words_dir / "validation.jsonl").write_text('{"tokens": ["good", "film"], "tags": ["a", "d"]}\n')
-    code, _, err = run("distill", tmp_path / "teacher", *words)
+    code, _, err = run("distill", tmp_path / "teacher", *args)
     assert code == 2
     assert f"the tokenizers of the student, {tmp_path / 'student'} (15 tokens), and the teacher, {tmp_path}" in err
 
 
-def test_words_without_tags_are_learned_from_the_teacher_alone(run, tmp_path, tagger, tokenizer, words_dir):
-    for where in (tagger, tokenizer):
-        where.save_pretrained(tmp_path / "teacher")
+def test_words_without_labels_are_learned_from_the_teacher(run, tmp_path, tagger, tokenizer, words_dir):
+    for part in (tagger, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
     for split in ("train", "validation"):
         lines = [json.dumps({"tokens": row["tokens"]}) + "\n" for row in ROWS]
         (words_dir / f"{split}.jsonl").write_text("".join(lines))
-    words = ["--dataset", words_dir, "--layers", 2, *FAST.split()]
+    args = ["--dataset", words_dir, "--layers", 2, *FAST.split()]
     for name, live in {"cached": [], "live": ["--live"]}.items():
-        code, _, err = run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / name, *live)
+        code, _, err = run("distill", tmp_path / "teacher", *args, "--output-dir", tmp_path / name, *live)
         assert code == 0, err
     metrics = [read_json(tmp_path / name / "tkd_run.json")["metrics"] for name in ("cached", "live")]
     assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-3)
@@ -103,7 +103,7 @@ def test_words_without_tags_are_learned_from_the_teacher_alone(run, tmp_path, ta
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (
             "distill {teacher} --dataset {data} --output-dir {out} --unlabelled {data}",
@@ -113,9 +113,9 @@ def test_words_without_tags_are_learned_from_the_teacher_alone(run, tmp_path, ta
         ("augment --dataset {data} --output-dir {out} --shuffle-pairs", "lists of words in 'tokens'"),
     ],
 )
-def test_what_is_for_texts_alone_says_so(run, tmp_path, tagger, tokenizer, words_dir, words, message):
-    for where in (tagger, tokenizer):
-        where.save_pretrained(tmp_path / "teacher")
+def test_options_for_texts_are_refused_for_lists_of_words(run, tmp_path, tagger, tokenizer, words_dir, args, message):
+    for part in (tagger, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
     names = {"teacher": tmp_path / "teacher", "data": words_dir, "out": tmp_path / "out"}
-    code, _, err = run(*(word.format(**names) for word in words.split()))
+    code, _, err = run(*(word.format(**names) for word in args.split()))
     assert (code, message in err.strip().splitlines()[-1]) == (2, True), err

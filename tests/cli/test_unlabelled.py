@@ -1,4 +1,4 @@
-"""Distilling on texts without labels, as a user types it: beside labelled ones, and with no label anywhere."""
+"""Distilling on texts without labels: together with labelled texts, and without any label."""
 
 import re
 
@@ -18,27 +18,31 @@ def extra(tmp_path):
     return path
 
 
-def test_more_texts_join_the_training_data(run, tmp_path, teacher_folder, sst2_dir, extra, caplog):
+def test_unlabelled_texts_join_the_training_data_without_duplicates(
+    run, tmp_path, teacher_folder, sst2_dir, extra, caplog
+):
     data = ["--task", "sst2", "--data-dir", sst2_dir, "--unlabelled", extra]
     assert run("label", teacher_folder, *data, "--json", tmp_path / "l.json")[0] == 0
     labelled = read_json(tmp_path / "l.json")
     assert (labelled["examples"], labelled["computed"]) == (8 + 8 + 5, 8 + 3)
 
-    words = [*data, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split(), "--logging-steps", 1]
-    code, _, err = run("distill", teacher_folder, *words)
+    args = [*data, "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split(), "--logging-steps", 1]
+    code, _, err = run("distill", teacher_folder, *args)
     assert code == 0
-    found = "3 unlabelled examples; left out 1 already in the evaluation data, 1 already in the unlabelled data"
-    assert found in caplog.text
-    assert "soft labels:" not in err  # those of `label` are found
+    message = "3 unlabelled examples; left out 1 already in the evaluation data, 1 already in the unlabelled data"
+    assert message in caplog.text
+    assert "soft labels:" not in err  # the file of `label` is used
     record = read_json(tmp_path / "s" / "tkd_run.json")
     assert "accuracy" in record["metrics"]
 
     extra.write_text("good story\n")
-    code, _, err = run("distill", teacher_folder, *words, "--resume")
+    code, _, err = run("distill", teacher_folder, *args, "--resume")
     assert (code, "unlabelled was '" in err) == (2, True)
 
 
-def test_what_is_evaluated_on_is_never_trained_on(run, tmp_path, teacher_folder, sst2_dir, monkeypatch):
+def test_unlabelled_texts_of_the_evaluation_split_are_not_trained_on(
+    run, tmp_path, teacher_folder, sst2_dir, monkeypatch
+):
     class Stop(Exception):
         pass
 
@@ -59,7 +63,7 @@ def test_what_is_evaluated_on_is_never_trained_on(run, tmp_path, teacher_folder,
 
 
 def test_texts_without_labels_have_no_hard_loss(run, tmp_path, tokenizer, sst2_dir):
-    """The mean over a labelled example and one without label is half of the first one's loss."""
+    """The mean over one labelled and one unlabelled example is half the loss of the labelled one."""
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     build_teacher(**dropout).save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
@@ -67,9 +71,9 @@ def test_texts_without_labels_have_no_hard_loss(run, tmp_path, tokenizer, sst2_d
     Dataset.from_dict({"sentence": TEXTS[:1], "label": LABELS[:1]}).to_parquet(sst2_dir / "sst2" / "train.parquet")
     losses = {}
     for name, more in (("with", ["--unlabelled", tmp_path / "x.txt"]), ("without", [])):
-        words = ["--task", "sst2", "--data-dir", sst2_dir, "--objectives", '{"hard": 1.0}', "--layers", 4, *more]
-        words += ["--output-dir", tmp_path / name, *FAST.split(), "--logging-steps", 1]
-        code, _, err = run("distill", tmp_path / "teacher", *words)
+        args = ["--task", "sst2", "--data-dir", sst2_dir, "--objectives", '{"hard": 1.0}', "--layers", 4, *more]
+        args += ["--output-dir", tmp_path / name, *FAST.split(), "--logging-steps", 1]
+        code, _, err = run("distill", tmp_path / "teacher", *args)
         assert code == 0
         losses[name] = float(re.search(r"'loss_hard': ([\d.]+)", err)[1])
     assert losses["with"] == pytest.approx(losses["without"] / 2, abs=1e-4)
@@ -84,15 +88,17 @@ def test_texts_without_labels_have_no_hard_loss(run, tmp_path, tokenizer, sst2_d
         ("regression", (), "teacher_difference", 0),
     ],
 )
-def test_no_label_anywhere(run, tmp_path, tokenizer, problem_type, labels, metric, expected, caplog):
-    """Names and problem type are the teacher's, and so are the answers that the student is measured by."""
+def test_without_any_label_the_student_is_measured_against_the_teacher(
+    run, tmp_path, tokenizer, problem_type, labels, metric, expected, caplog
+):
+    """Label names and problem type are the teacher's."""
     build_teacher(labels, problem_type=problem_type).save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
     (tmp_path / "d").mkdir()
     for split in ("train", "validation"):
         (tmp_path / "d" / f"{split}.txt").write_text("\n".join(TEXTS))
-    words = ["--dataset", tmp_path / "d", "--layers", 4, "--learning-rate", "1e-9", *FAST.split()]
-    assert run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / "s")[0] == 0
+    args = ["--dataset", tmp_path / "d", "--layers", 4, "--learning-rate", "1e-9", *FAST.split()]
+    assert run("distill", tmp_path / "teacher", *args, "--output-dir", tmp_path / "s")[0] == 0
     assert "no column 'label' in the training data: learning from the teacher alone" in caplog.text
     record = read_json(tmp_path / "s" / "tkd_run.json")
     assert record["arguments"]["objectives"] == {"logits": 1.0}
@@ -103,25 +109,25 @@ def test_no_label_anywhere(run, tmp_path, tokenizer, problem_type, labels, metri
     if labels:
         assert tuple(config["id2label"].values()) == labels
 
-    assert run("distill", tmp_path / "teacher", *words, "--output-dir", tmp_path / "live", "--live")[0] == 0
+    assert run("distill", tmp_path / "teacher", *args, "--output-dir", tmp_path / "live", "--live")[0] == 0
     live = read_json(tmp_path / "live" / "tkd_run.json")["metrics"]
     assert live[metric] == pytest.approx(expected, abs=1e-5)
 
 
-def test_labels_to_evaluate_by_and_none_to_learn_from(run, tmp_path, teacher_folder):
-    """The codes are those of the evaluation split, whatever the teacher's order."""
+def test_labels_of_the_evaluation_split_are_used_without_training_labels(run, tmp_path, teacher_folder):
+    """The label codes are those of the evaluation split, even if the teacher's order differs."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.txt").write_text("\n".join(TEXTS))
     names = [("positive", "negative")[label] for label in LABELS]
     Dataset.from_dict({"text": TEXTS, "label": names}).to_parquet(tmp_path / "d" / "validation.parquet")
-    words = ["--dataset", tmp_path / "d", "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
-    assert run("distill", teacher_folder, *words)[0] == 0
+    args = ["--dataset", tmp_path / "d", "--layers", 1, "--output-dir", tmp_path / "s", *FAST.split()]
+    assert run("distill", teacher_folder, *args)[0] == 0
     metrics = read_json(tmp_path / "s" / "tkd_run.json")["metrics"]
     assert {"accuracy", "f1", "agreement"} <= set(metrics)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         ("--unlabelled {folder}/missing.txt", "missing.txt' is neither a local path nor can it be fetched"),
         ("--unlabelled {folder}/empty.txt", "empty.txt"),
@@ -129,10 +135,10 @@ def test_labels_to_evaluate_by_and_none_to_learn_from(run, tmp_path, teacher_fol
         ("--unlabelled no/such:train", "'no/such' is neither a local path nor"),
     ],
 )
-def test_bad_sources_get_one_line(run, tmp_path, teacher_folder, sst2_dir, words, message):
+def test_bad_unlabelled_sources_get_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, args, message):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "known.txt").write_text("good film\n")
-    filled = words.format(folder=tmp_path).split()
+    filled = args.format(folder=tmp_path).split()
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     code, _, err = run("distill", teacher_folder, *data, *filled, "--output-dir", tmp_path / "s")
     last = err.strip().splitlines()[-1]
@@ -140,19 +146,19 @@ def test_bad_sources_get_one_line(run, tmp_path, teacher_folder, sst2_dir, words
     assert not (tmp_path / "s").exists()
 
 
-def test_objectives_that_need_labels_are_refused_without_any(run, tmp_path, teacher_folder):
+def test_objectives_that_need_labels_are_refused_without_labels(run, tmp_path, teacher_folder):
     (tmp_path / "d").mkdir()
     for split in ("train", "validation"):
         (tmp_path / "d" / f"{split}.txt").write_text("\n".join(TEXTS))
-    words = ["--dataset", tmp_path / "d", "--objectives", '{"hard": 1.0}', "--output-dir", tmp_path / "s"]
-    code, _, err = run("distill", teacher_folder, *words)
+    args = ["--dataset", tmp_path / "d", "--objectives", '{"hard": 1.0}', "--output-dir", tmp_path / "s"]
+    code, _, err = run("distill", teacher_folder, *args)
     assert (code, "need labels, but the training data of d has no column 'label'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("written", ["{}", "[{}]"])
-def test_a_recipe_names_one_source_or_several(run, tmp_path, teacher_folder, sst2_dir, extra, written):
+def test_a_recipe_names_one_unlabelled_source_or_a_list(run, tmp_path, teacher_folder, sst2_dir, extra, written):
     recipe = f"teacher: {teacher_folder}\nstages: [label: {{unlabelled: {written.format(extra)}}}]\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
-    words = ["--config", tmp_path / "recipe.yaml", "--task", "sst2", "--data-dir", sst2_dir]
-    assert run("label", *words, "--json", tmp_path / "l.json")[0] == 0
+    args = ["--config", tmp_path / "recipe.yaml", "--task", "sst2", "--data-dir", sst2_dir]
+    assert run("label", *args, "--json", tmp_path / "l.json")[0] == 0
     assert read_json(tmp_path / "l.json")["examples"] == 8 + 8 + len(EXTRA)

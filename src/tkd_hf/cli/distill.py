@@ -23,7 +23,7 @@ def distill(
     lora: "LoraArguments | None",
     output_dir: o.OutputDir,
     layers: Annotated[
-        str | None, o.option(help="Number of teacher layers to keep, or which, such as 0,2,5 (all).")
+        str | None, o.option(help="Number of teacher layers to keep, or their indices, such as 0,2,5 (all).")
     ] = None,
     heads: Annotated[int | None, o.option(min=1, help="Attention heads per layer (the teacher's).")] = None,
     intermediate_size: Annotated[
@@ -47,8 +47,7 @@ def distill(
     quantization_aware: Annotated[
         str | None,
         o.option(
-            help="Train for int8: weights, dynamic or dynamic-int4-embeddings (for onnx), or static (for openvino) "
-            "(float training)."
+            help="Train for int8: weights, dynamic or dynamic-int4-embeddings for onnx, or static for openvino (off)."
         ),
     ] = None,
     seed: o.Seed = None,

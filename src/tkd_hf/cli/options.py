@@ -179,7 +179,9 @@ Objectives = Annotated[
 SoftLabels = Annotated[Path | None, option("--soft-labels", help="File of soft labels (in the cache).")]
 Live = Annotated[bool, option("--live", help="Run the teacher on each batch instead of storing soft labels.")]
 BatchSizes = Annotated[str, option("--batch-sizes", help="Batch sizes to time (1,8,32).")]
-Lengths = Annotated[str, option("--lengths", help="Text lengths to time beside real texts, in tokens (16,64,128).")]
+Lengths = Annotated[
+    str, option("--lengths", help="Text lengths to time in addition to real texts, in tokens (16,64,128).")
+]
 Rounds = Annotated[int, option("--rounds", min=1, help="Timings per model, batch size and length (50).")]
 MaxDrop = Annotated[
     float | None,

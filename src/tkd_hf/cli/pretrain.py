@@ -15,7 +15,7 @@ def pretrain(
     output_dir: o.OutputDir,
     layers: Annotated[
         str | None,
-        o.option(help="Number of layers, or which of the teacher's, such as 0,2,5 (all of the teacher's, or 12)."),
+        o.option(help="Number of layers, or indices of the teacher's, such as 0,2,5 (all of the teacher's, or 12)."),
     ] = None,
     heads: Annotated[
         int | None, o.option(min=1, help="Attention heads per layer (the teacher's, or one per 64 dimensions).")

@@ -1,4 +1,4 @@
-"""Damaged and foreign input, through the commands: an answer or one clear line, never a traceback or a wrong result."""
+"""Damaged models and unusual data: a command gives a result or one clear line, never a traceback or a wrong result."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from ..conftest import FAST, LABELS, TEXTS, read_json
 
 @pytest.fixture
 def model(teacher_folder, tmp_path):
-    """A copy of the teacher to be damaged."""
+    """Return a copy of the teacher, to be damaged."""
     return shutil.copytree(teacher_folder, tmp_path / "damaged")
 
 
@@ -33,7 +33,7 @@ def huge_header(folder):
 
 
 def text_weights(folder):
-    (folder / "model.safetensors").write_text("these are no weights")
+    (folder / "model.safetensors").write_text("not weights")
 
 
 def nan_weights(folder):
@@ -124,9 +124,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_model(run, model, sst2_dir, damage):
-    harm, message = DAMAGES[damage]
-    harm(model)
+def test_a_damaged_model_is_refused_in_one_line(run, model, sst2_dir, damage):
+    apply_damage, message = DAMAGES[damage]
+    apply_damage(model)
     code, out, err = run("evaluate", model, "--task", "sst2", "--data-dir", sst2_dir)
     assert (code, out) == (2, "")
     assert message in last_line(err)
@@ -137,7 +137,7 @@ def rows(texts, labels=None):
     return {"text": texts, "label": labels or names}
 
 
-STRANGE = [
+UNUSUAL_TEXTS = [
     "",
     " ",
     "\0",
@@ -153,9 +153,9 @@ STRANGE = [
     "a\nb\tc\r\n",
 ]
 
-# what the command answers; of what it takes, nothing
+# Data sets with the error message, or `None` if the command accepts them.
 DATA = {
-    "strange texts": (rows(STRANGE), None),
+    "unusual texts": (rows(UNUSUAL_TEXTS), None),
     "one example": (rows(["good film"]), None),
     "a class absent": (rows(TEXTS, ["positive"] * len(TEXTS)), None),
     "hidden labels": (rows(TEXTS, [-1] * len(TEXTS)), None),  # as in GLUE's test splits
@@ -172,13 +172,13 @@ DATA = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_strange_data(run, teacher_folder, tmp_path, name):
+def test_unusual_data_are_trained_on_or_refused_in_one_line(run, teacher_folder, tmp_path, name):
     content, message = DATA[name]
     (tmp_path / "rows").mkdir()
     for split in ("train", "validation"):
         Dataset.from_dict(content).to_parquet(tmp_path / "rows" / f"{split}.parquet")
-    words = ["--dataset", tmp_path / "rows", "--layers", 2, "--output-dir", tmp_path / "student", *FAST.split()]
-    code, _, err = run("distill", teacher_folder, *words)
+    args = ["--dataset", tmp_path / "rows", "--layers", 2, "--output-dir", tmp_path / "student", *FAST.split()]
+    code, _, err = run("distill", teacher_folder, *args)
     if message:
         assert (code, message in last_line(err)) == (2, True), err
     else:
@@ -213,7 +213,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_strange_files(run, teacher_folder, tmp_path, name):
+def test_unusual_files_are_read_or_refused_in_one_line(run, teacher_folder, tmp_path, name):
     content, message = FILES[name]
     (tmp_path / name).write_bytes(content)
     data = ["--dataset", tmp_path / name, "--train-split", "train", "--eval-split", "train"]

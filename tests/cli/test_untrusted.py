@@ -1,4 +1,4 @@
-"""Models, links and recipes of strangers: none runs code, is a pickle that is read, or reaches out of its folder."""
+"""Untrusted models, links, recipes and records run no code and leave their folder alone; tokens stay secret."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from ..conftest import FAST
 
 
 class Mark:
-    """Pickled, it leaves a file where it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -95,7 +95,7 @@ MODELS = {
     "code of its own": (own_code, NO_CODE),
     "code of the folder above": (code_above, NO_CODE),
     "code of another repository": (code_elsewhere, NO_CODE),
-    "code beside what is known": (model_code, None),
+    "code beside a known type": (model_code, None),
     "a tokenizer with code": (tokenizer_code, None),
     "a kernel": (kernel, "requests the attention kernel 'some/kernel', which is code from another repository"),
     "weights above": (shards("../outside.safetensors"), "names the weights '../outside.safetensors'"),
@@ -105,14 +105,16 @@ MODELS = {
 
 @pytest.mark.parametrize("command", ["evaluate", "distill", "finetune"])
 @pytest.mark.parametrize("name", MODELS)
-def test_models_of_strangers(run, tmp_path, teacher_folder, sst2_dir, name, command):
-    """What is known is loaded without the code beside it; the rest is refused in one line."""
+def test_untrusted_models_run_no_code_and_are_refused_unless_of_a_known_type(
+    run, tmp_path, teacher_folder, sst2_dir, name, command
+):
+    """A model of a known type is loaded without its custom code; all others are refused in one line."""
     prepare, message = MODELS[name]
     folder = shutil.copytree(teacher_folder, tmp_path / "foreign")
     prepare(folder, tmp_path / "mark")
-    words = {"evaluate": [], "distill": ["--layers", 2]}.get(command, [])
+    args = {"evaluate": [], "distill": ["--layers", 2]}.get(command, [])
     training = [] if command == "evaluate" else ["--output-dir", tmp_path / "out", *FAST.split()]
-    code, out, err = run(command, folder, "--task", "sst2", "--data-dir", sst2_dir, *words, *training)
+    code, out, err = run(command, folder, "--task", "sst2", "--data-dir", sst2_dir, *args, *training)
     assert not (tmp_path / "mark").exists()
     if message is None:
         assert code == 0, err
@@ -121,15 +123,14 @@ def test_models_of_strangers(run, tmp_path, teacher_folder, sst2_dir, name, comm
         assert message in err.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("place", ["adapter", "base"])
-def test_an_adapter_of_a_stranger(tmp_path, teacher_folder, place):
-    """Neither it nor the base that it names may be a pickle, wherever that lies."""
+@pytest.mark.parametrize("part", ["adapter", "base"])
+def test_an_untrusted_adapter_and_its_base_must_not_be_pickles(tmp_path, teacher_folder, part):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     content = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "target_modules": ["query"]}
     content["base_model_name_or_path"] = str(adapter / ".." / "teacher")
     (adapter / "adapter_config.json").write_text(json.dumps(content))
-    if place == "adapter":
+    if part == "adapter":
         (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Mark(tmp_path / "mark")))
     else:
         pickled(teacher_folder, tmp_path / "mark")
@@ -138,7 +139,7 @@ def test_an_adapter_of_a_stranger(tmp_path, teacher_folder, place):
     assert not (tmp_path / "mark").exists()
 
 
-def test_links_out_of_a_folder_are_not_published(tmp_path):
+def test_links_that_leave_the_folder_are_not_published(tmp_path):
     (tmp_path / "secret").write_text("key")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").symlink_to(tmp_path / "secret")
@@ -147,7 +148,7 @@ def test_links_out_of_a_folder_are_not_published(tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir"])
-def test_recipes_that_would_run_code(run, tmp_path, tag):
+def test_recipes_with_python_tags_are_refused_without_running_them(run, tmp_path, tag):
     (tmp_path / "recipe.yaml").write_text(f"stages: !!{tag} ['{tmp_path / 'mark'}']\n")
     code, out, err = run("run", tmp_path / "recipe.yaml")
     assert (code, out) == (2, "")
@@ -166,8 +167,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_recipes_that_unfold_without_end(run, tmp_path, name):
-    """As the "billion laughs" do."""
+def test_recipes_that_expand_without_end_are_refused(run, tmp_path, name):
+    """The "billion laughs" attack, by YAML aliases."""
     content, message = BOMBS[name]
     (tmp_path / "recipe.yaml").write_text(content)
     code, out, err = run("run", tmp_path / "recipe.yaml")
@@ -175,7 +176,7 @@ def test_recipes_that_unfold_without_end(run, tmp_path, name):
     assert message in err.strip().splitlines()[-1]
 
 
-def test_aliases_of_use(tmp_path):
+def test_recipes_may_use_aliases(tmp_path):
     text = "stages: [distill: &fast {use_cpu: true, layers: 2}, finetune: {<<: *fast, layers: 3}]"
     (tmp_path / "recipe.yaml").write_text(text)
     assert Recipe.read(tmp_path / "recipe.yaml").stages[1] == ("finetune", {"use_cpu": True, "layers": 3})
@@ -193,10 +194,81 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("change", RECORDS, ids=lambda change: str(change)[:30])
-def test_records_of_strangers(tmp_path, change):
-    """All commands that read records do it by this function."""
+def test_damaged_records_are_refused(tmp_path, change):
+    """All commands read records with this function."""
     (tmp_path / "tkd_run.json").write_text(json.dumps(GOOD | {"before": [GOOD]}))
     assert read_record(tmp_path).before == [GOOD]
     (tmp_path / "tkd_run.json").write_text(change if isinstance(change, str) else json.dumps(GOOD | change))
     with pytest.raises(InputError, match=r"tkd_run\.json is damaged \("):
         read_record(tmp_path)
+
+
+# A token in the environment of every command, which must not appear in any output.
+CANARY = "hf_CanaryCanaryCanaryCanaryCanary"
+
+
+@pytest.mark.slow
+def test_no_command_writes_or_prints_the_token(run, teacher_folder, sst2_dir, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", CANARY)
+    out = tmp_path / "out"
+    steps = [*FAST.removesuffix(" --save-strategy no").split(), "--save-strategy", "steps", "--save-steps", 1]
+    data = ["--task", "sst2", "--data-dir", sst2_dir]
+    teacher, student = out / "teacher", out / "student"
+    report = out / "report"
+    commands = (
+        ["finetune", teacher_folder, *data, *steps, "--output-dir", teacher],
+        ["label", teacher, *data],
+        ["distill", teacher, *data, *steps, "--layers", 2, "--output-dir", student],
+        [
+            "prune",
+            student,
+            "--teacher",
+            teacher,
+            *data,
+            *steps,
+            "--target-params",
+            0.95,
+            "--output-dir",
+            out / "pruned",
+        ],
+        ["quantize", student, "--backend", "bitsandbytes", *data, "--output-dir", out / "int8"],
+        ["evaluate", student, "--teacher", teacher, *data, "--json", out / "evaluate.json"],
+        ["benchmark", teacher, student, "--batch-sizes", 1, "--lengths", 8, "--rounds", 2, "--json", out / "b.json"],
+        [
+            "report",
+            student,
+            "--teacher",
+            teacher,
+            *data,
+            "--rounds",
+            2,
+            "--batch-sizes",
+            1,
+            "--lengths",
+            8,
+            "--output-dir",
+            report,
+        ],
+        ["card", student, "--report", report, "--license", "mit"],
+        ["push", student, "--repo-id", "org/name", "--dry-run"],
+    )
+    failing_commands = (
+        ["push", student, "--repo-id", "org/name"],
+        ["verify", "org/name"],
+        ["evaluate", "org/name", *data],
+    )
+    output = caplog.text
+    for args in commands:
+        code, printed, err = run(*args)
+        assert code == 0, err
+        output += printed + err
+    for args in failing_commands:  # tests have no network
+        code, printed, err = run(*args)
+        assert code == 2, err
+        output += printed + err
+    assert CANARY not in output + caplog.text
+    written = [path for path in tmp_path.parent.rglob("*") if path.is_file()]
+    names = {"model.safetensors", "README.md", "tkd_run.json", "report.md", "optimizer.pt", "evaluate.json"}
+    assert names <= {path.name for path in written}
+    assert [path for path in written if CANARY.encode() in path.read_bytes()] == []
