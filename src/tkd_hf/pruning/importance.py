@@ -102,7 +102,7 @@ def magnitude(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden
 
 
 def activation(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: bool = False) -> Units:
-    """Score each unit by the mean square of what it adds to the residual stream, over the real tokens of the data.
+    """Score each unit by the mean square of its output to the residual stream, over all real tokens.
 
     The score of a layer is the mean square of its output minus its input. The score of a dimension of the residual
     stream is the mean square of what all layers write into it. Units that are rarely active, or whose output weights
