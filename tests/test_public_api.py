@@ -1,13 +1,17 @@
-"""`import tkd_hf` is light, the command line is lighter, and the public names are all there."""
+"""`import tkd_hf` is light, the command line is lighter, all public names exist, and their examples run."""
 
 import pkgutil
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 import tkd_hf
 from tkd_hf.cli import app
+
+from .conftest import TEXTS
 
 
 def modules_loaded_by(statement: str) -> set[str]:
@@ -43,3 +47,22 @@ def test_no_submodule_shadows_a_public_name():
 def test_every_command_has_a_public_function():
     commands = {command.name for command in app.registered_commands} - {"run"}
     assert commands <= set(tkd_hf.__all__)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "augment", "label", "distill"])
+def test_the_example_of_a_public_function_runs(name, teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys):
+    """The models and data sets of the examples are on the Hub; tiny local ones replace them."""
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 10))
+    replacements = {
+        '"google-bert/bert-base-uncased"': repr(str(teacher_folder)),
+        '"textattack/bert-base-uncased-SST-2"': repr(str(teacher_folder)),
+        'task="sst2"': f'task="sst2", data_dir={str(sst2_dir)!r}',
+        '"Salesforce/wikitext", config="wikitext-103-raw-v1"': f"{str(tmp_path / 'text.txt')!r}, max_length=12",
+        "max_steps=10_000": "max_steps=1",
+    }
+    example = textwrap.dedent(re.search(r"```python\n(.*?)```", getattr(tkd_hf, name).__doc__, re.DOTALL)[1])
+    for original, replacement in replacements.items():
+        example = example.replace(original, replacement)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert capsys.readouterr().out.strip()
