@@ -61,16 +61,18 @@ def storage_error_message(error: BaseException) -> str | None:
 
     ```
     """
-    while error is not None:
-        is_storage_error = getattr(error, "errno", None) in _STORAGE_ERRNOS
-        if is_storage_error or any(message in str(error) for message in _STORAGE_MESSAGES):
-            path = f" {error.filename!r}" if getattr(error, "filename", None) else ""
-            reason = getattr(error, "strerror", None) or first_line(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        is_storage_error = getattr(cause, "errno", None) in _STORAGE_ERRNOS
+        if is_storage_error or any(message in str(cause) for message in _STORAGE_MESSAGES):
+            filename = getattr(cause, "filename", None)
+            path = f" {filename!r}" if filename else ""
+            reason = getattr(cause, "strerror", None) or first_line(cause)
             return (
                 f"cannot write or read{path}: {reason}; free some space or correct the permissions, then repeat the "
                 "command (with --resume to continue training)"
             )
-        error = error.__cause__ or error.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

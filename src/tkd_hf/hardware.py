@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -25,7 +25,7 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def mixed_precision(device: torch.device, bf16: bool | None = None):
+def mixed_precision(device: torch.device, bf16: bool | None = None) -> AbstractContextManager:
     """Return the context to run a model in: bfloat16 with `bf16`, by default if the device supports it natively."""
     bf16 = has_fast_bf16(use_cpu=device.type == "cpu") if bf16 is None else bf16
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()

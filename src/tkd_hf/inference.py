@@ -44,7 +44,7 @@ def predict_logits(
     lengths = np.array([len(input_ids) for (input_ids,) in iterate_rows(features, ["input_ids"])])
     batches = list(_batches(lengths, batch_size, token_budget))
     multiple = padding_multiple(runner.device, runner.tokenizer)
-    logits = [None] * len(features)
+    logits_of: dict[int, np.ndarray] = {}
     with runner.batch_context():
         for indices in tqdm(batches, desc=description, unit="batch"):
             columns = features[indices]  # reading all rows at once is much faster than one by one
@@ -52,7 +52,8 @@ def predict_logits(
             for index, input_ids, example_logits in zip(indices, columns["input_ids"], batch_logits, strict=True):
                 if example_logits.ndim > 1:  # one row per token
                     example_logits = example_logits[token_slice(len(input_ids), runner.tokenizer)]
-                logits[index] = example_logits
+                logits_of[index] = example_logits
+    logits = [logits_of[index] for index in range(len(features))]
     _check_finite(logits, runner.name)
     return np.stack(logits) if logits[0].ndim == 1 else logits
 

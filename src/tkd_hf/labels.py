@@ -1,6 +1,7 @@
 """Names of labels, and their alignment between models and data: always by name, never by position."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -11,7 +12,8 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     """Return a model's label names in the order of its logits; empty for regression, whose score has no name."""
     if config.num_labels == 1:
         return ()
-    return tuple(config.id2label[index] for index in range(config.num_labels))
+    id2label: dict[Any, str] = config.id2label or {}  # transformers converts its keys to integers
+    return tuple(id2label[index] for index in range(len(id2label)))
 
 
 def classifier_problem_type(config: PretrainedConfig) -> str:
