@@ -71,7 +71,9 @@ def replace_words(
                 _Draft(texts, copies, probability, np.random.default_rng([seed, start + index]))
                 for index, texts in enumerate(zip(*(rows[name] for name in columns), strict=True))
             ]
-            requests = [(draft, word) for draft in drafts for word in np.flatnonzero(draft.replaced.any(axis=0))]
+            requests = [
+                (draft, word) for draft in drafts for word in np.flatnonzero(draft.replaced.any(axis=0)).tolist()
+            ]
             proposals = propose([draft.span(word) for draft, word in requests])
             for (draft, word), replacements in zip(requests, proposals, strict=True):
                 draft.replacements[word] = replacements
@@ -167,7 +169,7 @@ class _Draft:
         for replaced, draws in zip(self.replaced, self.draws, strict=True):
             texts = list(self.texts)
             # Replace from the last word to the first: the positions of the words before stay valid.
-            for word in reversed(np.flatnonzero(replaced)):
+            for word in reversed(np.flatnonzero(replaced).tolist()):
                 if replacements := self.replacements[word]:
                     column, start, end = self.words[word]
                     replacement = replacements[int(draws[word] * len(replacements))]

@@ -79,7 +79,9 @@ class DistillationCollator:
     pad_to_multiple_of: int | None = None
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        student_columns, teacher_columns, unpadded_columns = {}, {}, {}
+        student_columns: dict[str, list] = {}
+        teacher_columns: dict[str, dict[str, list]] = {}
+        unpadded_columns: dict[str, list] = {}
         for name in examples[0]:
             values = [example[name] for example in examples]
             if name in self.tokenizer.model_input_names:

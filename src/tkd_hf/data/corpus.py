@@ -46,7 +46,7 @@ class CorpusArguments:
     max_length: int = 128
     max_sequences: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_length < 4:
             raise InputError(f"max_length={self.max_length} leaves no room for text; give at least 4 tokens")
 
@@ -111,7 +111,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         collator = MaskingCollator(tokenizer, mlm_probability=0.15, seed=42)
     """
 
-    def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+    def torch_call(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         input_ids = _stack_input_ids(examples)
         content = hashlib.sha256(f"{self.seed} ".encode() + input_ids.numpy().tobytes())
         self.generator = torch.Generator().manual_seed(int.from_bytes(content.digest()[:7], "big"))
@@ -222,9 +222,10 @@ def _local_files(corpus: CorpusArguments, part: str) -> tuple[str, list[str]]:
     """Return the loader and the files of one part of a local file or folder."""
     path = Path(corpus.dataset)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _LOADERS)
-    loaders = {_LOADERS.get(file.suffix) for file in files}
-    if len(loaders) != 1 or None in loaders:
-        endings = ", ".join(sorted({file.suffix for file in files})) or "none"
+    suffixes = {file.suffix for file in files}
+    loaders = {_LOADERS[suffix] for suffix in suffixes if suffix in _LOADERS}
+    if len(loaders) != 1 or not suffixes <= _LOADERS.keys():
+        endings = ", ".join(sorted(suffixes)) or "none"
         raise InputError(
             f"{path} must hold files of one kind (endings found: {endings}); the readable ones are "
             f"{', '.join(_LOADERS)}"

@@ -88,7 +88,7 @@ class DataArguments:
     eval_split: str | None = None
     max_length: int = 128
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if bool(self.task) == bool(self.dataset):
             raise InputError(
                 f"name the data by either --task or --dataset (got task={self.task!r} and dataset={self.dataset!r})"
@@ -153,13 +153,14 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
     if set(task.label_names) < set(teacher_labels):
         # The training split holds only some of the teacher's classes: keep the teacher's codes for them.
         train, task = load_split(data, "train", fallback_label_names=teacher_labels)
-    learns_from_teacher_alone = teacher is not None and "label" not in train.column_names
-    fallback = teacher_labels if learns_from_teacher_alone and not task.label_names else task.label_names
+    # Without labels in the training split, the student learns from the teacher alone.
+    sole_teacher = None if "label" in train.column_names else teacher
+    fallback = teacher_labels if sole_teacher is not None and not task.label_names else task.label_names
     evaluation, eval_task = load_split(data, "eval", fallback_label_names=fallback)
-    if learns_from_teacher_alone:
+    if sole_teacher is not None:
         if "label" in evaluation.column_names:
             return train, evaluation, eval_task
-        return train, evaluation, _with_labels_of(teacher, task)
+        return train, evaluation, _with_labels_of(sole_teacher, task)
     for name, rows in (("train", train), ("eval", evaluation)):
         if "label" not in rows.column_names:
             raise InputError(f"the {name} split of {task.name} has no column {task.label_column!r} to learn from")
@@ -178,6 +179,7 @@ def _with_labels_of(teacher: PretrainedConfig, task: Task) -> Task:
 
 
 def _task_of_dataset(data: DataArguments) -> Task:
+    assert data.dataset is not None  # `DataArguments` has a data set if it has no task
     return Task(
         name=Path(data.dataset).name,
         text_columns=data.text_columns,
@@ -400,8 +402,8 @@ def _encode_labels(rows: Dataset, task: Task) -> Dataset:
     labels = rows["label"]
     if task.problem_type == "multi_label_classification":
         holds_codes = isinstance(rows.features["label"].feature, ClassLabel)
-        encoded = [_multi_hot(label, codes, holds_codes) for label in labels]
-        return rows.remove_columns("label").add_column("label", encoded, feature=List(Value("float32")))
+        multi_hot = [_multi_hot(label, codes, holds_codes) for label in labels]
+        return rows.remove_columns("label").add_column("label", multi_hot, feature=List(Value("float32")))
     if rows.features["label"].dtype in _STRINGS:
         unknown = sorted(set(labels) - set(codes))
         if unknown:

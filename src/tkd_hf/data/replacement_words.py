@@ -86,6 +86,7 @@ class MaskedWords:
         rows, positions = (batch["input_ids"] == self.tokenizer.mask_token_id).nonzero(as_tuple=True)
         with mixed_precision(self.model.device), _decode_only(self.model, rows, positions):
             logits = self.run(batch).logits
+        assert logits is not None  # only a bare encoder has none
         if logits.dim() == 3:  # the model has no separate decoder, so it gave logits for all tokens
             logits = logits[rows, positions]
         logits = logits[:, self.codes].float()
@@ -124,8 +125,9 @@ class NearestWords:
         candidates: int = 15,
         words: Collection[str] | None = None,
     ):
-        weight = model.get_input_embeddings().weight.detach().float()
-        directions = nn.functional.normalize(weight, dim=-1)
+        weight = model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        directions = nn.functional.normalize(weight.detach().float(), dim=-1)
         vocabulary = _vocabulary_words(model, tokenizer)
         allowed = _allowed_words(vocabulary, words, model)
         self.code_of = {word: code for code, word in vocabulary.items()}

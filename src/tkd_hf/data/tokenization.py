@@ -84,8 +84,8 @@ def tokenize(
     if has_word_lists:
         _check_words_can_be_aligned(list(tokenizers.values()))
 
-    def encode(batch):
-        features = {}
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        features: dict[str, list] = {}
         columns = [batch[column] for column in text_columns]
         if has_word_lists:
             columns = [with_leading_spaces(texts) for texts in columns]

@@ -69,7 +69,8 @@ def drop_duplicates(extra: Dataset, train: Dataset, evaluation: Dataset) -> Data
     """
     source_of = dict.fromkeys(text_keys(train), "training data")
     source_of |= dict.fromkeys(text_keys(evaluation), "evaluation data")
-    new_indices, dropped = [], Counter()
+    new_indices: list[int] = []
+    dropped: Counter[str] = Counter()
     for index, key in enumerate(text_keys(extra)):
         if key in source_of:
             dropped[source_of[key]] += 1
