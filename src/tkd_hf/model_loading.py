@@ -121,7 +121,9 @@ def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrain
     return classifier, missing_weights
 
 
-def classifier_class(config: PretrainedConfig, problem_type: str | None = None, model: str = "the model") -> type:
+def classifier_class(
+    config: PretrainedConfig, problem_type: str | None = None, model: str = "the model"
+) -> type[AutoModelForSequenceClassification | AutoModelForTokenClassification]:
     """Return the Auto class that loads a classifier: of tokens, if its configuration says so, or else of texts.
 
     Args:

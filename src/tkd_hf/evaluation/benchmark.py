@@ -67,18 +67,22 @@ def timings(seconds: np.ndarray, batch_size: int, length: int | None = None, ref
     rounds = len(seconds)
     ratios = seconds[:, [reference]] / seconds
     medians = [lambda draw, column=column: np.median(column[draw]) for column in ratios.T]
-    return [
-        Timing(
-            batch_size,
-            length,
-            rounds,
-            *(float(quantile) for quantile in np.quantile(model_seconds, [0.5, 0.95]) * 1e3),
+    resampled_medians = bootstrap(medians, rounds)
+    results = []
+    for model_seconds, model_ratios, model_medians in zip(seconds.T, ratios.T, resampled_medians.T, strict=True):
+        p50, p95 = np.quantile(model_seconds, [0.5, 0.95]) * 1e3
+        timing = Timing(
+            batch_size=batch_size,
+            length=length,
+            rounds=rounds,
+            p50=float(p50),
+            p95=float(p95),
             throughput=float(rounds * batch_size / model_seconds.sum()),
-            speedup=float(np.median(ratio)),
-            interval=confidence_interval(resampled),
+            speedup=float(np.median(model_ratios)),
+            interval=confidence_interval(model_medians),
         )
-        for model_seconds, ratio, resampled in zip(seconds.T, ratios.T, bootstrap(medians, rounds).T, strict=True)
-    ]
+        results.append(timing)
+    return results
 
 
 def time_interleaved(

@@ -8,7 +8,7 @@ from scipy.special import log_expit, log_softmax
 
 from .intervals import mcnemar
 from .metrics import score
-from .predictions import Predictions
+from .predictions import Predictions, as_one_array
 
 
 @dataclass
@@ -92,7 +92,7 @@ def fidelity(teacher: Predictions, model: Predictions, label_names: tuple[str, .
     ```
     """
     if model.problem_type == "regression":
-        teacher_scores, model_scores = teacher.predicted_labels, model.predicted_labels
+        teacher_scores, model_scores = as_one_array(teacher.predicted_labels), as_one_array(model.predicted_labels)
         correlation = score(model.logits, teacher_scores, ("pearson",), "regression")["pearson"]
         return Fidelity(pearson=correlation, difference=float(np.abs(teacher_scores - model_scores).mean()))
     teacher_only = int((teacher.correct & ~model.correct).sum())
@@ -119,12 +119,10 @@ def agreement(first: np.ndarray | list[np.ndarray], second: np.ndarray | list[np
     Returns:
         The share of examples, or of tokens for token classification; `None` if no example can be compared.
     """
-    if isinstance(first, list):
-        pairs = _pairs_of_equal_length(first, second)
-        if not pairs:
-            return None
-        first, second = map(np.concatenate, zip(*pairs, strict=True))
-    same = first == second
+    arrays = _comparable(first, second)
+    if arrays is None:
+        return None
+    same = arrays[0] == arrays[1]
     return float(same.reshape(len(same), -1).all(axis=1).mean())
 
 
@@ -171,19 +169,27 @@ def _named(label: Any, problem_type: str, label_names: tuple[str, ...]) -> Any:
     return label_names[int(label)]
 
 
-def _pairs_of_equal_length(first: list[np.ndarray], second: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [pair for pair in zip(first, second, strict=True) if len(pair[0]) == len(pair[1])]
+def _comparable(
+    first: np.ndarray | list[np.ndarray], second: np.ndarray | list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the values of two models as two arrays of the same shape; `None` if no example can be compared.
+
+    For token classification, the arrays hold the tokens of the examples that both models read equally far.
+    """
+    if isinstance(first, list):
+        pairs = [pair for pair in zip(first, second, strict=True) if len(pair[0]) == len(pair[1])]
+        if not pairs:
+            return None
+        first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return as_one_array(first), as_one_array(second)
 
 
 def _divergence(teacher: Predictions, model: Predictions) -> float | None:
     """Return the mean KL(teacher ‖ model) over examples, or over the tokens of examples that both read equally far."""
-    teacher_logits, model_logits = teacher.labelled_logits, model.labelled_logits
-    if isinstance(teacher_logits, list):
-        pairs = _pairs_of_equal_length(teacher_logits, model_logits)
-        if not pairs:
-            return None
-        teacher_logits, model_logits = map(np.concatenate, zip(*pairs, strict=True))
-    teacher_logits, model_logits = teacher_logits.astype(np.float64), model_logits.astype(np.float64)
+    arrays = _comparable(teacher.labelled_logits, model.labelled_logits)
+    if arrays is None:
+        return None
+    teacher_logits, model_logits = (logits.astype(np.float64) for logits in arrays)
     if model.problem_type == "multi_label_classification":
         log_probabilities = [
             (log_expit(teacher_logits), log_expit(model_logits)),

@@ -5,7 +5,8 @@ its metrics by their label; training, evaluation, confidence intervals and model
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import datasets
 import evaluate
@@ -14,7 +15,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..errors import InputError
-from .predictions import Predictions
+from .predictions import Predictions, as_one_array
 
 
 class TextMetric(evaluate.Metric):
@@ -39,8 +40,9 @@ class TextMetric(evaluate.Metric):
 
     label = ""
     value = datasets.Value("int64")
+    score: ClassVar[Callable[..., float]]
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         feature = datasets.Sequence(self.value) if self.config_name == "multilabel" else self.value
         return evaluate.MetricInfo(
             description=type(self).__doc__,
@@ -48,10 +50,10 @@ class TextMetric(evaluate.Metric):
             features=datasets.Features({"predictions": feature, "references": feature}),
         )
 
-    def _compute(self, predictions, references):
-        if not isinstance(self.value, datasets.Sequence):
-            references, predictions = np.asarray(references), np.asarray(predictions)
-        return {self.label: float(self.score(references, predictions))}
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:
+        if isinstance(self.value, datasets.Sequence):
+            return {self.label: float(self.score(references, predictions))}
+        return {self.label: float(self.score(np.asarray(references), np.asarray(predictions)))}
 
 
 class Accuracy(TextMetric):
@@ -67,7 +69,7 @@ class F1(TextMetric):
     label = "f1"
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, zero_division=0)
 
 
@@ -77,7 +79,7 @@ class F1Macro(TextMetric):
     label = "f1_macro"
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, average="macro", zero_division=0)
 
 
@@ -87,7 +89,7 @@ class F1Micro(TextMetric):
     label = "f1_micro"
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, average="micro", zero_division=0)
 
 
@@ -105,7 +107,7 @@ class Pearson(TextMetric):
     value = datasets.Value("float64")
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return _correlation(pearsonr, references, predictions)
 
 
@@ -116,7 +118,7 @@ class Spearman(TextMetric):
     value = datasets.Value("float64")
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return _correlation(spearmanr, references, predictions)
 
 
@@ -150,7 +152,7 @@ class EntityF1(TextMetric):
     value = datasets.Sequence(datasets.Value("string"))
 
     @staticmethod
-    def score(references, predictions):
+    def score(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
         correct = num_predicted = num_references = 0
         for predicted_tags, reference_tags in zip(predictions, references, strict=True):
             predicted_entities, reference_entities = entities(predicted_tags), entities(reference_tags)
@@ -186,7 +188,7 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return spans
 
 
-METRICS = {
+METRICS: dict[str, type[TextMetric]] = {
     metric.label: metric
     for metric in (Accuracy, F1, F1Macro, F1Micro, MatthewsCorrelation, Pearson, Spearman, EntityF1)
 }
@@ -194,7 +196,7 @@ METRICS = {
 
 def score(
     logits: np.ndarray | list[np.ndarray],
-    labels: np.ndarray | list[Sequence[int]],
+    labels: np.ndarray | Sequence[Sequence[int] | np.ndarray],
     names: tuple[str, ...],
     problem_type: str,
     label_names: tuple[str, ...] = (),
@@ -224,7 +226,7 @@ def score(
     """
     config = "multilabel" if problem_type == "multi_label_classification" else None
     predictions = Predictions(logits, labels, problem_type)
-    results = {}
+    results: dict[str, float] = {}
     for name, (references, predicted) in _metric_inputs(predictions, names, label_names).items():
         results |= METRICS[name](config_name=config).compute(predictions=predicted, references=references)
     return results
@@ -244,10 +246,10 @@ def metric_functions(
             return lambda indices: float(compute(references[indices], predicted[indices]))
 
         def over_tokens(indices: np.ndarray) -> float:
-            chosen = [[values[i] for i in indices] for values in (references, predicted)]
-            if name != EntityF1.label:
-                chosen = [np.concatenate(values) for values in chosen]
-            return float(compute(*chosen))
+            chosen_references, chosen_predicted = ([values[i] for i in indices] for values in (references, predicted))
+            if name == EntityF1.label:
+                return float(compute(chosen_references, chosen_predicted))
+            return float(compute(as_one_array(chosen_references), as_one_array(chosen_predicted)))
 
         return over_tokens
 
@@ -257,7 +259,7 @@ def metric_functions(
 
 def _metric_inputs(
     predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...], joined: bool = True
-) -> dict[str, tuple]:
+) -> dict[str, tuple[list | np.ndarray, list | np.ndarray]]:
     """Return references and predictions in the form that each metric takes.
 
     If `joined`, the tokens of all examples are one array; otherwise they are one array per example.
@@ -265,16 +267,20 @@ def _metric_inputs(
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {', '.join(unknown)}; the metrics are {', '.join(METRICS)}")
-    pair = predictions.references, predictions.predicted_labels
-    inputs = {}
+    references, predicted = predictions.references, predictions.predicted_labels
+    inputs: dict[str, tuple[list | np.ndarray, list | np.ndarray]] = {}
     for name in names:
         if name == EntityF1.label:
-            inputs[name] = tuple([[label_names[code] for code in codes] for codes in values] for values in pair)
-        elif joined and isinstance(predictions.predicted_labels, list):
-            inputs[name] = tuple(map(np.concatenate, pair))
+            inputs[name] = _tags(references, label_names), _tags(predicted, label_names)
+        elif joined:
+            inputs[name] = as_one_array(references), as_one_array(predicted)
         else:
-            inputs[name] = pair
+            inputs[name] = references, predicted
     return inputs
+
+
+def _tags(labels: Iterable[np.ndarray], label_names: tuple[str, ...]) -> list[list[str]]:
+    return [[label_names[code] for code in codes] for codes in labels]
 
 
 def compute_metrics_for(names: tuple[str, ...], problem_type: str, label_names: tuple[str, ...] = ()) -> Callable:

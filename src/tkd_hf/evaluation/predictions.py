@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
 
 from ..data.word_labels import IGNORED_LABEL
@@ -39,7 +40,7 @@ class Predictions:
     """
 
     logits: np.ndarray | list[np.ndarray]
-    labels: np.ndarray | list[Sequence[int]]
+    labels: np.ndarray | Sequence[Sequence[int] | np.ndarray]
     problem_type: str
 
     @cached_property
@@ -72,9 +73,7 @@ class Predictions:
         Returns:
             Two arrays of shape (decisions,), of numbers from 0 to 1 and of bool.
         """
-        logits, references = self.labelled_logits, self.references
-        if self._per_token:
-            logits, references = np.concatenate(logits), np.concatenate(references)
+        logits, references = as_one_array(self.labelled_logits), as_one_array(self.references)
         if self.problem_type == "multi_label_classification":
             probabilities = expit(logits.astype(np.float64))
             correct = (probabilities > 0.5) == (references > 0.5)
@@ -97,9 +96,7 @@ class Predictions:
 
         The share is `None` for a class without examples. If an example can have several labels, each is a class.
         """
-        predicted, references = self.predicted_labels, self.references
-        if self._per_token:
-            predicted, references = np.concatenate(predicted), np.concatenate(references)
+        predicted, references = as_one_array(self.predicted_labels), as_one_array(self.references)
         recalls = []
         for code in range(num_classes):
             if self.problem_type == "multi_label_classification":
@@ -135,14 +132,19 @@ def labels_from_logits(logits: np.ndarray, problem_type: str) -> np.ndarray:
     return logits.argmax(-1)
 
 
-def labelled_tokens(values: Iterable[Sequence], labels: Iterable[Sequence[int]]) -> list[np.ndarray]:
+def labelled_tokens(values: Iterable[ArrayLike], labels: Iterable[ArrayLike]) -> list[np.ndarray]:
     """Return the values at the labelled tokens of each example."""
     pairs = zip(values, labels, strict=True)
     return [np.asarray(value)[np.asarray(codes) != IGNORED_LABEL] for value, codes in pairs]
 
 
+def as_one_array(values: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    """Join one array per example to one array with a row per token; return an array of all examples as it is."""
+    return np.concatenate(values) if isinstance(values, list) else values
+
+
 def predicted_labels(
-    logits: np.ndarray | list, labels: np.ndarray | list, problem_type: str
+    logits: np.ndarray | list[np.ndarray], labels: np.ndarray | Sequence[Sequence[int] | np.ndarray], problem_type: str
 ) -> np.ndarray | list[np.ndarray]:
     """Return the predicted labels of all examples; for token classification, only those of labelled tokens.
 
@@ -150,5 +152,5 @@ def predicted_labels(
         logits, labels, problem_type: as in `Predictions`.
     """
     if problem_type != "token_classification":
-        return labels_from_logits(logits, problem_type)
+        return labels_from_logits(np.asarray(logits), problem_type)
     return labelled_tokens((labels_from_logits(example, problem_type) for example in logits), labels)

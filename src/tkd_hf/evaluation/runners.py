@@ -30,8 +30,14 @@ from ..signals import accepted_inputs
 
 
 # Paths of exports in a folder without PyTorch weights. If several exist, the first of them is loaded.
-EXPORT_FILES = ("openvino_model.xml", "openvino/openvino_model.xml")
-EXPORT_FILES += ("model_quantized.onnx", "model.onnx", "onnx/model_quantized.onnx", "onnx/model.onnx")
+EXPORT_FILES = (
+    "openvino_model.xml",
+    "openvino/openvino_model.xml",
+    "model_quantized.onnx",
+    "model.onnx",
+    "onnx/model_quantized.onnx",
+    "onnx/model.onnx",
+)
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _OPENVINO_TYPES |= {"i8": "int8", "u8": "uint8", "i4": "int4", "u4": "uint4"}
 
@@ -78,7 +84,7 @@ class Runner(ABC):
     @property
     def dtype(self) -> str:
         """The data types of at least 1 % of the weights each, the most common first: `float32`, `int8+float32`."""
-        sizes = Counter()
+        sizes: Counter[str] = Counter()
         for dtype, size in self.weight_types():
             sizes[dtype] += size
         return "+".join(dtype for dtype, size in sizes.most_common() if size * 100 >= sizes.total())
@@ -235,7 +241,7 @@ def load_runner(model: str, problem_type: str | None = None, bf16: bool | None =
     if export is None:
         classifier = load_classifier(model, problem_type)
         if classifier.device.type == "cpu" and torch.cuda.is_available():
-            classifier.to("cuda")
+            classifier.to("cuda")  # type: ignore[arg-type]  # wrapped by transformers; mypy does not bind its self
         return PyTorchRunner(classifier, load_tokenizer(model), model, weight_files(model), bf16)
     config = load_config(_folder_with("config.json", path))
     classifier_class(config, problem_type, model)  # raises an error for another problem type
