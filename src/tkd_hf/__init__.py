@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # module -> the public names that it defines
 _EXPORTS = {
