@@ -130,10 +130,10 @@ def command_page(name, command):
     if name in tkd_hf.__all__:
         lines += ["", f"In Python: [`tkd_hf.{name}`](../python/{name}.md)."]
     if arguments:
-        lines += ["", "## Arguments", "", "| argument | what it is |", "| --- | --- |"]
+        lines += ["", "## Arguments", "", "| argument | meaning |", "| --- | --- |"]
         lines += [f"| `{argument_name(argument)}` | {cell(argument.help)} |" for argument in arguments]
     for panel in dict.fromkeys(option.rich_help_panel for option in options):
-        lines += ["", f"## {panel or 'Options'}", "", "| option | what it sets | default |", "| --- | --- | --- |"]
+        lines += ["", f"## {panel or 'Options'}", "", "| option | meaning | default |", "| --- | --- | --- |"]
         lines += [option_row(option) for option in options if option.rich_help_panel == panel]
     if isinstance(command, TrainingCommand):
         lines += training_options(inspect.signature(getattr(tkd_hf, name)).parameters["args"].annotation)
@@ -170,7 +170,7 @@ def training_options(arguments):
 
 def field_table(arguments, spell):
     """Return a table of the fields that differ from those of transformers; `spell` writes a field's name."""
-    lines = ["| name | what it sets | default |", "| --- | --- | --- |"]
+    lines = ["| name | meaning | default |", "| --- | --- | --- |"]
     for field in filter(changed, dataclasses.fields(arguments)):
         default = "" if field.default is None else f"`{field.default}`"
         lines.append(f"| {spell(field.name)} | {cell(field.metadata.get('help'))} | {default} |")

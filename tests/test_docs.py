@@ -1,4 +1,4 @@
-"""What the pages say can be typed, run and followed."""
+"""Commands, code and links on the pages work."""
 
 import ast
 import importlib
