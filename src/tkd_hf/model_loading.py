@@ -28,7 +28,11 @@ from .untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight
 
 
 _SEQUENCE, _TOKEN = "ForSequenceClassification", "ForTokenClassification"
-_CLASSIFIERS = {_SEQUENCE: AutoModelForSequenceClassification, _TOKEN: AutoModelForTokenClassification}
+_AutoClassifier = type[AutoModelForSequenceClassification | AutoModelForTokenClassification]
+_CLASSIFIERS: dict[str, _AutoClassifier] = {
+    _SEQUENCE: AutoModelForSequenceClassification,
+    _TOKEN: AutoModelForTokenClassification,
+}
 _LAYER_WEIGHT = re.compile(r"\blayers?\.\d+\.")
 
 
@@ -123,7 +127,7 @@ def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrain
 
 def classifier_class(
     config: PretrainedConfig, problem_type: str | None = None, model: str = "the model"
-) -> type[AutoModelForSequenceClassification | AutoModelForTokenClassification]:
+) -> _AutoClassifier:
     """Return the Auto class that loads a classifier: of tokens, if its configuration says so, or else of texts.
 
     Args:
