@@ -148,13 +148,14 @@ def argument_name(argument):
 def option_row(option):
     """Return the row of one option in the table of its panel."""
     flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-    if option.required:
-        default = "required"
-    elif option.default in (None, False, "") or option.is_flag:
-        default = ""
-    else:
-        default = f"`{option.default}`"
-    return f"| {flags} | {cell(option.help)} | {default} |"
+    text, default = split_default(option.help)
+    return f"| {flags} | {cell(text)} | {'required' if option.required else cell(default)} |"
+
+
+def split_default(text):
+    """Split a help text of the form "What it sets (default)." into what it sets and the default, if it names one."""
+    match = re.fullmatch(r"(.+) \((.+)\)\.", text or "")
+    return (f"{match[1]}.", match[2]) if match else (text, "")
 
 
 def training_options(arguments):
@@ -172,8 +173,8 @@ def field_table(arguments, spell):
     """Return a table of the fields that differ from those of transformers; `spell` writes a field's name."""
     lines = ["| name | meaning | default |", "| --- | --- | --- |"]
     for field in filter(changed, dataclasses.fields(arguments)):
-        default = "" if field.default is None else f"`{field.default}`"
-        lines.append(f"| {spell(field.name)} | {cell(field.metadata.get('help'))} | {default} |")
+        text, default = split_default(field.metadata.get("help"))
+        lines.append(f"| {spell(field.name)} | {cell(text)} | {cell(default)} |")
     return lines
 
 
@@ -184,10 +185,12 @@ def changed(field):
 
 
 def help_paragraphs(text):
-    """Return a help text as Markdown: a paragraph that begins with a backspace is shown as it is written."""
+    """Return a help text as Markdown: a paragraph that begins with a backspace is a list or YAML."""
     paragraphs = []
     for paragraph in (text or "").strip().split("\n\n"):
-        if paragraph.startswith("\b"):
+        if paragraph.startswith("\b\n- "):
+            paragraphs.append(paragraph[1:].strip())
+        elif paragraph.startswith("\b"):
             paragraphs.append(f"```yaml\n{paragraph[1:].strip()}\n```")
         else:
             paragraphs.append(paragraph)

@@ -191,9 +191,9 @@ def test_options_of_a_stage_win_over_the_recipe(tmp_path):
 
 def test_distill_uses_the_soft_labels_file_of_the_label_stage(tmp_path):
     stages = [{"label": {"soft_labels": "f"}}, {"distill": {"layers": 3}}, {"distill": {"teacher": "org/other"}}]
-    _, distill, other = plan(tmp_path, stages, teacher="org/teacher")
+    _, distill, second = plan(tmp_path, stages, teacher="org/teacher")
     assert distill["soft_labels"] == "f"
-    assert "soft_labels" not in other
+    assert "soft_labels" not in second
 
 
 def test_overwrite_in_a_stage_affects_only_that_stage(tmp_path):

@@ -35,12 +35,12 @@ class TrainingCommand(TyperCommand):
     """
 
     def parse_args(self, ctx, args):
-        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        own_options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         own, extras = [], ctx.meta.setdefault(_EXTRAS, [])
         target = own
         for word in args:
             if word.startswith("--"):
-                target = own if word.partition("=")[0] in known else extras
+                target = own if word.partition("=")[0] in own_options else extras
             target.append(word)
         return super().parse_args(ctx, own)
 
@@ -266,7 +266,7 @@ LORA_OPTIONS = {
         None,
     ),
     "load_in_8bit": (
-        _lora_option(bool, "--load-in-8bit", help="Load the frozen model in 8 bits (bitsandbytes)."),
+        _lora_option(bool, "--load-in-8bit", help="Load the frozen model in 8 bits, with bitsandbytes."),
         False,
     ),
     "load_in_4bit": (

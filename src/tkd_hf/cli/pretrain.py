@@ -11,7 +11,7 @@ from .output import announce, show_record, suggest, write_json
 
 def pretrain(
     context: typer.Context,
-    dataset: Annotated[str, o.option(help="Text: Hub id, or local file or folder (txt, parquet, json, csv).")],
+    dataset: Annotated[str, o.option(help="Text: Hub id, or local file or folder of txt, parquet, json or csv.")],
     output_dir: o.OutputDir,
     layers: Annotated[
         str | None,

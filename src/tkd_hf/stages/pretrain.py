@@ -66,7 +66,7 @@ class PretrainingArguments(DistillationTrainingArguments):
         },
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to mask and predict (0.15)."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW (5e-4)."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW (0.0005)."})
     train_sampling_strategy: str = field(
         default="random", metadata={"help": "How batches are drawn (random: all sequences have the same length)."}
     )
