@@ -67,14 +67,17 @@ def group(tmp_path):
 
 
 def test_a_model_sharded_by_fsdp_is_saved_with_the_same_files_as_an_unsharded_one(group, tmp_path):
-    """FSDP changes the class of the model, so the files with its code must be found some other way."""
+    """FSDP changes the class of the model, which must not change the files with its code or the class to load."""
     model = TKDForSequenceClassification(TKDConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
     model.save_pretrained(tmp_path / "unsharded")
     sharded = copy.deepcopy(model)
     mesh = init_device_mesh("cpu", (1,))
     for module in (*sharded.tkd.layers, sharded):
         fully_shard(module, mesh=mesh)
-    sharded.save_pretrained(tmp_path / "sharded", state_dict=model.state_dict())
+    sharded_class = type(sharded)
+    for _ in range(2):  # the second time, the class already has the name of the class it was made from
+        sharded.save_pretrained(tmp_path / "sharded", state_dict=model.state_dict())
+    assert type(sharded) is sharded_class
     assert isinstance(sharded, FSDPModule)
     files = {path.name: path.read_bytes() for path in (tmp_path / "unsharded").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "sharded").iterdir()} == files

@@ -82,15 +82,14 @@ class TKDPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, *args, **kwargs):
-        """Save a model as in transformers; a model that FSDP2 has sharded is saved under its original class."""
-        # FSDP2 swaps the class for one of its own, and transformers would copy the source file of that class into the
-        # folder. Swap it back while saving.
-        fsdp_class = type(self)
-        self.__class__ = next(base for base in fsdp_class.__mro__ if not base.__module__.startswith("torch."))
-        try:
-            return super().save_pretrained(*args, **kwargs)
-        finally:
-            self.__class__ = fsdp_class
+        """Save a model as in transformers, with the source files of its own class even if FSDP2 has sharded it."""
+        # FSDP2 gives a sharded model a subclass that torch defines. transformers looks up which source files to copy by
+        # the module and the name of the class, so the subclass takes those of the class that it was made from.
+        own_class = next(base for base in type(self).__mro__ if not base.__module__.startswith("torch."))
+        if own_class is not type(self):
+            type(self).__name__ = own_class.__name__
+            type(self).__module__ = own_class.__module__
+        return super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_teacher(cls, teacher, **kwargs) -> "TKDPreTrainedModel":
