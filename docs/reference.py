@@ -28,7 +28,6 @@ LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
 MEMBERS = {
     "SoftLabels": ["compute", "load", "save", "attach"],
     "Objective": ["build", "forward", "set_progress"],
-    "TKDForSequenceClassification": ["from_teacher"],
 }
 TRAINING_ARGUMENTS = (
     "Every field of [`transformers.TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer"

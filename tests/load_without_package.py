@@ -23,6 +23,7 @@ def main(folder: str, new_folder: str) -> None:
     model.save_pretrained(new_folder)
     loaded = AutoModelForSequenceClassification.from_pretrained(new_folder, trust_remote_code=True)
     assert "tkd_hf" not in sys.modules
+    assert not hasattr(model, "from_teacher")  # it needs the package
     print(type(model).__module__, type(model).__name__, type(encoder).__name__)
     print(loaded(torch.tensor([[2, 5, 6, 3]])).logits.tolist())
 

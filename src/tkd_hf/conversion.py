@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -134,6 +138,12 @@ TKD_CLASSES = {
     "ForSequenceClassification": TKDForSequenceClassification,
     "ForTokenClassification": TKDForTokenClassification,
     "ForMaskedLM": TKDForMaskedLM,
+}
+AUTO_CLASSES = {
+    "Model": AutoModel,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForMaskedLM": AutoModelForMaskedLM,
 }
 BERT_CLASSES = {
     "Model": BertModel,

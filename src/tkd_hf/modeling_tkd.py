@@ -9,7 +9,8 @@ costs nothing outside attention. A sequence classifier computes its last layer f
 is not installed. It therefore imports only torch, transformers, configuration_tkd.py and layers_tkd.py.
 """
 
-import importlib
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -45,6 +46,9 @@ class TKDPreTrainedModel(PreTrainedModel):
 
     transformers initialises the weights: N(0, `initializer_range`) for linear layers and embeddings, zero biases,
     identity LayerNorms. All parameters belong to such modules, so no `_init_weights` is needed here.
+
+    `import tkd_hf` adds the class method `from_teacher` (see `tkd_hf.registration`). It needs the package, so a copy of
+    this file in a model's folder does not have it.
     """
 
     config_class = TKDConfig
@@ -57,6 +61,7 @@ class TKDPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": TKDLayer, "attentions": TKDAttention}
+    from_teacher: ClassVar[Callable[..., PreTrainedModel]]  # assigned by tkd_hf.registration
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -90,17 +95,6 @@ class TKDPreTrainedModel(PreTrainedModel):
             type(self).__name__ = own_class.__name__
             type(self).__module__ = own_class.__module__
         return super().save_pretrained(*args, **kwargs)
-
-    @classmethod
-    def from_teacher(cls, teacher, **kwargs) -> "TKDPreTrainedModel":
-        """Build a student of this class that starts from the teacher's weights wherever they fit.
-
-        Only this method needs the package (`pip install tkd-hf`). See `tkd_hf.student_from_teacher` for the arguments
-        and an example.
-        """
-        # transformers scans this file for import statements, and would refuse to load it where tkd_hf is missing.
-        student = importlib.import_module("tkd_hf.student")
-        return student.student_from_teacher(teacher, model_class=cls, **kwargs)
 
 
 class TKDModel(TKDPreTrainedModel):
@@ -248,6 +242,9 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     dense layer in the heads of roberta and electra. As everywhere in transformers, the loss follows
     `config.problem_type`. If that is `None`, the first labels decide it: with one output it is regression, with integer
     labels one label per text, otherwise several labels per text.
+
+    With tkd-hf installed, `TKDForSequenceClassification.from_teacher(teacher)` builds a student from the weights of a
+    teacher; its arguments are those of `tkd_hf.student_from_teacher`.
 
     Args:
         config: shape of the model; `num_labels` is the number of outputs.

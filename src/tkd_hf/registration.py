@@ -1,27 +1,23 @@
-"""Register TKD with transformers: the Auto classes load it, and saved students include its source files."""
+"""Register TKD with transformers, and give its classes the method that needs the whole package.
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+The source files of TKD travel with every saved model and must not import tkd_hf. What the package adds to their classes
+is assigned here, when tkd_hf is imported.
+"""
+
+import os
+
+from transformers import AutoConfig, PreTrainedModel
 
 from .configuration_tkd import TKDConfig
-from .modeling_tkd import TKDForMaskedLM, TKDForSequenceClassification, TKDForTokenClassification, TKDModel
-
-
-MODEL_CLASSES = {
-    AutoModel: TKDModel,
-    AutoModelForSequenceClassification: TKDForSequenceClassification,
-    AutoModelForTokenClassification: TKDForTokenClassification,
-    AutoModelForMaskedLM: TKDForMaskedLM,
-}
+from .conversion import AUTO_CLASSES, TKD_CLASSES
+from .modeling_tkd import TKDPreTrainedModel
+from .student import student_from_teacher
 
 
 def register_auto_classes() -> None:
-    """Register TKD with the Auto classes of transformers. Calling this again changes nothing.
+    """Register TKD with the Auto classes of transformers, and add `from_teacher` to its classes.
+
+    Calling this again changes nothing.
 
     `register` lets `AutoModel.from_pretrained` and `pipeline` find this package's classes, which take precedence over
     remote code. `register_for_auto_class` makes `save_pretrained` copy the source files into the folder, for users
@@ -29,6 +25,17 @@ def register_auto_classes() -> None:
     """
     AutoConfig.register(TKDConfig.model_type, TKDConfig, exist_ok=True)
     TKDConfig.register_for_auto_class()
-    for auto_class, model_class in MODEL_CLASSES.items():
-        auto_class.register(TKDConfig, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class)
+    for head, auto_class in AUTO_CLASSES.items():
+        auto_class.register(TKDConfig, TKD_CLASSES[head], exist_ok=True)
+        TKD_CLASSES[head].register_for_auto_class(auto_class)
+    TKDPreTrainedModel.from_teacher = classmethod(from_teacher)
+
+
+def from_teacher(
+    cls: type[TKDPreTrainedModel], teacher: PreTrainedModel | str | os.PathLike, **kwargs
+) -> TKDPreTrainedModel:
+    """Build a student of this class that starts from the teacher's weights wherever they fit.
+
+    See `tkd_hf.student_from_teacher` for the arguments and an example.
+    """
+    return student_from_teacher(teacher, model_class=cls, **kwargs)

@@ -8,13 +8,19 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from .configuration_tkd import TKDConfig
-from .conversion import ARCHITECTURES, TKD_CLASSES, head_type, tkd_config_from, tkd_state_dict_from
+from .conversion import (
+    ARCHITECTURES,
+    AUTO_CLASSES,
+    TKD_CLASSES,
+    head_type,
+    tkd_config_from,
+    tkd_state_dict_from,
+)
 from .errors import InputError
 from .labels import label_names as label_names_of
 from .labels import label_order
 from .layer_map import uniform_layers
 from .modeling_tkd import TKDPreTrainedModel
-from .registration import MODEL_CLASSES
 
 
 logger = logging.getLogger(__name__)
@@ -261,8 +267,7 @@ def _load_if_named(teacher, model_class: type[TKDPreTrainedModel] | None) -> Pre
                 f"the configuration of {teacher} does not name an architecture; pass model_class, or the loaded model"
             )
         model_class = TKD_CLASSES[head_type(type(architectures[0], (), {}))]
-    auto_class = next(auto for auto, tkd_class in MODEL_CLASSES.items() if issubclass(model_class, tkd_class))
-    return auto_class.from_pretrained(teacher)
+    return AUTO_CLASSES[head_type(model_class)].from_pretrained(teacher)
 
 
 def _student_config(teacher: TKDConfig, layers: list[int], widths: dict, overrides: dict) -> TKDConfig:
