@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -57,20 +58,52 @@ def test_every_command_has_a_public_function():
     assert commands <= set(tkd_hf.__all__)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune", "augment", "label", "distill"])
-def test_the_example_of_a_public_function_runs(name, teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys):
-    """The models and data sets of the examples are on the Hub; tiny local ones replace them."""
-    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 10))
-    replacements = {
-        '"google-bert/bert-base-uncased"': repr(str(teacher_folder)),
-        '"textattack/bert-base-uncased-SST-2"': repr(str(teacher_folder)),
-        'task="sst2"': f'task="sst2", data_dir={str(sst2_dir)!r}',
-        '"Salesforce/wikitext", config="wikitext-103-raw-v1"': f"{str(tmp_path / 'text.txt')!r}, max_length=12",
-        "max_steps=10_000": "max_steps=1",
-    }
+def run_example(name: str, replacements: dict[str, str]) -> None:
+    """Run the example in the docstring of a public function, with tiny local models and data."""
     example = textwrap.dedent(re.search(r"```python\n(.*?)```", getattr(tkd_hf, name).__doc__, re.DOTALL)[1])
     for original, replacement in replacements.items():
         example = example.replace(original, replacement)
-    monkeypatch.chdir(tmp_path)
     exec(example, {})
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "augment", "label", "distill"])
+def test_the_example_of_a_function_that_starts_from_the_hub_runs(
+    name, teacher_folder, sst2_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 10))
+    replacements = {
+        "google-bert/bert-base-uncased": str(teacher_folder),
+        "textattack/bert-base-uncased-SST-2": str(teacher_folder),
+        'task="sst2"': f'task="sst2", data_dir={str(sst2_dir)!r}',
+        '"Salesforce/wikitext", config="wikitext-103-raw-v1"': '"text.txt", max_length=12',
+        "max_steps=10_000": "max_steps=1",
+    }
+    run_example(name, replacements)
     assert capsys.readouterr().out.strip()
+
+
+def test_the_examples_of_functions_that_start_from_a_student_run(
+    teacher_folder, sst2_dir, tmp_path, no_processes, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(teacher_folder, "runs/teacher")
+    data = f'task="sst2", data_dir={str(sst2_dir)!r}'
+    student = {"textattack/bert-base-uncased-SST-2": "runs/teacher", "learning_rate=2e-4": "num_train_epochs=1"}
+    run_example("distill", student | {'task="sst2"': data})
+    replacements = {
+        'task="sst2"': data,
+        '"onnx"': '"bitsandbytes"',
+        "lengths=[64]": "lengths=[16], rounds=2",
+        "check_drop(0.01)": "check_drop(1.0)",
+        'teacher="runs/teacher")\nprint(result.names)': 'teacher="runs/teacher", lengths=[16])\nprint(result.names)',
+        "target_params=0.5": "target_params=0.9",
+    }
+    for name in ("prune", "quantize", "evaluate", "benchmark", "report", "card"):
+        run_example(name, replacements)
+        assert capsys.readouterr().out.strip(), name
+
+
+def test_the_function_of_each_command_has_an_example_that_imports_it():
+    for name in {command.name for command in app.registered_commands} - {"run"}:
+        assert re.search(rf"from tkd_hf import [\w, ]*\b{name}\n", getattr(tkd_hf, name).__doc__), name

@@ -148,10 +148,10 @@ def benchmark(
     Example:
 
     ```python
-    from tkd_hf.stages.benchmark import benchmark
+    from tkd_hf import benchmark
 
     result = benchmark(["runs/teacher", "runs/student"], batch_sizes=[1], lengths=[64])
-    result.models[1].timing(batch_size=1).speedup
+    print(result.models[1].timing(batch_size=1).speedup)
     ```
     """
     models = list(models if reference is None or reference in models else (reference, *models))

@@ -61,6 +61,14 @@ def card(
     Raises:
         InputError: if the folder contains no model, if the report does not include the model or is older than it, or if
             the existing card is damaged.
+
+    Example:
+
+    ```python
+    from tkd_hf import card
+
+    print(card("runs/student", license="apache-2.0", language="en"))
+    ```
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():

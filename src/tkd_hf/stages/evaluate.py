@@ -145,10 +145,10 @@ def evaluate(
     Example:
 
     ```python
-    from tkd_hf.data.loading import DataArguments
-    from tkd_hf.stages.evaluate import evaluate
+    from tkd_hf import DataArguments, evaluate
 
-    result = evaluate("runs/sst2-3l", DataArguments(task="sst2"), teacher="runs/teacher")
+    result = evaluate("runs/student", DataArguments(task="sst2"), teacher="runs/teacher")
+    print(result.models[1].metrics, result.models[1].agreement)
     result.check_drop(0.01)  # GateFailed if accuracy is more than 0.01 below the teacher's
     ```
     """

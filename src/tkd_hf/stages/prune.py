@@ -153,6 +153,10 @@ def prune(
 ) -> StageRecord:
     """Prune a model while it is distilled, and save the smaller model in `args.output_dir`.
 
+    Use it to make a student smaller or faster than its number of layers allows, or to remove tokens that the data never
+    use. A target that removes much needs several epochs of training to recover; without training (`train=False`) the
+    quality usually drops. Single weights that are set to zero (`sparsity`) save neither time nor memory by themselves.
+
     Args:
         model: folder or Hub id of a classifier: a student, or a teacher, which is converted to TKD first.
         data: the task or dataset.
@@ -170,6 +174,21 @@ def prune(
 
     Raises:
         InputError: as `distill`, and if the target cannot be met; the message names the nearest possible target.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, DistillationTrainingArguments, PruningArguments, prune
+
+    record = prune(
+        "runs/student",
+        DataArguments(task="sst2"),
+        DistillationTrainingArguments("runs/pruned", num_train_epochs=3),
+        PruningArguments(target_params=0.5),
+        teacher="runs/teacher",
+    )
+    print(record.metrics["parameters"], record.metrics["speedup"])
+    ```
     """
     is_own_teacher, teacher = teacher in (None, model), teacher or model
     train = train and (pruning.removes_units or pruning.element_sparsity is not None)

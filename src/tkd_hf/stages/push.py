@@ -88,6 +88,15 @@ def push(
     Raises:
         InputError: as `plan_push`; if `max_drop` is given without data; or if the Hub refuses the push.
         GateFailed: if the model lost more than `max_drop`.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, push
+
+    result = push("runs/student", "my-org/sst2-3l", max_drop=0.01, data=DataArguments(task="sst2"))
+    print(result.commit)
+    ```
     """
     planned = plan_push(folder, repo_id, include)
     if max_drop is not None:

@@ -63,6 +63,15 @@ def quantize(
     Raises:
         InputError: if the backend is unknown or not installed, the model is already quantized or cannot be loaded, the
             data is missing or has no labels, or the folder holds another run.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, quantize
+
+    record = quantize("runs/student", "runs/student-int8", "onnx", data=DataArguments(task="sst2"))
+    print(record.metrics["agreement"], record.metrics["speedup"])
+    ```
     """
     backend_module, weights = load_backend(backend, weights)
     config = runner_config(model)

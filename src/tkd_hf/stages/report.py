@@ -83,10 +83,10 @@ def report(
     Example:
 
     ```python
-    from tkd_hf.data.loading import DataArguments
-    from tkd_hf.stages.report import report
+    from tkd_hf import DataArguments, report
 
-    report(["runs/sst2-3l", "runs/sst2-3l-int8"], "report", DataArguments(task="sst2"))
+    result = report(["runs/student"], "report", DataArguments(task="sst2"), teacher="runs/teacher")
+    print(result.names)
     ```
     """
     from ..reporting import figures, tables  # raises an InputError without matplotlib, before any work is done

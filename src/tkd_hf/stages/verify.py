@@ -116,6 +116,15 @@ def verify(
             contains source files that differ from this package's.
         CardMismatch: if a file differs from the commit, or if the model does not load or gives other logits without
             this package.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, verify
+
+    result = verify("my-org/sst2-3l", DataArguments(task="sst2"))
+    result.check()  # CardMismatch if a metric of the card is wrong
+    ```
     """
     with tempfile.TemporaryDirectory() as folder:
         snapshot = fetch_snapshot(model, Path(folder, "hub"))
