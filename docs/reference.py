@@ -164,16 +164,16 @@ def training_options(arguments):
         *("", "## Training arguments", ""),
         f"{TRAINING_ARGUMENTS} is an option, such as `--gradient-accumulation-steps 4`.",
         *(f"{page} adds these, or changes their defaults:", ""),
-        *field_table(arguments, lambda name: f"`--{name.replace('_', '-')}`"),
+        *field_table(arguments),
     ]
 
 
-def field_table(arguments, spell):
-    """Return a table of the fields that differ from those of transformers; `spell` writes a field's name."""
-    lines = ["| name | meaning | default |", "| --- | --- | --- |"]
+def field_table(arguments):
+    """Return a table of the training arguments that differ from those of transformers."""
+    lines = ["| option | meaning | default |", "| --- | --- | --- |"]
     for field in filter(changed, dataclasses.fields(arguments)):
         text, default = split_default(field.metadata.get("help"))
-        lines.append(f"| {spell(field.name)} | {cell(text)} | {cell(default)} |")
+        lines.append(f"| `--{field.name.replace('_', '-')}` | {cell(text)} | {cell(default)} |")
     return lines
 
 
@@ -204,8 +204,7 @@ def python_page(name):
         members = MEMBERS.get(name, False)
         lines += signature_block(f"{value.__module__}.{value.__qualname__}", "Signature", members)
         if inspect.isclass(value) and issubclass(value, TrainingArguments):
-            lines += ["", "## Fields", "", f"{TRAINING_ARGUMENTS} is accepted as well.", ""]
-            lines += field_table(value, "`{}`".format)
+            lines += ["", f"{TRAINING_ARGUMENTS} is accepted as well."]
     else:  # OBJECTIVES
         lines.append(summary_of(name))
         for key, item in value.items():
