@@ -18,6 +18,7 @@ from tkd_hf.hardware import describe_hardware, describe_software
 
 
 RESULTS = Path(__file__).parent / "results"
+QUICK = Path("runs/quick")
 # training arguments of the quick size
 QUICK_TRAINING = {
     "max_steps": 1,
@@ -31,24 +32,30 @@ _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = "a the film story plot actor good bad fine dull moving slow not very quite".split()
 
 
-def parser_of(description: str, results: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have.
+def parser_of(description: str, results: str, work_dir: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have; `read_options` completes them.
 
     Args:
         description: the script's docstring.
         results: name of the file in benchmarks/results/ that the script writes.
+        work_dir: default folder of models, data and runs.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with local copies of the tasks, DIR/TASK/SPLIT.parquet (the Hub)")
+    parser.add_argument("--work-dir", type=Path, help=f"folder of models, data and runs ({work_dir})")
     parser.add_argument("--results", type=Path, help=f"file to write the results to (benchmarks/results/{results})")
-    parser.add_argument("--quick", action="store_true", help="run on tiny models and texts; results go to --work-dir")
-    parser.set_defaults(results_name=results)
+    parser.add_argument("--quick", action="store_true", help=f"run on tiny models and texts, in {QUICK}")
+    parser.set_defaults(default_results=results, default_work_dir=work_dir)
     return parser
 
 
-def results_file(options: argparse.Namespace) -> Path:
-    """Return the file to write to: results of the quick size never replace published results."""
-    return options.results or (options.work_dir if options.quick else RESULTS) / options.results_name
+def read_options(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Read the options; the quick size neither reuses full runs nor replaces published results."""
+    options = parser.parse_args(arguments)
+    default = Path(options.default_work_dir)
+    options.work_dir = options.work_dir or (QUICK / default.name if options.quick else default)
+    options.results = options.results or (options.work_dir if options.quick else RESULTS) / options.default_results
+    return options
 
 
 def environment(*packages: str) -> dict:

@@ -22,7 +22,7 @@ from common import (
     QUICK_TRAINING,
     environment,
     parser_of,
-    results_file,
+    read_options,
     save_rows,
     say,
     tiny_dataset,
@@ -51,13 +51,12 @@ TWELVE_LAYERS = {"distill": "12 layers of 8 heads"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "family.json")
+    parser = parser_of(__doc__, "family.json", "runs")
     names = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "tkd-base")
     parser.add_argument("--recipes", nargs="+", choices=names, default=names, help="recipes to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the students (42 1 2)")
     parser.add_argument("--collect", action="store_true", help="run nothing; read the reports of finished runs")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"), help="where the recipes' runs are (runs)")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
 
     rows = []
     for seed in options.seeds:
@@ -70,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
             if (folder / "report" / "report.json").exists():
                 rows.append(row_of(folder, name, seed))
     command = "python benchmarks/family.py --data-dir DATA"
-    save_rows(results_file(options), rows, key=("recipe", "seed"), command=command)
+    save_rows(options.results, rows, key=("recipe", "seed"), command=command)
 
 
 def load_recipe(name: str, options) -> dict:

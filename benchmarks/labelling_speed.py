@@ -8,7 +8,6 @@ The teachers have random weights, on which the time does not depend. All take tu
 which are tokenized before.
 """
 
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from clock import matmul_peak, now, useful_flops
-from common import environment, parser_of, results_file, save_rows, tiny_model, tiny_task
+from common import environment, parser_of, read_options, save_rows, tiny_model, tiny_task
 from tkd_hf import DataArguments, SoftLabels, tokenize
 from tkd_hf.data.loading import load_split
 from tkd_hf.hardware import has_fast_bf16, mixed_precision
@@ -38,7 +37,7 @@ QUICK_TEACHERS = {"tiny": BertConfig(hidden_size=16, num_hidden_layers=2, num_at
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "speed.json")
+    parser = parser_of(__doc__, "speed.json", "runs/labelling-speed")
     parser.add_argument("--tokenizer", help="folder or Hub id of a bert-like model")
     parser.add_argument(
         "--teachers", nargs="+", choices=list(TEACHERS), default=["MiniLM-L6"], help="sizes (MiniLM-L6)"
@@ -47,8 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64], help="texts per batch (64)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each teacher labels them (3)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision (bf16 if the machine computes in it)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/labelling-speed"), help="for --quick")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     configs = {name: TEACHERS[name] for name in options.teachers}
     if options.quick:
         configs, options.batch_sizes, options.rounds, options.precision = QUICK_TEACHERS, [2, 4], 1, "fp32"
@@ -63,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     texts = load_split(data, "train")[0].remove_columns("label").shuffle(seed=0)
     features = tokenize(texts.select(range(min(options.texts, len(texts)))), tokenizer, data.max_length)
     key = ("machine", "precision", "teacher", "batch_size", "texts")
-    save_rows(results_file(options), measure(configs, tokenizer, features, options), key=key, section="labelling")
+    save_rows(options.results, measure(configs, tokenizer, features, options), key=key, section="labelling")
 
 
 def measure(configs: dict[str, BertConfig], tokenizer, features: Dataset, options) -> list[dict]:

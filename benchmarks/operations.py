@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
 from clock import Clock, matmul_peak, useful_flops
-from common import environment, results_file, save_rows
+from common import environment, save_rows
 from contenders import Setup, ours
 from training_speed import command_of, parse, prepare, training_parser
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             row["arithmetic_milliseconds"] = time_of_arithmetic(options, work)
         rows.append(row | {"command": command_of("operations.py", options)} | environment())
     key = ("machine", "precision", "batch_size", "steps")
-    save_rows(results_file(options), rows, key=key, section="operations")
+    save_rows(options.results, rows, key=key, section="operations")
 
 
 def time_parts(options, work: Path, batch_size: int) -> dict[str, float]:

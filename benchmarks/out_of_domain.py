@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from common import environment, parser_of, results_file, save_rows, say, tiny_dataset, tiny_model
+from common import environment, parser_of, read_options, save_rows, say, tiny_dataset, tiny_model
 from family import SIZES
 from tkd_hf import DataArguments, evaluate
 
@@ -28,11 +28,10 @@ TEACHER, STUDENTS = "finetune", ("distill-2", "prune", "quantize", "quantize-2",
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "family.json")
+    parser = parser_of(__doc__, "family.json", "runs/out-of-domain")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/tkd-nlp-reviews"), help="run of the recipe")
     parser.add_argument("--reviews", type=Path, default=Path("runs/quickstart/movie-reviews"), help="its data set")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/out-of-domain"), help="where texts are written")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if options.quick:
         options.run_dir, options.reviews = options.work_dir / "run", options.work_dir / "movie reviews"
         for stage in (TEACHER, *STUDENTS):
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"on {domain}")
         folder = fetch(kind, options.work_dir / domain) if kind else options.reviews
         rows += measure(domain, options.run_dir, DataArguments(dataset=str(folder), eval_split="test", max_length=64))
-    save_rows(results_file(options), rows, key=("domain", "model"), section="out_of_domain")
+    save_rows(options.results, rows, key=("domain", "model"), section="out_of_domain")
 
 
 def fetch(kind: str, folder: Path) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from common import environment, identity, parser_of, read_results, results_file, save_rows, say, tiny_model, tiny_task
+from common import environment, identity, parser_of, read_options, read_results, save_rows, say, tiny_model, tiny_task
 from paper_recipes import Recipe, ablations, compared, recipes, softness
 from tkd_hf import (
     DataArguments,
@@ -97,19 +97,18 @@ EXPERIMENTS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "paper.json")
+    parser = parser_of(__doc__, "paper.json", "runs/paper")
     parser.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="EXPERIMENT")
     parser.add_argument("--encoder", help="folder or Hub id of the encoder that teachers are fine-tuned from")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/paper"), help="teachers and runs (runs/paper)")
     for name, kind in (("recipes", str), ("tasks", str), ("layers", int), ("seeds", int)):
         parser.add_argument(f"--{name}", nargs="+", type=kind, help=f"only these {name}")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if options.quick:
         make_quick(options)
     elif not options.encoder:
         parser.error("name the encoder of the teachers with --encoder, or try --quick")
 
-    path = results_file(options)
+    path = options.results
     for name in options.experiments:
         done = {identity(row, KEY) for row in read_results(path).get("runs", [])}
         runs = [run for run in EXPERIMENTS[name].runs() if run not in done and is_chosen(run, options)]

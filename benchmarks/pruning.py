@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import QUICK_TRAINING, environment, parser_of, results_file, save_rows, say, tiny_model, tiny_task
+from common import QUICK_TRAINING, environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
 from tkd_hf import (
     DataArguments,
     DistillationTrainingArguments,
@@ -54,12 +54,11 @@ QUICK_STUDENTS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "pruning.json")
+    parser = parser_of(__doc__, "pruning.json", "runs/pruning")
     parser.add_argument("--teachers", type=Path, help="folder with TASK-teacher for each task")
     parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS), help="tasks to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the students (0 1 2)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/pruning"), help="where the runs are (runs/pruning)")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if not options.teachers and not options.quick:
         parser.error("name the folder of the teachers with --teachers, or try --quick")
 
@@ -83,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows = measure(teacher, data, folders, rounds=2 if options.quick else ROUNDS)
             about = {"task": task, "seed": seed, "steps": args.max_steps}
             save_rows(
-                results_file(options),
+                options.results,
                 [about | {"student": student.name} | row for student, row in zip(students, rows, strict=True)],
                 key=("task", "seed", "student"),
                 command="python benchmarks/pruning.py --teachers TEACHERS --data-dir DATA",

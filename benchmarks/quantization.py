@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from common import environment, parser_of, results_file, save_rows, say, tiny_model, tiny_task
+from common import environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
 from family import RECIPES, SIZES, teacher_of
 from tkd_hf import DataArguments, InputError, benchmark, evaluate, quantize
 from tkd_hf.quantization import BACKENDS, load_backend
@@ -24,15 +24,14 @@ PACKAGES = {"openvino": ("openvino", "optimum-intel"), "onnx": ("onnxruntime",),
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "quantization.json")
+    parser = parser_of(__doc__, "quantization.json", "runs/quantized")
     names = ["tkd-nlp-sst2", "tkd-nlp-stsb"]
     parser.add_argument("--recipes", nargs="+", default=names, help=f"recipes that have run ({' '.join(names)})")
     parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS), help="backends (all)")
     parser.add_argument("--rounds", type=int, default=50, help="how often each model is timed (50)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every backend (1)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the recipes' runs are (runs)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/quantized"), help="folder of the quantized models")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     options.students = STUDENTS
     if options.quick:
         make_quick(options)
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             models |= quantized(backend, float_models, data, options.work_dir / name)
         say(f"{name}: measuring {len(models)} models")
         save_rows(
-            results_file(options),
+            options.results,
             measure(models, data, options),
             key=("task", "model", "backend", "weights"),
             command="python benchmarks/quantization.py --data-dir DATA",

@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 from itertools import product
-from pathlib import Path
 from statistics import median
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from clock import now
-from common import environment, parser_of, results_file, save_rows, say, tiny_model, tiny_task
+from common import environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
 from paper_recipes import FIRST_STAGE
 from tkd_hf import (
     DataArguments,
@@ -44,13 +43,12 @@ CHILD = "--run"  # first argument of the processes whose memory is measured
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "paper.json")
+    parser = parser_of(__doc__, "paper.json", "runs/resources")
     parser.add_argument("--teacher", help="folder of a classifier of MRPC")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 2], help="layers of the students (3 2)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (1 8 32)")
     parser.add_argument("--rounds", type=int, default=3, help="processes that measure each training (3)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/resources"), help="for --quick")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     options.steps = STEPS
     if options.quick:
         options.layers, options.batch_sizes, options.rounds, options.steps = [1], [1, 4], 1, 2
@@ -73,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row_of("inference memory", case, in_own_process("inference memory", case, options)))
     rows += latencies(models, precisions, options)
     key = ("measurement", "model", "precision", "batch_size")
-    save_rows(results_file(options), rows, key=key, section="resources")
+    save_rows(options.results, rows, key=key, section="resources")
 
 
 def row_of(measurement: str, case: tuple[int, str, int], values: dict) -> dict:

@@ -27,7 +27,7 @@ from datasets import Dataset, load_from_disk
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from clock import PHASES, Clock, matmul_peak, useful_flops
-from common import environment, parser_of, results_file, save_rows, say, tiny_model, tiny_task
+from common import environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
 from contenders import CONTENDERS, OTHERS, PEERS, Setup
 from tkd_hf import DataArguments, SoftLabels, student_from_teacher, tokenize
 from tkd_hf.conversion import to_bert
@@ -43,19 +43,18 @@ CHILD = "--run"  # first argument of the processes that train one contender
 
 def training_parser(description: str):
     """Return the parser of the benchmarks that train on SST-2."""
-    parser = parser_of(description, "speed.json")
+    parser = parser_of(description, "speed.json", "runs/training-speed")
     parser.add_argument("--teacher", help="folder of a classifier of SST-2")
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run (100)")
     parser.add_argument("--batch-size", type=int, default=64, help="examples per step (64)")
     parser.add_argument("--layers", type=int, default=3, help="layers of the student (3)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision (bf16 if the machine computes in it)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/training-speed"), help="where runs are kept")
     return parser
 
 
 def parse(parser, arguments: list[str] | None):
     """Read the options; in the quick size, write a tiny teacher and task."""
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     options.precision = options.precision or ("bf16" if has_fast_bf16() and not options.quick else "fp32")
     if options.quick:
         options.steps, options.batch_size, options.layers = 2, 8, 1
@@ -82,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
             contender = contenders[(index + seed) % len(contenders)]  # rotate, so that nobody always follows the same
             runs.append(run_once(options, work, contender, seed))
     save_rows(
-        results_file(options),
+        options.results,
         [row_of(contender, runs, options) for contender in contenders],
         key=("machine", "precision", "batch_size", "contender"),
         section="training",

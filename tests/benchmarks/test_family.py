@@ -108,3 +108,10 @@ def test_rows_with_the_same_key_are_replaced(tmp_path):
 def test_a_single_value_has_no_deviation():
     assert common.with_deviation([0.5], ".2%") == "50.00%"
     assert common.with_deviation([0.25, 0.75], ".2%") == "50.00% ± 35.36%"
+
+
+def test_the_quick_size_neither_reuses_full_runs_nor_replaces_published_results():
+    parser = common.parser_of("", "pruning.json", "runs/pruning")
+    full, quick = (common.read_options(parser, arguments) for arguments in ([], ["--quick"]))
+    assert (full.work_dir, full.results) == (common.Path("runs/pruning"), common.RESULTS / "pruning.json")
+    assert (quick.work_dir, quick.results) == (common.QUICK / "pruning", common.QUICK / "pruning" / "pruning.json")

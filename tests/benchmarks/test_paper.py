@@ -126,7 +126,7 @@ def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_subset_of_the_training_examples_is_the_same_every_time(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "TASKS", {"sst2": paper.Task(steps=1, examples=8)})
-    options = paper.parser_of("", "paper.json").parse_args([])
+    options = paper.read_options(paper.parser_of("", "paper.json", "runs"), [])
     options.data_dir = paper.tiny_task(tmp_path / "data", "sst2")
     subsets = []
     for name in ("first", "second"):
@@ -160,7 +160,7 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    options = resources.parser_of("", "paper.json").parse_args([])
+    options = resources.read_options(resources.parser_of("", "paper.json", "runs"), [])
     options.teacher, options.steps = resources.tiny_model(tmp_path / "teacher", layers=2), 1
     options.data_dir = resources.tiny_task(tmp_path / "data", "mrpc")
     values = resources.in_own_process("inference memory", (1, "fp32", 4), options)

@@ -50,7 +50,7 @@ def test_ratios_compare_runs_of_the_same_round():
 
     runs = [run("ours", 0, 60), run("plain Trainer", 0, 10), run("TextBrewer", 0, 20)]
     runs += [run("ours", 1, 30), run("plain Trainer", 1, 5), run("TextBrewer", 1, 3)]
-    options = training_speed.training_parser("").parse_args([])
+    options = training_speed.parse(training_speed.training_parser(""), ["--teacher", "t", "--precision", "fp32"])
     options.rounds = 2
     rows = {name: training_speed.row_of(name, runs, options) for name in ("ours", "plain Trainer")}
     assert rows["ours"]["of_fastest_peer"] == [3, 6]
