@@ -192,7 +192,11 @@ def pruning() -> list[str]:
     first = {task: by_task[task] for task in ("sst2", "mrpc")}
     teacher = [cell for row in first.values() for cell in (f"{row['teacher']:.4f}", "100.0", "1.00×")]
     rows.append(["teacher", *teacher, f"{first['sst2']['teacher_megabytes']:.1f}", "1"])
-    columns = [cell for task in first for cell in (TITLES[task], "of the teacher, %", "speed")]
+    columns = [
+        cell
+        for task, row in first.items()
+        for cell in (f"{TITLES[task]}, {row['steps']:,} steps", "of the teacher, %", "speed")
+    ]
     return as_table(["", *columns, "MB", "seeds"], rows) + measured_on(rows_of("pruning"))
 
 
