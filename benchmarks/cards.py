@@ -11,9 +11,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tkd_hf.hub.card import Card
-from tkd_hf.stages.card import card, card_from_folder
-from tkd_hf.stages.run_folder import StageRecord
+from tkd_hf.cards.card import Card
+from tkd_hf.cards.generate import card, card_from_folder
+from tkd_hf.records.run_folder import StageRecord
 
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ from datasets import ClassLabel, Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from tkd_hf.core.hardware import describe_hardware, describe_software
 from tkd_hf.data.tasks import get_task
-from tkd_hf.hardware import describe_hardware, describe_software
 
 
 RESULTS = Path(__file__).parent / "results"

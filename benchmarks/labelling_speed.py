@@ -24,8 +24,8 @@ from transformers import (
 from clock import matmul_peak, now, useful_flops
 from common import environment, parser_of, read_options, save_rows, tiny_model, tiny_task
 from tkd_hf import DataArguments, SoftLabels, tokenize
+from tkd_hf.core.hardware import has_fast_bf16, mixed_precision
 from tkd_hf.data.loading import load_split
-from tkd_hf.hardware import has_fast_bf16, mixed_precision
 
 
 TEACHERS = {

@@ -34,7 +34,7 @@ from tkd_hf import (
 )
 from tkd_hf.data.loading import load_split
 from tkd_hf.data.tasks import get_task
-from tkd_hf.layer_map import layer_map
+from tkd_hf.models.layer_map import layer_map
 
 
 KEY = ("recipe", "task", "layers", "seed")

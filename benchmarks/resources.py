@@ -32,7 +32,7 @@ from tkd_hf import (
     student_from_teacher,
 )
 from tkd_hf.data.loading import load_split
-from tkd_hf.evaluation.memory import peak_megabytes
+from tkd_hf.inference.memory import peak_megabytes
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

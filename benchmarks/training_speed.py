@@ -30,12 +30,12 @@ from clock import PHASES, Clock, matmul_peak, useful_flops
 from common import environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
 from contenders import CONTENDERS, OTHERS, PEERS, Setup
 from tkd_hf import DataArguments, SoftLabels, student_from_teacher, tokenize
-from tkd_hf.conversion import to_bert
+from tkd_hf.core.hardware import has_fast_bf16
 from tkd_hf.data.loading import load_splits
-from tkd_hf.evaluation.memory import peak_megabytes
-from tkd_hf.evaluation.runners import PyTorchRunner
-from tkd_hf.hardware import has_fast_bf16
-from tkd_hf.inference import predict_logits
+from tkd_hf.inference.memory import peak_megabytes
+from tkd_hf.inference.prediction import predict_logits
+from tkd_hf.inference.runners import PyTorchRunner
+from tkd_hf.models.conversion import to_bert
 
 
 CHILD = "--run"  # first argument of the processes that train one contender

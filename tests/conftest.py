@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from tkd_hf.cli import main
+from tkd_hf.core.statistics import bootstrap
 from tkd_hf.data.tasks import get_task
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.evaluation.intervals import bootstrap
-from tkd_hf.evaluation.memory import Footprint
+from tkd_hf.inference.memory import Footprint
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
@@ -66,13 +66,13 @@ def float32(monkeypatch):
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """Draw 50 bootstrap resamples instead of 1,000, which take seconds per metric."""
-    monkeypatch.setattr("tkd_hf.stages.evaluate.bootstrap", partial(bootstrap, resamples=50))
+    monkeypatch.setattr("tkd_hf.commands.evaluate.bootstrap", partial(bootstrap, resamples=50))
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
     """Skip the memory measurement of benchmarks, which starts a process per model."""
-    monkeypatch.setattr("tkd_hf.stages.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
+    monkeypatch.setattr("tkd_hf.commands.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:

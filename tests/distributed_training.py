@@ -12,10 +12,10 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, TKDForSequenceClassification
-from tkd_hf.configuration_tkd import TKDConfig
+from tkd_hf.commands import label as stages_label
+from tkd_hf.core.processes import destroy_process_group
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.processes import destroy_process_group
-from tkd_hf.stages import label as stages_label
+from tkd_hf.models.configuration_tkd import TKDConfig
 
 from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
 from .training import QUIET

@@ -31,10 +31,11 @@ from tkd_hf import (
     TKDForSequenceClassification,
     student_from_teacher,
 )
-from tkd_hf.adapters import LoraArguments, add_adapters, finish_adapters, head_modules, linear_modules, merge_adapter
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.signals import Recorder
-from tkd_hf.teacher import LiveTeacher
+from tkd_hf.models.lora import LoraArguments, add_adapters, finish_adapters, linear_modules, merge_adapter
+from tkd_hf.models.quantized import head_modules
+from tkd_hf.models.signals import Recorder
+from tkd_hf.teachers.teacher import LiveTeacher
 
 from .conftest import TEXTS, WORDS, build_teacher
 from .training import arguments, logits_of_texts, losses, student_of, weights

@@ -17,14 +17,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from tkd_hf import (
-    TKDConfig,
-    TKDForMaskedLM,
-    TKDForSequenceClassification,
-    TKDForTokenClassification,
-    TKDModel,
-)
-from tkd_hf.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_padding_free, to_tkd
+from tkd_hf import TKDConfig, TKDForMaskedLM, TKDForSequenceClassification, TKDForTokenClassification, TKDModel
+from tkd_hf.models.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_padding_free, to_tkd
 
 
 SIZES = {

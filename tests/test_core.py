@@ -5,11 +5,12 @@ from contextlib import suppress
 import pytest
 import torch
 
-from tkd_hf import InputError, TKDConfig, hardware
-from tkd_hf.errors import first_line
-from tkd_hf.files import atomic_write, read_json
-from tkd_hf.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
-from tkd_hf.labels import label_names, label_order
+from tkd_hf import InputError, TKDConfig
+from tkd_hf.core import hardware
+from tkd_hf.core.errors import first_line
+from tkd_hf.core.files import atomic_write, read_json
+from tkd_hf.core.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
+from tkd_hf.core.labels import label_names, label_order
 
 from .conftest import build_tokenizer
 

@@ -9,8 +9,8 @@ from torch.profiler import profile
 
 from tkd_hf import student_from_teacher
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.evaluation.runners import PyTorchRunner
-from tkd_hf.inference import _batches, predict_logits
+from tkd_hf.inference.prediction import _batches, predict_logits
+from tkd_hf.inference.runners import PyTorchRunner
 
 from .conftest import TEXTS, build_tokenizer
 

@@ -4,14 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tkd_hf import (
-    TKDConfig,
-    TKDForMaskedLM,
-    TKDForSequenceClassification,
-    TKDForTokenClassification,
-    TKDModel,
-)
-from tkd_hf.layers_tkd import Packing, sinusoidal_positions
+from tkd_hf import TKDConfig, TKDForMaskedLM, TKDForSequenceClassification, TKDForTokenClassification, TKDModel
+from tkd_hf.models.layers_tkd import Packing, sinusoidal_positions
 
 
 CLASSES = [TKDModel, TKDForSequenceClassification, TKDForTokenClassification, TKDForMaskedLM]

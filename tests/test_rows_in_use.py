@@ -7,8 +7,8 @@ from transformers import DataCollatorWithPadding
 
 from tests.conftest import WORDS
 from tests.training import arguments, student_of
-from tkd_hf import trainer as trainer_module
-from tkd_hf.rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use
+from tkd_hf.training import trainer as trainer_module
+from tkd_hf.training.rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use
 
 
 UNUSED = [WORDS.index("[UNK]"), WORDS.index("[MASK]")]

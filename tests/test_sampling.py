@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from tests.conftest import build_teacher
 from tests.training import QUIET, arguments
-from tkd_hf.sampling import BaseTrainer, EpochLengthGroupedSampler
+from tkd_hf.training.base_trainer import BaseTrainer, EpochLengthGroupedSampler
 
 
 MAX_GROWTH = 30  # megabytes; allocators keep some memory, but leaking a batch per step would take ten times as much

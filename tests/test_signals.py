@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from tkd_hf import TKDConfig, TKDModel
-from tkd_hf.errors import InputError
-from tkd_hf.signals import FEATURES, Recorder, attention_projections
+from tkd_hf.core.errors import InputError
+from tkd_hf.models.signals import FEATURES, Recorder, attention_projections
 
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20}

@@ -23,9 +23,9 @@ from tkd_hf import (
     TKDForTokenClassification,
     TKDModel,
 )
-from tkd_hf.conversion import to_tkd
-from tkd_hf.layer_map import LAYER_MAPS, layer_map, uniform_layers
-from tkd_hf.student import choose_layers, narrow_layer, student_from_teacher
+from tkd_hf.models.conversion import to_tkd
+from tkd_hf.models.layer_map import LAYER_MAPS, layer_map, uniform_layers
+from tkd_hf.models.student import choose_layers, narrow_layer, student_from_teacher
 
 
 SIZES = {"vocab_size": 40, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 20}

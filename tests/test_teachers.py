@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 
 from tkd_hf import InputError, SoftLabels
 from tkd_hf.data.tokenization import teacher_features, tokenize
-from tkd_hf.evaluation.runners import PyTorchRunner
-from tkd_hf.inference import predict_logits
-from tkd_hf.soft_labels import attach_mean, content_keys, default_path, teacher_revision
-from tkd_hf.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
+from tkd_hf.inference.prediction import predict_logits
+from tkd_hf.inference.runners import PyTorchRunner
+from tkd_hf.teachers.soft_labels import attach_mean, content_keys, default_path, teacher_revision
+from tkd_hf.teachers.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 
 from .conftest import TEXTS, WORDS, build_teacher, build_tokenizer
 
@@ -205,7 +205,7 @@ def test_the_revision_of_a_hub_model_is_its_commit(tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     code = (
-        "from tkd_hf.soft_labels import teacher_revision; from tkd_hf.model_loading import load_classifier;"
+        "from tkd_hf.teachers.soft_labels import teacher_revision; from tkd_hf.models.loading import load_classifier;"
         f"names = ['org/teacher', 'org/teacher@{older}'];"
         "print(*(f'{teacher_revision(name)}/{load_classifier(name).config.num_labels}' for name in names))"
     )
@@ -280,7 +280,7 @@ def test_lost_offsets_and_truncated_files_are_detected(token_soft, tmp_path):
 
 def test_format_1_can_be_read(soft, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("tkd_hf.soft_labels.FORMAT", "tkd-hf soft labels 1")
+        patch.setattr("tkd_hf.teachers.soft_labels.FORMAT", "tkd-hf soft labels 1")
         soft.save(tmp_path / "soft.safetensors")
     np.testing.assert_array_equal(SoftLabels.load(tmp_path / "soft.safetensors").logits, soft.logits)
 

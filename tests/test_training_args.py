@@ -46,7 +46,7 @@ def test_arguments_are_training_arguments_with_linear_warm_up():
 
 def test_bf16_defaults_to_what_the_device_supports(monkeypatch):
     for available in (True, False):
-        monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu, available=available: available)
+        monkeypatch.setattr("tkd_hf.objectives.arguments.has_fast_bf16", lambda use_cpu, available=available: available)
         assert arguments().bf16 is available
         assert arguments(bf16=not available).bf16 is not available
         assert arguments(fp16=True).bf16 is False
@@ -54,7 +54,7 @@ def test_bf16_defaults_to_what_the_device_supports(monkeypatch):
 
 def test_bf16_is_the_default_on_a_cpu_that_supports_it(monkeypatch):
     """Without an accelerator, `use_cpu` need not be set by hand."""
-    monkeypatch.setattr("tkd_hf.training_args.has_fast_bf16", lambda use_cpu: True)
+    monkeypatch.setattr("tkd_hf.objectives.arguments.has_fast_bf16", lambda use_cpu: True)
     monkeypatch.setattr("torch.accelerator.is_available", lambda *args, **kwargs: False)
     args = FineTuningArguments("unused", report_to="none")
     assert (args.bf16, args.use_cpu) == (True, True)

@@ -8,45 +8,48 @@ import importlib
 import sys
 from pathlib import Path
 
+from ._old_paths import keep_old_paths
+
 
 __version__ = "0.2.0"
 
 # module -> the public names that it defines
 _EXPORTS = {
     # the stages, one function per command, and their arguments
-    "stages.pretrain": ("pretrain", "PretrainingArguments", "EncoderArguments"),
-    "stages.finetune": ("finetune",),
-    "stages.augment": ("augment",),
-    "stages.label": ("label",),
-    "stages.distill": ("distill",),
-    "stages.prune": ("prune", "PruningArguments"),
-    "stages.quantize": ("quantize",),
-    "stages.evaluate": ("evaluate",),
-    "stages.benchmark": ("benchmark",),
-    "stages.report": ("report",),
-    "stages.card": ("card",),
-    "stages.push": ("push",),
-    "stages.verify": ("verify",),
-    "stages.student": ("StudentArguments",),
-    "stages.run_folder": ("StageRecord",),
-    "adapters": ("LoraArguments",),
+    "commands.pretrain": ("pretrain", "EncoderArguments"),
+    "commands.finetune": ("finetune",),
+    "commands.augment": ("augment",),
+    "commands.label": ("label",),
+    "commands.distill": ("distill",),
+    "commands.prune": ("prune",),
+    "commands.quantize": ("quantize",),
+    "commands.evaluate": ("evaluate",),
+    "commands.benchmark": ("benchmark",),
+    "commands.report": ("report",),
+    "cards.generate": ("card",),
+    "commands.push": ("push",),
+    "commands.verify": ("verify",),
+    "commands.student": ("StudentArguments",),
+    "records.run_folder": ("StageRecord",),
+    "models.lora": ("LoraArguments",),
     "data.corpus": ("CorpusArguments",),
     "data.loading": ("DataArguments",),
-    "training_args": ("FineTuningArguments", "DistillationTrainingArguments"),
+    "objectives.arguments": ("FineTuningArguments", "DistillationTrainingArguments", "PretrainingArguments"),
+    "pruning.arguments": ("PruningArguments",),
     # models, for direct use
-    "configuration_tkd": ("TKDConfig",),
-    "modeling_tkd": ("TKDModel", "TKDForSequenceClassification", "TKDForTokenClassification", "TKDForMaskedLM"),
-    "student": ("student_from_teacher",),
+    "models.configuration_tkd": ("TKDConfig",),
+    "models.modeling_tkd": ("TKDModel", "TKDForSequenceClassification", "TKDForTokenClassification", "TKDForMaskedLM"),
+    "models.student": ("student_from_teacher",),
     # training with your own data set or objective
-    "trainer": ("DistillationTrainer",),
+    "training.trainer": ("DistillationTrainer",),
     "data.tokenization": ("tokenize",),
     "data.collation": ("DistillationCollator",),
-    "soft_labels": ("SoftLabels",),
+    "teachers.soft_labels": ("SoftLabels",),
     "objectives": ("OBJECTIVES", "Objective"),
     "objectives.base": ("ObjectiveSetup",),
-    "signals": ("Signals",),
+    "models.signals": ("Signals",),
     # errors
-    "errors": ("InputError", "CheckFailed", "GateFailed", "CardMismatch", "TrainingStopped"),
+    "core.errors": ("InputError", "CheckFailed", "GateFailed", "CardMismatch", "TrainingStopped"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -63,8 +66,10 @@ def __dir__():
     return sorted([*globals(), *_MODULE_OF])
 
 
-# Registering loads torch and transformers. The command line leaves it to `tkd_hf.stages`, so that --help is quick.
+keep_old_paths()
+
+# Registering loads torch and transformers. The command line leaves it to `tkd_hf.commands`, so that --help is quick.
 if Path(sys.argv[0] if sys.argv else "").stem != "tkd-hf":
-    from .registration import register_auto_classes
+    from .models.registration import register_auto_classes
 
     register_auto_classes()

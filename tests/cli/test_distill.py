@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from tkd_hf import SoftLabels, student_from_teacher
-from tkd_hf.stages import label
+from tkd_hf.commands import label
 
 from ..conftest import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
 from tkd_hf import DistillationTrainer
-from tkd_hf.callbacks import StopOnNonFiniteGradient
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
+from tkd_hf.training.callbacks import StopOnNonFiniteGradient
 
 from ..conftest import FAST, read_json
 

@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from tkd_hf import InputError
-from tkd_hf.adapters import merge_adapter
+from tkd_hf.models.lora import merge_adapter
 
 from ..conftest import FAST, read_json
 from ..training import logits_of_texts, student_of

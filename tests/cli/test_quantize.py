@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from tkd_hf import optional_dependencies
-from tkd_hf.stages import quantize as stage
+from tkd_hf.commands import quantize as stage
+from tkd_hf.core import optional_dependencies
 
 from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json, write_recipe
 from .test_run import plan

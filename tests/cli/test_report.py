@@ -113,8 +113,8 @@ def test_records_that_disagree_on_teacher_or_task_are_refused(run, tmp_path, inp
 
 
 def test_a_quantized_run_has_the_teacher_of_the_stage_before_it(tmp_path):
-    from tkd_hf.stages.report import recorded_input
-    from tkd_hf.stages.run_folder import StageRecord, write_record
+    from tkd_hf.commands.report import recorded_input
+    from tkd_hf.records.run_folder import StageRecord, write_record
 
     stages = [vars(StageRecord("distill", {"teacher": name, "task": "sst2"}, {})) for name in ("org/early", "org/late")]
     write_record(tmp_path, StageRecord("quantize", {"model": "runs/s", "task": "mrpc"}, {}, before=stages))

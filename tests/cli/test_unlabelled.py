@@ -52,7 +52,7 @@ def test_unlabelled_texts_of_the_evaluation_split_are_not_trained_on(
         trained.extend(trainer.train_dataset["input_ids"])
         raise Stop
 
-    monkeypatch.setattr("tkd_hf.stages.distill.train_into", spy)
+    monkeypatch.setattr("tkd_hf.commands.distill.train_into", spy)
     validation = sst2_dir / "sst2" / "validation.parquet"
     Dataset.from_dict({"sentence": ["very very good", "b b"], "label": [1, 0]}).to_parquet(validation)
     (tmp_path / "x.txt").write_text("Very very   good \nvery good\nb b\n")

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from tkd_hf import InputError
-from tkd_hf.adapters import merge_adapter
 from tkd_hf.cli.recipe import Recipe
 from tkd_hf.hub.folder import publishable_files
-from tkd_hf.stages.run_folder import read_record
+from tkd_hf.models.lora import merge_adapter
+from tkd_hf.records.run_folder import read_record
 
 from ..conftest import FAST
 

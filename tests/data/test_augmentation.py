@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tkd_hf import InputError
 from tkd_hf.data.augmentation import collect_words, replace_words, shuffle_pairs
-from tkd_hf.data.replacement_words import MaskedWords, NearestWords, _single_token_words
+from tkd_hf.teachers.replacement_words import MaskedWords, NearestWords, _single_token_words
 
 from ..conftest import TEXTS, WORDS, build_tokenizer
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from tkd_hf.core.errors import InputError
 from tkd_hf.data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
-from tkd_hf.errors import InputError
 
 from ..conftest import TEXTS, build_tokenizer
 

@@ -13,8 +13,11 @@ from transformers import (
 )
 
 from tkd_hf import TKDConfig, TKDForSequenceClassification, student_from_teacher
-from tkd_hf.errors import InputError
-from tkd_hf.evaluation.benchmark import (
+from tkd_hf.core.errors import InputError
+from tkd_hf.inference.cost import count_parameters
+from tkd_hf.inference.memory import measure_footprint, peak_megabytes
+from tkd_hf.inference.runners import PyTorchRunner
+from tkd_hf.inference.timing import (
     forward_pass,
     max_input_length,
     median_latencies,
@@ -23,9 +26,6 @@ from tkd_hf.evaluation.benchmark import (
     time_interleaved,
     timings,
 )
-from tkd_hf.evaluation.cost import count_parameters
-from tkd_hf.evaluation.memory import measure_footprint, peak_megabytes
-from tkd_hf.evaluation.runners import PyTorchRunner
 
 from ..conftest import WORDS, build_teacher
 

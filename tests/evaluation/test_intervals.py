@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from tkd_hf.evaluation.intervals import bootstrap, confidence_interval, mcnemar
+from tkd_hf.core.statistics import bootstrap, confidence_interval, mcnemar
 from tkd_hf.evaluation.metrics import metric_functions
 from tkd_hf.evaluation.predictions import Predictions
 

@@ -5,7 +5,7 @@ import pytest
 from transformers import EvalPrediction
 
 from tkd_hf import InputError
-from tkd_hf.errors import GateFailed
+from tkd_hf.core.errors import GateFailed
 from tkd_hf.evaluation.calibration import calibration
 from tkd_hf.evaluation.fidelity import agreement
 from tkd_hf.evaluation.gate import check_drop

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from tkd_hf import optional_dependencies
-from tkd_hf.errors import InputError
-from tkd_hf.evaluation.runners import PyTorchRunner, load_runner
+from tkd_hf.core import optional_dependencies
+from tkd_hf.core.errors import InputError
+from tkd_hf.inference.runners import PyTorchRunner, load_runner
 
 from ..conftest import TEXTS, WORDS
 

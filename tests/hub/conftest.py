@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tkd_hf.stages.card import card
-from tkd_hf.stages.run_folder import RunFolder, StageRecord
+from tkd_hf.cards.generate import card
+from tkd_hf.records.run_folder import RunFolder, StageRecord
 
 from ..conftest import build_teacher, build_tokenizer
 from ..training import student_of

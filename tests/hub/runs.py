@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tkd_hf.stages.run_folder import StageRecord, write_record
+from tkd_hf.records.run_folder import StageRecord, write_record
 
 from ..conftest import build_teacher, build_tokenizer
 from ..training import student_of

@@ -9,10 +9,10 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from tkd_hf import InputError
-from tkd_hf.adapters import LoraArguments, add_adapters
-from tkd_hf.hub.card import Card
-from tkd_hf.stages.card import card
-from tkd_hf.stages.run_folder import StageRecord, previous_stages, write_record
+from tkd_hf.cards.card import Card
+from tkd_hf.cards.generate import card
+from tkd_hf.models.lora import LoraArguments, add_adapters
+from tkd_hf.records.run_folder import StageRecord, previous_stages, write_record
 
 from ..conftest import build_teacher, read_json
 from .runs import distilled, report_folder, run_folder

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tkd_hf import InputError
-from tkd_hf.hub.metadata import check_card, front_matter
-from tkd_hf.hub.sections import merge_sections, user_text
+from tkd_hf.cards.metadata import check_card, front_matter
+from tkd_hf.cards.sections import merge_sections, user_text
 
 
 VALID = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["tkd"]}

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from tkd_hf import InputError
+from tkd_hf.cards.generate import card
 from tkd_hf.hub.folder import check_folder, publishable_files, publishable_record
-from tkd_hf.hub.redaction import hub_id, redact, redacted_record
-from tkd_hf.stages.card import card
-from tkd_hf.stages.run_folder import StageRecord
+from tkd_hf.records.redaction import hub_id, redact, redacted_record
+from tkd_hf.records.run_folder import StageRecord
 
 from ..conftest import read_json
 from .runs import distilled, report_folder, run_folder

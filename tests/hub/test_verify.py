@@ -8,13 +8,13 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from tkd_hf.adapters import LoraArguments, add_adapters, merge_adapter
-from tkd_hf.errors import CardMismatch, InputError
+from tkd_hf.cards.generate import card
+from tkd_hf.commands.verify import CheckedMetric, Verification, differing_numbers
+from tkd_hf.core.errors import CardMismatch, InputError
 from tkd_hf.hub.folder import SOURCE_FILES
+from tkd_hf.models.lora import LoraArguments, add_adapters, merge_adapter
 from tkd_hf.quantization import load_backend
-from tkd_hf.stages.card import card
-from tkd_hf.stages.run_folder import RunFolder, read_record
-from tkd_hf.stages.verify import CheckedMetric, Verification, differing_numbers
+from tkd_hf.records.run_folder import RunFolder, read_record
 
 from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run

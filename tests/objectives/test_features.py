@@ -8,7 +8,8 @@ from scipy.special import softmax as scipy_softmax
 from transformers import BertConfig
 
 from tkd_hf import DistillationTrainingArguments, TKDConfig
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
+from tkd_hf.models.signals import FEATURES, Signals
 from tkd_hf.objectives import (
     OBJECTIVES,
     AttentionScores,
@@ -18,7 +19,6 @@ from tkd_hf.objectives import (
     SelfAttentionRelations,
 )
 from tkd_hf.objectives.base import ObjectiveSetup
-from tkd_hf.signals import FEATURES, Signals
 
 
 FEATURE_OBJECTIVES = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tkd_hf.models.signals import Signals
 from tkd_hf.objectives import HardLoss
-from tkd_hf.signals import Signals
 
 from ..conftest import build_teacher
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
+from tkd_hf.models.signals import Signals
 from tkd_hf.objectives import LogitDistillation
 from tkd_hf.objectives.agreement import batch_agreement
 from tkd_hf.objectives.divergences import bernoulli_divergence, categorical_divergence
-from tkd_hf.signals import Signals
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

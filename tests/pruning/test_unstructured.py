@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
 
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
 from tkd_hf.pruning import NNCFMasks, Schedule
 from tkd_hf.pruning.unstructured import (
     ElementPruner,
@@ -261,6 +261,6 @@ def test_nncf_refuses_patterns(teacher, tokenizer):
 
 
 def test_missing_nncf_names_the_extra_to_install(teacher, tokenizer, monkeypatch):
-    monkeypatch.setattr("tkd_hf.optional_dependencies.find_spec", lambda name: None)
+    monkeypatch.setattr("tkd_hf.core.optional_dependencies.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "tkd-hf\[openvino\]"'):
         nncf_masks(teacher, tokenizer)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from tkd_hf import TKDForMaskedLM, student_from_teacher
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
 from tkd_hf.pruning.fast_tokenizer import encode_texts, prune_tokenizer, required_token_ids
 from tkd_hf.pruning.vocabulary import corpus_texts, prune_vocabulary
 

@@ -9,7 +9,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import InputError
-from tkd_hf.evaluation.runners import ONNXRunner
+from tkd_hf.commands.distill import QUANTIZATION_AWARE
+from tkd_hf.inference.runners import ONNXRunner
+from tkd_hf.models.quantized import quantized_copy
 from tkd_hf.quantization import onnx
 from tkd_hf.quantization.aware import (
     FakeQuantizedEmbeddingMixin,
@@ -22,9 +24,7 @@ from tkd_hf.quantization.aware import (
     remove_fake_quantization,
     train_with_fake_quantization,
 )
-from tkd_hf.quantization.bitsandbytes import quantized_copy
 from tkd_hf.quantization.int4 import dequantized_rows, pack_lookup_tables, pack_table
-from tkd_hf.stages.distill import QUANTIZATION_AWARE
 
 from ..conftest import build_teacher
 from ..training import logits_of_texts, losses, student_of, weights

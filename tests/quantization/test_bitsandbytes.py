@@ -25,12 +25,13 @@ from tkd_hf import (
     TKDForSequenceClassification,
     TKDForTokenClassification,
 )
-from tkd_hf.adapters import LoraArguments, add_adapters
-from tkd_hf.conversion import to_bert
 from tkd_hf.data.tasks import get_task
-from tkd_hf.model_loading import load_classifier, load_for_training, quantized_by
+from tkd_hf.models.conversion import to_bert
+from tkd_hf.models.loading import load_classifier, load_for_training
+from tkd_hf.models.lora import LoraArguments, add_adapters
+from tkd_hf.models.quantized import quantized_by, quantized_copy
 from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration_data, compact
-from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize, quantized_copy
+from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize
 
 from ..conftest import WORDS, build_teacher, read_json
 from ..training import arguments, logits_of_texts, losses, student_of, weights

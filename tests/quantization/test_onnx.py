@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tkd_hf import TKDConfig, TKDForSequenceClassification
-from tkd_hf.errors import InputError
+from tkd_hf.core.errors import InputError
 from tkd_hf.quantization import onnx as backend
 
 from ..conftest import TEXTS, WORDS, build_teacher

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, BertForTokenClassification
 
 from tkd_hf import TKDConfig, TKDForSequenceClassification, student_from_teacher
-from tkd_hf.errors import InputError
-from tkd_hf.evaluation.runners import load_runner
+from tkd_hf.core.errors import InputError
+from tkd_hf.inference.runners import load_runner
 from tkd_hf.quantization import openvino as backend
 
 from ..conftest import TEXTS, WORDS, build_teacher

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from tkd_hf import InputError, optional_dependencies
-from tkd_hf.evaluation.runners import load_runner
-from tkd_hf.model_loading import load_classifier, load_encoder, quantized_by
+from tkd_hf import InputError
+from tkd_hf.core import optional_dependencies
+from tkd_hf.inference.runners import load_runner
+from tkd_hf.models.loading import load_classifier, load_encoder
+from tkd_hf.models.quantized import quantized_by
 from tkd_hf.quantization.quanto import load, quantize
 
 from ..conftest import build_teacher, read_json

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tkd_hf.errors import InputError
+from tkd_hf.cards import figures
+from tkd_hf.core.errors import InputError
 from tkd_hf.evaluation.calibration import Calibration
-from tkd_hf.reporting import figures
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_training_plot_hides_the_panel_of_missing_agreement(tmp_path, monkeypatc
 
 def test_missing_matplotlib_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "tkd_hf.reporting.figures")
+    monkeypatch.delitem(sys.modules, "tkd_hf.cards.figures")
     with pytest.raises(InputError, match=r'not installed: pip install "tkd-hf\[report\]"'):
-        importlib.import_module("tkd_hf.reporting.figures")
+        importlib.import_module("tkd_hf.cards.figures")

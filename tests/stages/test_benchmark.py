@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tkd_hf import student_from_teacher
+from tkd_hf.commands import benchmark as stage
+from tkd_hf.commands.benchmark import SENTENCES, benchmark
+from tkd_hf.core.errors import InputError
 from tkd_hf.data.loading import DataArguments
-from tkd_hf.errors import InputError
-from tkd_hf.evaluation.memory import Footprint
-from tkd_hf.stages import benchmark as stage
-from tkd_hf.stages.benchmark import SENTENCES, benchmark
+from tkd_hf.inference.memory import Footprint
 
 
 SMALL = {"batch_sizes": (1, 2), "lengths": (4, 8), "rounds": 3}

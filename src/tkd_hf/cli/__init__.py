@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from ..errors import CheckFailed, InputError, TrainingStopped, storage_error_message
-from ..processes import destroy_process_group
+from ..core.errors import CheckFailed, InputError, TrainingStopped, storage_error_message
+from ..core.processes import destroy_process_group
 from . import (
     augment,
     benchmark,

@@ -40,7 +40,7 @@ def augment(
 
     Choose one of --mlm, --neighbours and --shuffle-pairs.
     """
-    from ..stages.augment import augment as run
+    from ..commands.augment import augment as run
 
     announce(f"augmenting {data.task or data.dataset} into {output_dir}")
     record = run(

@@ -33,7 +33,7 @@ def benchmark(
     texts come from the evaluation split of the data; if no data are named, a few built-in sentences are used. The table
     shows real texts only; --json holds all batch sizes and lengths. Name a model twice to see the noise.
     """
-    from ..stages.benchmark import benchmark as run
+    from ..commands.benchmark import benchmark as run
 
     sizes = {
         "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),

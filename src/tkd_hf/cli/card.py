@@ -30,7 +30,7 @@ def card(
 
     The card can be written again at any time; text outside of the marks stays.
     """
-    from ..stages.card import card as run
+    from ..cards.generate import card as run
 
     announce(f"writing the card of {model}{f' with the report in {report}' if report else ''}")
     languages = None if language is None else re.findall(r"[\w-]+", language)

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import announce, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
-    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
+    from ..models.lora import LoraArguments
 
 
 @o.with_data
@@ -60,9 +60,9 @@ def distill(
 
     Every field of DistillationTrainingArguments is an option as well, such as --learning-rate 2e-4.
     """
-    from ..stages.distill import distill as run
-    from ..stages.student import StudentArguments
-    from ..training_args import DistillationTrainingArguments
+    from ..commands.distill import distill as run
+    from ..commands.student import StudentArguments
+    from ..objectives.arguments import DistillationTrainingArguments
 
     shape = StudentArguments(parse_layers(layers), heads, intermediate_size, student, dropout)
     args = o.training_arguments(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import announce, show_evaluation, write_json
 
@@ -31,7 +31,7 @@ def evaluate(
 
     With --max-drop, exit with code 1 if the main metric is further below the teacher's.
     """
-    from ..stages.evaluate import evaluate as run
+    from ..commands.evaluate import evaluate as run
 
     if max_drop is not None and not teacher:
         raise InputError(f"--max-drop {max_drop} is the largest allowed drop below the teacher: add --teacher")

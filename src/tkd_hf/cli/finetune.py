@@ -9,8 +9,8 @@ from .output import announce, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
-    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
+    from ..models.lora import LoraArguments
 
 
 @o.with_data
@@ -31,8 +31,8 @@ def finetune(
 
     Every field of TrainingArguments is an option as well, such as --num-train-epochs 2.
     """
-    from ..stages.finetune import finetune as run
-    from ..training_args import FineTuningArguments
+    from ..commands.finetune import finetune as run
+    from ..objectives.arguments import FineTuningArguments
 
     args = o.training_arguments(FineTuningArguments, context, output_dir, lora, seed=seed)
     announce(f"fine-tuning {model} on {data.task or data.dataset} into {output_dir}")

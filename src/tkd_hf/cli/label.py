@@ -27,7 +27,7 @@ def label(
 
     Soft labels are stored by content, so examples that already have some are not computed again.
     """
-    from ..stages.label import label as run
+    from ..commands.label import label as run
 
     announce(f"labelling {data.task or data.dataset} with {teacher}")
     result = run(

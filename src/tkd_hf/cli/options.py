@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .recipe import Recipe
 
 
 if TYPE_CHECKING:
-    from ..adapters import LoraArguments
     from ..data.loading import DataArguments
-    from ..training_args import FineTuningArguments
+    from ..models.lora import LoraArguments
+    from ..objectives.arguments import FineTuningArguments
 
 
 # Keys of a context for training arguments, spelled as on the command line: those given as flags, and by a recipe.
@@ -133,7 +133,7 @@ def training_arguments(
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
     if lora:
-        from ..adapters import LORA_LEARNING_RATE
+        from ..models.lora import LORA_LEARNING_RATE
 
         parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
     own_words = [word for name, value in values.items() if value is not None for word in (f"--{name}", _to_text(value))]
@@ -289,7 +289,7 @@ def with_lora(command: Callable) -> Callable:
             if settings:
                 raise InputError(f"--{next(iter(settings)).replace('_', '-')} is an option of adapters: add --lora")
             return None
-        from ..adapters import LoraArguments
+        from ..models.lora import LoraArguments
 
         return LoraArguments(**{name.removeprefix("lora_"): value for name, value in settings.items()})
 
@@ -336,6 +336,6 @@ def merge_suggestion(lora: "LoraArguments | None", output_dir: Path) -> str | No
     """Return the command that merges the trained adapter into a model; `None` if it is already merged."""
     if not (lora and lora.adapter_only):
         return None
-    from ..adapters import merge_command
+    from ..models.lora import merge_command
 
     return merge_command(output_dir, f"{output_dir}-merged")

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import InputError
-from ..processes import is_first_process
+from ..core.errors import InputError
+from ..core.processes import is_first_process
 
 
 if TYPE_CHECKING:
-    from ..stages.benchmark import Benchmark
-    from ..stages.evaluate import Evaluation, ModelResult
-    from ..stages.report import Report
-    from ..stages.run_folder import StageRecord
+    from ..evaluation.results import Benchmark, Evaluation, ModelResult, Report
+    from ..records.run_folder import StageRecord
 
 
 @dataclass(frozen=True)

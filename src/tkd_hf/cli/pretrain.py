@@ -59,9 +59,10 @@ def pretrain(
 
     Every field of PretrainingArguments is an option as well, such as --max-steps 10000.
     """
+    from ..commands.pretrain import EncoderArguments
+    from ..commands.pretrain import pretrain as run
     from ..data.corpus import CorpusArguments
-    from ..stages.pretrain import EncoderArguments, PretrainingArguments
-    from ..stages.pretrain import pretrain as run
+    from ..objectives.arguments import PretrainingArguments
 
     args = o.training_arguments(
         PretrainingArguments, context, output_dir, seed=seed, teacher=teacher, objectives=objectives

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import announce, show_record, suggest, write_json
 
@@ -70,10 +70,10 @@ def prune(
 
     Every field of DistillationTrainingArguments is an option as well, such as --num-train-epochs 2.
     """
-    from ..stages.evaluate import evaluate
-    from ..stages.prune import PruningArguments
-    from ..stages.prune import prune as run
-    from ..training_args import DistillationTrainingArguments
+    from ..commands.evaluate import evaluate
+    from ..commands.prune import prune as run
+    from ..objectives.arguments import DistillationTrainingArguments
+    from ..pruning.arguments import PruningArguments
 
     if no_train and schedule not in (None, "one-shot"):
         raise InputError(

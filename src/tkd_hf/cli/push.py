@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import announce, show_table, suggest, write_json
 
@@ -40,8 +40,8 @@ def push(
     A new repository is private unless --public is given. With --max-drop, model and teacher are evaluated first, and
     nothing is pushed if the main metric is further below the teacher's.
     """
-    from ..stages.push import plan_push
-    from ..stages.push import push as run
+    from ..commands.push import plan_push
+    from ..commands.push import push as run
 
     if max_drop is not None and data is None:
         raise InputError(f"--max-drop {max_drop} needs data to evaluate model and teacher on: add --task")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import announce, show_quantized, suggest, write_json
 
@@ -34,9 +34,9 @@ def quantize(
     If data are named, the metrics of both are compared on the evaluation split. OpenVINO's int8-static needs data for
     calibration. With --max-drop, exit with code 1 if the main metric is further below the float model's.
     """
+    from ..commands.quantize import check_quantization_gate
+    from ..commands.quantize import quantize as run
     from ..quantization import load_backend
-    from ..stages.quantize import check_quantization_gate
-    from ..stages.quantize import quantize as run
 
     if max_drop is not None and data is None:
         raise InputError(

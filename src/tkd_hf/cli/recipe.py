@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 KEYS = ("teacher", "model", "data", "stages", "output_dir")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _task_of(values: dict[str, Any]) -> str:
-    from ..stages.report import recorded_task
+    from ..commands.report import recorded_task
 
     return recorded_task(values["models"])
 
@@ -44,7 +44,7 @@ def report(
 
     The task is that of the runs unless --task or --dataset is given.
     """
-    from ..stages.report import report as run
+    from ..commands.report import report as run
 
     sizes = {
         "batch_sizes": o.parse_integers("--batch-sizes", batch_sizes),

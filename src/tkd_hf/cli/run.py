@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options as o
 from .output import OptionsChecked, RecipePosition, at_position, write_json
 from .recipe import Recipe
@@ -173,7 +173,7 @@ def _plan(
 def _check_stages(stages: list[_Stage]) -> None:
     """Check the options, tasks and models of all stages: a typo in the last one must not show after hours of work."""
     from ..data.tasks import get_task
-    from ..model_loading import load_tokenizer
+    from ..models.loading import load_tokenizer
 
     outputs, checked = set(), set()
     for stage in stages:

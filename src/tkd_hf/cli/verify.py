@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _task_of(values: dict[str, Any]) -> str:
-    from ..stages.verify import claimed_task
+    from ..commands.verify import claimed_task
 
     return claimed_task(values["model"])
 
@@ -38,7 +38,7 @@ def verify(
     The model is downloaded into a fresh cache and evaluated again. The task is that of the card unless --task or
     --dataset is given. The exit code is 1 if the card is wrong.
     """
-    from ..stages.verify import verify as run
+    from ..commands.verify import verify as run
 
     announce(f"verifying {model} on {data.task or data.dataset}")
     result = run(model, data, tolerance, batch_size, trust_remote_code)

@@ -4,16 +4,22 @@ The new examples have no labels, because a changed text may mean something else.
 place.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
-from ..errors import InputError
-from .replacement_words import WORD, WordSpan
+from ..core.errors import InputError
 from .unlabelled import text_key, text_keys
 
+
+# A word with parts joined by apostrophes and hyphens (won't, well-made). A detached 's, as in "it 's", is skipped.
+WORD = re.compile(r"(?<![\w'’])\w+(?:['’-]\w+)*")
+
+# A text, and the start and the end of one of its words.
+WordSpan = tuple[str, int, int]
 
 # The words of this many examples are looked up in one call, so that a model can sort them by length.
 _EXAMPLES_PER_CALL = 64
@@ -37,7 +43,7 @@ def replace_words(
 
     Args:
         examples: rows with `text` and optionally `text_pair`.
-        propose: returns replacements for words in their texts: a `tkd_hf.data.replacement_words.MaskedWords` or
+        propose: returns replacements for words in their texts: a `tkd_hf.teachers.replacement_words.MaskedWords` or
             `NearestWords`.
         copies: the number of copies per example.
         probability: the probability of replacing a word.

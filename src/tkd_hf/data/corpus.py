@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset_builder
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from ..errors import InputError, first_line
+from ..core.errors import InputError, first_line
 from .loading import explain_hub_errors
 
 

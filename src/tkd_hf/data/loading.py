@@ -17,8 +17,8 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import PretrainedConfig
 
-from ..errors import InputError, first_line
-from ..labels import classifier_problem_type, label_names
+from ..core.errors import InputError, first_line
+from ..core.labels import classifier_problem_type, label_names
 from .tasks import Task, get_task
 from .word_labels import (
     WORD_COLUMNS,

@@ -6,7 +6,7 @@ from it. Data that has no entry here works as well: `tkd_hf.data.loading` builds
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 @dataclass(frozen=True)

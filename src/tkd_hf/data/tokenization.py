@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .word_labels import holds_word_lists, label_first_subwords
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .loading import DataArguments, normalise, read_split
 from .tasks import GLUE_TASKS, Task
 

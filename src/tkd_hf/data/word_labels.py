@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 # The label of words and tokens that neither losses nor metrics consider; transformers and torch use the same value.

@@ -1,1 +1,1 @@
-"""Measure a model: the metrics of its task, its agreement with the teacher, and its speed, size and memory."""
+"""Judge a model: metrics of its task, agreement with the teacher, calibration, and the results as dataclasses."""

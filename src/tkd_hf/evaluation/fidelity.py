@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit, log_softmax
 
-from .intervals import mcnemar
+from ..core.statistics import mcnemar
 from .metrics import score
 from .predictions import Predictions, as_one_array
 

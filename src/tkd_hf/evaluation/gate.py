@@ -1,6 +1,6 @@
 """The regression gate: the largest drop of the metric that a compressed model may have."""
 
-from ..errors import GateFailed
+from ..core.errors import GateFailed
 
 
 def check_drop(reference: float, value: float, max_drop: float, metric: str, reference_name: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .predictions import Predictions, as_one_array
 
 
@@ -235,7 +235,7 @@ def score(
 def metric_functions(
     predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...] = ()
 ) -> list[Callable[[np.ndarray], float]]:
-    """Return for each metric a function of example indices, as `tkd_hf.evaluation.intervals.bootstrap` takes them.
+    """Return for each metric a function of example indices, as `tkd_hf.core.statistics.bootstrap` takes them.
 
     The function computes the metric over the examples at these indices, which may repeat.
     """

@@ -1,1 +1,1 @@
-"""Publish a model on the Hub: write its card, upload its files, and verify the uploaded model."""
+"""Publish a model on the Hub: choose its files, upload them, and verify the uploaded model."""

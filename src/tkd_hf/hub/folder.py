@@ -8,10 +8,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InputError, first_line
-from ..files import read_json
-from ..stages.run_folder import RECORD_NAME, read_record
-from .redaction import redacted_record
+from ..core.errors import InputError, first_line
+from ..core.files import read_json
+from ..records.redaction import redacted_record
+from ..records.run_folder import RECORD_NAME, read_record
 
 
 CARD, RESULTS, PICTURES = "README.md", "report.json", "pictures"

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import InputError, first_line
+from ..core.errors import InputError, first_line
 
 
 @dataclass

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import InputError
-from ..signals import Signals
+from ..core.errors import InputError
+from ..models.signals import Signals
 from .base import Objective, ObjectiveSetup, mean_over_tokens, real_tokens
 
 
@@ -40,7 +40,7 @@ class AttentionScores(Objective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import AttentionScores
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> ones = (torch.ones(1, 3, 4),)
     >>> student, teacher = Signals(queries=ones, keys=ones), Signals(queries=ones, keys=(3 * ones[0],))
     >>> AttentionScores([0], heads=[1], teacher_heads=[1])(student, teacher, {"input_ids": torch.ones(1, 3)}).item()

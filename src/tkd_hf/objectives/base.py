@@ -1,14 +1,14 @@
 """The base class of objectives, and how they average: padding and the make-up of a batch must not change a value."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..labels import classifier_problem_type
-from ..signals import Signals, without_adapters
-from ..training_args import DistillationTrainingArguments
+from ..core.labels import classifier_problem_type
+from ..models.signals import Signals, without_adapters
 
 
 # the problem types that transformers' `config.problem_type` has no name for
@@ -21,7 +21,7 @@ class ObjectiveSetup:
     """Everything an objective may read to build itself.
 
     Args:
-        args: the training arguments.
+        args: the `DistillationTrainingArguments`.
         problem_type: `"single_label_classification"`, `"multi_label_classification"`, `"regression"`,
             `"token_classification"`, `"masked_lm"` or `"encoder"` (a model without a head).
         student: the student's configuration.
@@ -30,7 +30,7 @@ class ObjectiveSetup:
             teacher.
     """
 
-    args: DistillationTrainingArguments
+    args: Any
     problem_type: str
     student: PretrainedConfig | None = None
     teacher: PretrainedConfig | None = None
@@ -50,15 +50,15 @@ class Objective(nn.Module):
     Attributes:
         needs_teacher: whether `forward` reads the teacher's signals.
         needs_labels: whether `forward` reads `batch["labels"]`.
-        features: signals it reads besides logits, from `tkd_hf.signals.FEATURES`. An objective that reads any needs a
-            live teacher with the student's tokenizer.
+        features: signals it reads besides logits, from `tkd_hf.models.signals.FEATURES`. An objective that reads any
+            needs a live teacher with the student's tokenizer.
 
     Example:
 
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import Objective
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> class LogitDifference(Objective):
     ...     @classmethod
     ...     def build(cls, setup):

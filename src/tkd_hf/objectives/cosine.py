@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ..signals import Signals
+from ..models.signals import Signals
 from .base import mean_over_tokens, real_tokens
 from .projection import ProjectedObjective
 
@@ -33,7 +33,7 @@ class CosineDistance(ProjectedObjective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import CosineDistance
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> student = Signals(hidden_states=(torch.tensor([[[1.0, 0.0]]]),))
     >>> teacher = Signals(hidden_states=(torch.tensor([[[0.0, 2.0]]]),))
     >>> CosineDistance(2, 2)(student, teacher, {"input_ids": torch.ones(1, 1)}).item()

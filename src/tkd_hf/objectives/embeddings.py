@@ -2,7 +2,7 @@
 
 import torch
 
-from ..signals import Signals
+from ..models.signals import Signals
 from .base import real_tokens
 from .hidden import mean_squared_error
 from .projection import ProjectedObjective
@@ -33,7 +33,7 @@ class Embeddings(ProjectedObjective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import Embeddings
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> student = Signals(hidden_states=(torch.full((1, 4, 8), 1.0),))
     >>> teacher = Signals(hidden_states=(torch.full((1, 4, 8), 3.0),))
     >>> Embeddings(8, 8)(student, teacher, {"input_ids": torch.ones(1, 4)}).item()

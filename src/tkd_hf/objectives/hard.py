@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ..signals import Signals
+from ..models.signals import Signals
 from .base import Objective, ObjectiveSetup, rows_and_weights
 
 
@@ -37,7 +37,7 @@ class HardLoss(Objective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import HardLoss
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> hard = HardLoss("single_label_classification")
     >>> round(hard(Signals(logits=torch.zeros(1, 2)), None, {"labels": torch.tensor([1])}).item(), 4)  # log 2
     0.6931

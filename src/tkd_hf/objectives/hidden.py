@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..signals import Signals
+from ..models.signals import Signals
 from .base import ObjectiveSetup, mean_over_tokens, real_tokens
 from .projection import ProjectedObjective
 
@@ -37,7 +37,7 @@ class HiddenStates(ProjectedObjective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import HiddenStates
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> zeros, ones = torch.zeros(1, 4, 8), torch.ones(1, 4, 8)
     >>> student, teacher = Signals(hidden_states=(zeros, zeros)), Signals(hidden_states=(zeros, zeros, ones))
     >>> HiddenStates([1], 8, 8)(student, teacher, {"input_ids": torch.ones(1, 4)}).item()

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from ..errors import InputError
-from ..signals import Signals
+from ..core.errors import InputError
+from ..models.signals import Signals
 from .base import Objective, ObjectiveSetup, rows_and_weights
 from .divergences import bernoulli_divergence, categorical_divergence
 
@@ -47,7 +47,7 @@ class LogitDistillation(Objective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import LogitDistillation
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> same = Signals(logits=torch.tensor([[1.0, -1.0]]))
     >>> LogitDistillation("single_label_classification", temperature=2.0)(same, same, {}).item()
     0.0

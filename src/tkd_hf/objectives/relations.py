@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from ..errors import InputError
-from ..signals import Signals
+from ..core.errors import InputError
+from ..models.signals import Signals
 from .attention import dot_products, heads_of
 from .base import Objective, ObjectiveSetup, mean_over_tokens, real_tokens
 from .divergences import forward_kl
@@ -47,7 +47,7 @@ class SelfAttentionRelations(Objective):
     ```python
     >>> import torch
     >>> from tkd_hf.objectives import SelfAttentionRelations
-    >>> from tkd_hf.signals import Signals
+    >>> from tkd_hf.models.signals import Signals
     >>> def signals(width):
     ...     return Signals(*[None] * 2, *[(torch.ones(1, 5, width),)] * 3)
     >>> relations = SelfAttentionRelations(teacher_layer=0, student_width=6, teacher_width=8, teacher_heads=4)

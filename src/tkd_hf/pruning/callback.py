@@ -9,9 +9,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
-from ..callbacks import CheckpointedCallback
-from ..errors import InputError
-from ..trainer import DistillationTrainer
+from ..core.errors import InputError
+from ..training.callbacks import CheckpointedCallback
+from ..training.trainer import DistillationTrainer
 from .importance import Batch, LossFunction
 from .pruner import StructuredPruner, describe_masks
 from .schedule import Schedule

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 # A text, a pair of texts, or a text split into words.

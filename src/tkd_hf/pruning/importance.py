@@ -17,8 +17,8 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import nn
 
-from ..errors import InputError
-from ..modeling_tkd import TKDPreTrainedModel
+from ..core.errors import InputError
+from ..models.modeling_tkd import TKDPreTrainedModel
 from .structured import Gates
 from .units import Units
 

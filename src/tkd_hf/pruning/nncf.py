@@ -10,8 +10,8 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import InputError
-from ..optional_dependencies import import_optional
+from ..core.errors import InputError
+from ..core.optional_dependencies import import_optional
 from .unstructured import Masks, Sparsity, Weights
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
-from ..modeling_tkd import TKDPreTrainedModel
+from ..core.errors import InputError
+from ..models.modeling_tkd import TKDPreTrainedModel
 from .importance import IMPORTANCE, Batch, LossFunction
 from .ranking import Costs, prune_to_budget, removal_order
 from .structured import Gates, compact

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_tkd import TKDConfig
+from ..models.configuration_tkd import TKDConfig
 from .units import MINIMUM_UNITS, Units, resized_config
 
 

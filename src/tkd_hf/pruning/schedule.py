@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 # Share of the pruning that is done, as a function of the progress through the schedule; both go from 0 to 1.

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..configuration_tkd import TKDConfig
-from ..model_loading import refuse_quantized
-from ..modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
+from ..models.configuration_tkd import TKDConfig
+from ..models.modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
+from ..models.quantized import refuse_quantized
 from .units import Units
 
 

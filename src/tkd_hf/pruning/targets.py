@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..configuration_tkd import TKDConfig
-from ..errors import InputError
-from ..evaluation.benchmark import median_latencies
-from ..evaluation.runners import PyTorchRunner
-from ..modeling_tkd import TKDPreTrainedModel
+from ..core.errors import InputError
+from ..inference.runners import PyTorchRunner
+from ..inference.timing import median_latencies
+from ..models.configuration_tkd import TKDConfig
+from ..models.modeling_tkd import TKDPreTrainedModel
 from .ranking import Costs, Unit, removal_order, remove_units
 from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, resized_config
 

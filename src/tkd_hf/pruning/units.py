@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..configuration_tkd import TKDConfig
-from ..errors import InputError
-from ..modeling_tkd import TKDPreTrainedModel
+from ..core.errors import InputError
+from ..models.configuration_tkd import TKDConfig
+from ..models.modeling_tkd import TKDPreTrainedModel
 
 
 KINDS = ("heads", "neurons", "layers", "hidden")
@@ -137,7 +137,7 @@ def check_kinds(kinds: Iterable[str], model: PreTrainedModel) -> tuple[str, ...]
     """
     if not isinstance(model, TKDPreTrainedModel):
         raise InputError(
-            f"{type(model).__name__} cannot be pruned by structure; convert it with tkd_hf.conversion.to_tkd"
+            f"{type(model).__name__} cannot be pruned by structure; convert it with tkd_hf.models.conversion.to_tkd"
         )
     kinds = set(kinds)
     if not kinds or not kinds <= set(KINDS):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .callback import PruningCallback
 
 

@@ -10,9 +10,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.errors import InputError
 from ..data.tokenization import with_leading_spaces
 from ..data.word_labels import holds_word_lists
-from ..errors import InputError
 from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_ids, unknown_token
 
 

@@ -24,7 +24,7 @@ To add a backend, write a module in this package with its name, and add it to `B
 the tokenizer, and the weights, so that the backend's own classes can load it. `weights` is one of the schemes.
 `calibration` is a function that yields batches of one tokenized training example each. The returned dictionary
 describes the result for the run record, such as `{"weights": "int8", "activations": "int8 dynamic"}`. If the files need
-a runner of their own, add it to `tkd_hf.evaluation.runners`.
+a runner of their own, add it to `tkd_hf.inference.runners`.
 """
 
 import logging
@@ -35,8 +35,8 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import InputError
-from ..optional_dependencies import import_optional
+from ..core.errors import InputError
+from ..core.optional_dependencies import import_optional
 
 
 # Modules that each backend needs. The name of a backend is also the name of its module in this package, and of the

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..callbacks import CheckpointedCallback
-from ..errors import InputError
-from ..model_loading import refuse_quantized
-from ..trainer import DistillationTrainer
+from ..core.errors import InputError
+from ..models.quantized import refuse_quantized
+from ..training.callbacks import CheckpointedCallback
+from ..training.trainer import DistillationTrainer
 from .int4 import dequantized_rows
 from .onnx import MAX_FLOAT_TABLE_ROWS
 
@@ -116,8 +116,8 @@ class FakeQuantizedLinear(nn.Linear):
 class FakeQuantizedEmbeddingMixin:
     """Round the output of an embedding of any class; it precedes that class in the bases of a derived class.
 
-    An embedding can have a class of its own in training (`tkd_hf.rows_in_use`), so no single class can replace it. A
-    forward hook would not do either: a TKD model with hooks computes padding tokens as well, which takes longer.
+    An embedding can have a class of its own in training (`tkd_hf.training.rows_in_use`), so no single class can replace
+    it. A forward hook would not do either: a TKD model with hooks computes padding tokens as well, which takes longer.
     """
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import InputError, first_line
-from ..evaluation.runners import ONNXRunner
-from ..signals import accepted_inputs
+from ..core.errors import InputError, first_line
+from ..inference.runners import ONNXRunner
+from ..models.signals import accepted_inputs
 from . import suppress_exporter_output
 from .int4 import pack_lookup_tables
 

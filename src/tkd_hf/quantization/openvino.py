@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..configuration_tkd import TKDConfig
-from ..errors import InputError, first_line
-from ..model_loading import classifier_class, load_config
+from ..core.errors import InputError, first_line
+from ..models.configuration_tkd import TKDConfig
+from ..models.loading import classifier_class, load_config
 from . import suppress_exporter_output
 
 

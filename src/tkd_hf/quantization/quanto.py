@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
-from ..adapters import head_modules, refuse_adapters
-from ..errors import InputError
-from ..model_loading import classifier_class, refuse_quantized
-from ..optional_dependencies import import_optional
+from ..core.errors import InputError
+from ..core.optional_dependencies import import_optional
+from ..models.loading import load_quanto as load
+from ..models.quantized import QUANTIZATION_MAP_FILE, head_modules, refuse_adapters, refuse_quantized
 
+
+__all__ = ["SCHEMES", "load", "quantize"]
 
 SCHEMES = ("int8",)
-QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # names the layers that are quantized, and how
 
 
 def quantize(
@@ -70,30 +69,3 @@ def quantize(
     )
     tokenizer.save_pretrained(folder)
     return {"weights": weights}
-
-
-def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load a classifier that `quantize` wrote.
-
-    Args:
-        model: folder or Hub id.
-        revision: revision of the Hub id; by default the newest.
-
-    Raises:
-        InputError: if optimum-quanto is not installed, or weights are missing.
-
-    Example (`model`, `tokenizer`, `folder`: a classifier, its tokenizer and an empty folder):
-
-        quantize(model, tokenizer, folder)
-        load(folder)(**tokenizer("a text", return_tensors="pt")).logits
-    """
-    quanto = import_optional("optimum.quanto", "quanto", str(model))
-    folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), revision=revision))
-    config = AutoConfig.from_pretrained(folder)
-    loaded = classifier_class(config).from_config(config, dtype=config.dtype)
-    stored = load_file(folder / "model.safetensors")
-    quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))
-    missing = sorted(loaded.state_dict().keys() - stored.keys())
-    if missing:  # `requantize` leaves missing weights at their random initial values
-        raise InputError(f"{model} lacks {len(missing)} weights, such as {missing[0]}; quantize the float model again")
-    return loaded.eval()

@@ -1,0 +1,1 @@
+"""Model cards and reports: text, tables and plots made from run records and results."""

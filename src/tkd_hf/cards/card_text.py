@@ -1,0 +1,174 @@
+"""The facts and sentences of a card: the model's dimensions, its limits, captions of plots."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..records.redaction import basename
+from .tables import escape_cell, readable_name
+
+
+if TYPE_CHECKING:
+    from .card import Card
+
+
+_CAPTIONS = {
+    "pareto": "Quality against latency, size on disk and memory",
+    "reliability": "Accuracy against confidence",
+    "training": "Losses and agreement with the teacher during training",
+}
+
+
+def summary(card: "Card") -> str:
+    """Return the first sentences of a card: what kind of model it is, how large, for which task, on which data."""
+    config = card.config
+    sentence = (
+        "A transformer encoder (TKD architecture)" if card.is_tkd else f"A model of type `{config['model_type']}`"
+    )
+    sizes = [
+        config.get("num_hidden_layers") and f"{config['num_hidden_layers']} layers",
+        card.parameters and f"{card.parameters / 1e6:.1f} M parameters",
+        card.adapter and "an adapter",
+    ]
+    if any(sizes):
+        sentence += " with " + " and ".join(size for size in sizes if size)
+    sentence += f" for {card.pipeline_tag.replace('-', ' ')}"
+    if card.task:
+        sentence += f" (data: {escape_cell(card.task)})"
+    if not card.is_distilled:
+        return f"{sentence}."
+    return (
+        f"{sentence}. It is a student model, trained by knowledge distillation to imitate a teacher model at a lower "
+        "cost."
+    )
+
+
+def dimensions(card: "Card") -> dict[str, Any]:
+    """Return the model's dimensions and how it is stored, by name; unknown facts are left out."""
+    config = card.config
+    vocabulary, longest = config.get("vocab_size"), config.get("max_position_embeddings")
+    facts = {
+        "layers": config.get("num_hidden_layers"),
+        "hidden size": config.get("hidden_size"),
+        "attention heads per layer": _joined(config.get("heads_per_layer")) or config.get("num_attention_heads"),
+        "feed-forward neurons per layer": _joined(config.get("intermediate_sizes")) or config.get("intermediate_size"),
+        "vocabulary": vocabulary and f"{vocabulary:,} tokens",
+        "longest input": longest and f"{longest} tokens",
+        "parameters": card.parameters and f"{card.parameters:,}",
+        "adapter": card.adapter and f"LoRA of rank {card.adapter.get('r')} on `{card.base}`",
+        "quantization": quantization_format(card.quantization),
+        "exported files": ", ".join(f"`{file}`" for files in card.exports.values() for file in files),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def quantization_format(config: dict[str, Any] | None) -> str | None:
+    """Describe how the weights are stored, from the quantization entry of `config.json`.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.cards.card_text import quantization_format
+    >>> quantization_format({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    'bitsandbytes, 4 bits, nf4'
+
+    ```
+    """
+    if not config:
+        return None
+    if "backend" in config:  # written by `tkd-hf quantize`
+        return ", ".join(str(value) for value in config.values() if isinstance(value, str))
+    parts = [config.get("quant_method", "quantized")]
+    bits = next((bits for bits in (4, 8) if config.get(f"load_in_{bits}bit")), None)
+    if bits:
+        parts.append(f"{bits} bits")
+    if bits == 4 and config.get("bnb_4bit_quant_type"):
+        parts.append(config["bnb_4bit_quant_type"])
+    return ", ".join(parts)
+
+
+def final_metrics(card: "Card") -> dict[str, str]:
+    """Return the metrics at the end of the run, for a card without a report that compares it with the teacher."""
+    shown = {*card.metrics, "agreement", "loss", "masked_accuracy", "perplexity", "parameters", "megabytes", "speedup"}
+    metrics = card.record.metrics if card.record else {}
+    names = {"agreement": "agreement with the teacher", "speedup": "speed-up over the model before this stage"}
+    return {names.get(name, readable_name(name)): _formatted(value) for name, value in metrics.items() if name in shown}
+
+
+def benchmark_hardware(benchmark: dict[str, Any]) -> str:
+    """Name the hardware on which the speed was measured."""
+    hardware, device = benchmark["hardware"], benchmark["models"][1]["device"]
+    processor = f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
+    return f"{hardware['accelerator']} ({processor})" if device.startswith("cuda") else processor
+
+
+def captions(pictures: list[str]) -> dict[str, str]:
+    """Return the caption of each picture, by path."""
+    names = {picture: basename(picture).partition(".")[0] for picture in pictures}
+    return {picture: _CAPTIONS.get(name, readable_name(name)) for picture, name in names.items()}
+
+
+def limits(card: "Card") -> list[str]:
+    """Return sentences on the model's intended use and its limits, as far as they follow from the card's data."""
+    result = card.results["evaluation"]["models"][1] if card.results else {}
+    fidelity, calibration = result.get("fidelity"), result.get("calibration")
+    details = {name for stage in card.stages for name in stage.details}
+    sentences = []
+    if card.task:
+        sentences.append(
+            f"It is meant for {_task_description(card)} similar to those of {card.task}. Its results may not hold for "
+            "other texts."
+        )
+    if card.labels and card.config.get("problem_type") != "multi_label_classification":
+        sentences.append(f"It always predicts one of its {len(card.labels)} labels, even if none of them fits.")
+    if card.is_distilled:
+        disagreement = ""
+        if fidelity and fidelity["agreement"] is not None:
+            disagreement = f" The two predict differently on {1 - fidelity['agreement']:.1%} of the examples."
+        sentences.append(
+            f"It was trained to imitate its teacher, including the teacher's mistakes and biases.{disagreement}"
+        )
+    if calibration:
+        sentences.append(
+            f"Its confidence differs from its accuracy by {calibration['error']:.1%} on average. Calibrate it before "
+            "you rely on a confidence threshold."
+        )
+    if longest := card.config.get("max_position_embeddings"):
+        sentences.append(_length_limit(card, longest))
+    if "vocabulary" in details:
+        sentences.append(
+            "Its vocabulary was reduced to the tokens of the training texts. Other texts are split into more tokens, "
+            "and the predictions on them may be worse."
+        )
+    if "sparsity" in details:
+        sentences.append(
+            "Its zero weights make a compressed file smaller, but do not by themselves make the model faster."
+        )
+    return sentences
+
+
+def _length_limit(card: "Card", longest: int) -> str:
+    trained_lengths = (stage.arguments.get("max_length") for stage in card.stages)
+    trained_length = next((length for length in trained_lengths if length), None)
+    sentence = f"It reads at most {longest} tokens."
+    if trained_length and int(trained_length) < longest:
+        sentence += f" It was trained and measured on texts truncated to {trained_length} tokens."
+    return sentence
+
+
+def _task_description(card: "Card") -> str:
+    if card.pipeline_tag == "feature-extraction":
+        return "fine-tuning on texts"
+    if card.pipeline_tag == "text-classification":
+        action = "classifying" if card.labels else "scoring"
+        return f"{action} pairs of texts" if isinstance(card.text, tuple) else f"{action} texts"
+    tasks = {"token-classification": "labelling words in texts", "fill-mask": "filling in words in texts"}
+    return tasks[card.pipeline_tag]
+
+
+def _joined(entries: list[int] | None) -> str | None:
+    return entries and ", ".join(map(str, entries))
+
+
+def _formatted(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

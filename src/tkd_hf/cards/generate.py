@@ -1,0 +1,251 @@
+"""Write the card of a model (`README.md`) from its run record and a report (`tkd-hf card`)."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from safetensors import safe_open
+from transformers import PreTrainedModel, Trainer
+
+from ..core.errors import InputError
+from ..core.files import atomic_write, read_json
+from ..data.tokenization import to_tuple
+from ..evaluation.results import REPORT_JSON
+from ..hub.folder import CARD, PICTURES, RESULTS
+from ..inference.runners import EXPORT_FILES
+from ..models.signals import without_adapters
+from ..records.arguments import training_arguments
+from ..records.redaction import redact, redacted_record
+from ..records.run_folder import StageRecord, fingerprint, read_record, write_record
+from ..teachers.soft_labels import teacher_revision
+from .card import Card
+from .metadata import check_card
+
+
+def card(
+    folder: str | Path,
+    report: str | Path | None = None,
+    repo_id: str | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    base_model: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    record: StageRecord | None = None,
+) -> str:
+    """Write the card of a model into its folder, or update the existing card.
+
+    An update replaces the generated sections. Text and metadata that people added stay.
+
+    Args:
+        folder: the run folder.
+        report: folder of a report (`tkd-hf report`) that includes the model. The results of the model and its teacher
+            are copied into the run folder (`report.json`, `pictures/`), where later updates find them.
+        repo_id: the model's future Hub id, for the code examples (the folder's name).
+        license: the model's licence, such as `"apache-2.0"`.
+        language: language code of the texts, such as `"en"`, or several codes.
+        base_model: Hub id of the model that training started from, if the record knows only a local folder.
+        tags: tags to add to those that follow from the run.
+        record: the run record (the one in the folder).
+
+    Returns:
+        The content of the card.
+
+    Raises:
+        InputError: if the folder contains no model, if the report does not include the model or is older than it, or if
+            the existing card is damaged.
+
+    Example:
+
+    ```python
+    from tkd_hf import card
+
+    print(card("runs/student", license="apache-2.0", language="en"))
+    ```
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder} contains no model (config.json); name a run folder")
+    record = record or read_record(folder)
+    if report is not None:
+        _copy_results(Path(report), folder, record)
+    existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
+    content = card_from_folder(folder, record, repo_id, base_model).render(
+        existing,
+        tags=to_tuple(tags or ()),
+        license=license,
+        language=list(language) if isinstance(language, (list, tuple)) else language,
+    )
+    check_card(content)
+    with atomic_write(folder / CARD) as file:
+        file.write_text(content, encoding="utf-8")
+    return content
+
+
+def write_trainer_card(trainer: Trainer, **options: Any) -> str:
+    """Write the card of a trainer's model into its output folder, and the run record if there is none yet.
+
+    Args:
+        trainer: the trainer, during or after training. Its model's configuration is saved if the folder has none.
+        options: arguments of `card`.
+
+    Returns:
+        The content of the card.
+    """
+    folder = Path(trainer.args.output_dir)
+    if not (folder / "config.json").exists():
+        without_adapters(trainer.accelerator.unwrap_model(trainer.model)).config.save_pretrained(folder)
+    record = trainer.run_record
+    if record is None:
+        record = record_from_trainer(trainer)
+        write_record(folder, record)
+    return card(folder, repo_id=trainer.hub_model_id or trainer.args.hub_model_id, record=record, **options)
+
+
+def record_from_trainer(trainer: Trainer) -> StageRecord:
+    """Return a run record with everything that a trainer knows: teachers, data, arguments, duration, last metrics."""
+    teachers = getattr(trainer, "live_teachers", [])
+    names = [model.config.name_or_path or type(model).__name__ for model in teachers]
+    revisions = [_revision(model) for model in teachers]
+    inputs, arguments = {}, training_arguments(trainer.args)
+    if teachers:
+        arguments = {"live": True, **arguments}
+    if len(teachers) == 1:
+        inputs |= {"teacher": names[0], "teacher_revision": revisions[0]}
+    elif teachers:
+        inputs |= {"teacher": names, "teacher_revision": revisions}
+        arguments["teacher_weights"] = list(trainer.teacher.weights)
+    datasets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
+    inputs |= {name: fingerprint(rows) for name, rows in datasets.items() if isinstance(rows, Dataset)}
+    init_report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
+    newest_first = trainer.state.log_history[::-1]
+    evaluation = next((entry for entry in newest_first if any(name.startswith("eval_") for name in entry)), {})
+    seconds = next((entry["train_runtime"] for entry in newest_first if "train_runtime" in entry), None)
+    return StageRecord(
+        "distill" if hasattr(trainer, "objective") else "finetune",
+        inputs=inputs,
+        arguments=arguments,
+        metrics={
+            name.removeprefix("eval_"): value
+            for name, value in evaluation.items()
+            if name.startswith("eval_") and not name.endswith(("runtime", "_per_second"))
+        },
+        details={"teacher_layers": list(init_report.layers)} if init_report else {},
+        seconds=seconds and round(seconds, 1),
+    )
+
+
+def _revision(model: PreTrainedModel) -> str:
+    commit = getattr(model.config, "_commit_hash", None)
+    return f"commit-{commit}" if commit and not Path(model.config.name_or_path).exists() else teacher_revision(model)
+
+
+def card_from_folder(
+    folder: Path, record: StageRecord | None = None, repo_id: str | None = None, base_model: str | None = None
+) -> Card:
+    """Collect the content of a card from a run folder, without local paths; the arguments are those of `card`."""
+    record = record or read_record(folder)
+    name = folder.resolve().name
+    patterns = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
+    exports = {backend: _exported_files(folder, *backend_patterns) for backend, backend_patterns in patterns.items()}
+    adapter = _read_if_present(folder / "adapter_config.json", hint="save the adapter again")
+    return Card(
+        name=repo_id.rpartition("/")[2] if repo_id else name,
+        repo_id=repo_id or name,
+        config=read_json(folder / "config.json", hint="save the model again"),
+        record=record and redacted_record(record),
+        results=_read_if_present(folder / RESULTS, hint="copy the report again: tkd-hf card RUN --report REPORT"),
+        pictures=sorted(f"{PICTURES}/{file.name}" for file in (folder / PICTURES).glob("*.png")),
+        exports={backend: files for backend, files in exports.items() if files},
+        pytorch=any(folder.glob("*.safetensors")),
+        parameters=_parameter_count(folder),
+        adapter=adapter,
+        mask=_mask_token(folder),
+        base_model=base_model or (_hub_base(adapter.get("base_model_name_or_path")) if adapter else None),
+    )
+
+
+def _exported_files(folder: Path, *patterns: str) -> list[str]:
+    """List exported files; the one that commands load and reports measure comes first."""
+    names = [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return sorted(names, key=lambda name: EXPORT_FILES.index(name) if name in EXPORT_FILES else len(EXPORT_FILES))
+
+
+def _read_if_present(path: Path, hint: str) -> Any:
+    return read_json(path, hint=hint) if path.exists() else None
+
+
+def _hub_base(name: str | None) -> str | None:
+    """Return the Hub id of an adapter's base model; `None` if the name is a local folder."""
+    return name if name and name.count("/") == 1 and not name.startswith(".") and not Path(name).exists() else None
+
+
+def results_for_model(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the part of a report that concerns one model and its teacher, without local paths.
+
+    Args:
+        report: the content of `report.json`.
+        folder: the model's run folder. It is found in the report by its path, otherwise by its name.
+
+    Raises:
+        InputError: if the report does not include the model, or includes several models of that name.
+    """
+    models = [model["name"] for model in report["evaluation"]["models"]]
+    students = list(enumerate(models))[1:]  # the teacher comes first
+    matches = [index for index, name in students if Path(name).resolve() == folder.resolve()]
+    matches = matches or [index for index, name in students if Path(name).name == folder.resolve().name]
+    if len(matches) != 1:
+        raise InputError(
+            f"the report is about {', '.join(models[1:])}, not about {folder}; create one: tkd-hf report {folder}"
+        )
+    [index] = matches
+    results = {name: report[name] for name in ("names", "evaluation", "benchmark", "finished")}
+    results["names"] = [results["names"][0], results["names"][index]]
+    for part in ("evaluation", "benchmark"):
+        pair = [report[part]["models"][0], report[part]["models"][index]]
+        results[part] = {**report[part], "models": [{**model, "name": Path(model["name"]).name} for model in pair]}
+    results["benchmark"]["reference"] = results["benchmark"]["models"][0]["name"]
+    return redact(results)
+
+
+def _copy_results(report: Path, folder: Path, record: StageRecord | None) -> None:
+    """Copy the results and plots of a report into a model's folder."""
+    path = report / REPORT_JSON
+    if not path.exists():
+        raise InputError(f"{report} contains no {REPORT_JSON}; name the folder of a report: tkd-hf report {folder}")
+    content = read_json(path, hint="create the report again")
+    if record and record.finished and content["finished"] < record.finished:
+        raise InputError(
+            f"the report in {report} ({content['finished']}) is older than the model in {folder} ({record.finished}); "
+            f"create it again: tkd-hf report {folder}"
+        )
+    results = results_for_model(content, folder)
+    if report.resolve() == folder.resolve():
+        return
+    with atomic_write(folder / RESULTS) as file:
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if (report / PICTURES).is_dir():
+        (folder / PICTURES).mkdir(exist_ok=True)
+        for picture in (report / PICTURES).glob("*.png"):
+            shutil.copyfile(picture, folder / PICTURES / picture.name)
+
+
+def _parameter_count(folder: Path) -> int | None:
+    """Count the parameters in the weight files; `None` for adapters and for quantized weights, which are packed."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files or "quantization_config" in (folder / "config.json").read_text(encoding="utf-8"):
+        return None
+    count = 0
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def _mask_token(folder: Path) -> str | None:
+    config = _read_if_present(folder / "tokenizer_config.json", hint="save the tokenizer again") or {}
+    token = config.get("mask_token")
+    return token["content"] if isinstance(token, dict) else token

@@ -1,0 +1,141 @@
+"""`tkd-hf augment`: make more texts like those of a task, without labels."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from ..core.errors import InputError
+from ..core.files import atomic_write
+from ..data.augmentation import collect_words, replace_words, shuffle_pairs
+from ..data.loading import DataArguments, load_split
+from ..data.tasks import Task
+from ..data.unlabelled import read_unlabelled
+from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
+from ..records.run_folder import RunFolder, StageRecord, fingerprint
+from ..teachers.replacement_words import MaskedWords, NearestWords
+from ..teachers.soft_labels import teacher_revision
+
+
+def augment(
+    data: DataArguments,
+    output_dir: str | Path,
+    mlm: str | None = None,
+    neighbours: str | None = None,
+    shuffle: bool = False,
+    copies: int = 4,
+    probability: float = 0.4,
+    candidates: int = 15,
+    words_from: str | None = None,
+    seed: int = 42,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> StageRecord:
+    """Make new texts from the training split, and save them for `distill(…, unlabelled=[output_dir])`.
+
+    Use it if the training data are few and no other texts from the domain are at hand. Each copy of an example has some
+    words replaced, so its label may no longer hold: the texts are saved without labels, and the teacher labels them.
+    The gain depends on the task, and pairs of sentences can lose; compare the agreement on unseen texts
+    with and without.
+
+    The texts are saved in `train.parquet`, in the columns `text` and, for pairs, `text_pair`. Choose exactly one of
+    `mlm`, `neighbours` and `shuffle`.
+
+    Args:
+        data: the task or data set; it must have texts, not lists of words.
+        output_dir: folder for the new texts.
+        mlm: folder or Hub id of a masked language model; words are replaced by words that it predicts in context.
+        neighbours: folder or Hub id of an encoder, such as the teacher; words are replaced by words with the nearest
+            embeddings.
+        shuffle: pair texts of different examples instead of replacing words.
+        copies: number of copies per example.
+        probability: probability of replacing a word in a copy.
+        candidates: number of words to draw a replacement from.
+        words_from: file or Hub id of texts; only words that occur in them are used as replacements.
+        seed: random seed of all draws.
+        batch_size: texts per batch for the masked language model.
+        overwrite: delete the run in the folder first.
+        resume: if the folder holds the finished result of the same call, return its record.
+
+    Returns:
+        the record. Its metrics are the number of `examples` in the training split and of `new` texts not among them.
+
+    Raises:
+        InputError: for bad data, a folder that holds another run, a model that proposes no words, or if no text is new.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, augment
+
+    record = augment(DataArguments(task="sst2"), "runs/more", neighbours="textattack/bert-base-uncased-SST-2")
+    print(record.metrics["new"])
+    ```
+
+    References:
+        Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1.
+    """
+    if sum(map(bool, (mlm, neighbours, shuffle))) != 1:
+        raise InputError(
+            f"choose one of --mlm, --neighbours and --shuffle-pairs (given: mlm={mlm!r}, neighbours={neighbours!r} and "
+            f"shuffle_pairs={shuffle})"
+        )
+    if words_from and shuffle:
+        raise InputError(
+            f"words_from={words_from!r} limits the words that a model proposes; leave it out, since shuffling pairs "
+            "uses no model"
+        )
+    examples, task = load_split(data, "train")
+    if task.problem_type == "token_classification":
+        raise InputError(
+            f"{task.name} has lists of words in {task.text_columns[0]!r}, but only texts can be augmented; name a "
+            "column of texts with --text-column"
+        )
+    model = mlm or neighbours
+    tokenizer = load_tokenizer(model) if model else None  # fails early if the model does not exist
+    record = StageRecord(
+        "augment",
+        inputs={
+            "task": task.name,
+            "train": fingerprint(examples),
+            "mlm": mlm,
+            "neighbours": neighbours,
+            "model_revision": teacher_revision(model) if model else None,
+        },
+        arguments={
+            "shuffle_pairs": shuffle,
+            "copies": copies,
+            "probability": probability,
+            "candidates": candidates,
+            "words_from": words_from,
+            "seed": seed,
+            "max_length": data.max_length,
+        },
+    )
+    folder = RunFolder(output_dir, record, overwrite, resume)
+    if folder.done:
+        return folder.record
+    words = collect_words(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
+    started = time.perf_counter()
+    if shuffle:
+        new = shuffle_pairs(examples, copies, seed)
+    else:
+        if mlm:
+            propose = MaskedWords(_load_masked_lm(mlm), tokenizer, candidates, words, batch_size, data.max_length)
+        else:
+            propose = NearestWords(load_encoder(neighbours), tokenizer, candidates, words)
+        new = replace_words(examples, propose, copies, probability, seed)
+    if len(new) == 0:
+        raise InputError(f"no new text came out of {len(examples)} examples; raise --copies or --probability")
+    folder.start(since=started)
+    with atomic_write(folder.path / f"{Task.train_split}.parquet") as file:
+        new.to_parquet(file)
+    return folder.finish({"examples": len(examples), "new": len(new)})
+
+
+def _load_masked_lm(mlm: str):
+    model = load_masked_lm_if_trained(mlm)
+    if model is None:
+        raise InputError(f"{mlm!r} is not a trained masked language model; `tkd-hf pretrain` makes one")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")

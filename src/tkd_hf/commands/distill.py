@@ -1,0 +1,269 @@
+"""`tkd-hf distill`: train a student on the predictions of a teacher, or of several."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from ..core.errors import InputError
+from ..data.loading import DataArguments, load_splits
+from ..data.tasks import Task
+from ..data.tokenization import to_tuple, tokenize
+from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
+from ..evaluation.metrics import compute_metrics_for
+from ..models.loading import load_classifier, load_config, load_tokenizer
+from ..models.lora import LoraArguments, add_adapters, finish_adapters
+from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
+from ..quantization.aware import QuantizationAwareCallback
+from ..records.arguments import training_arguments
+from ..records.run_folder import RunFolder, StageRecord, data_inputs
+from ..teachers.soft_labels import attach_mean, default_path, teacher_revision
+from ..teachers.teacher import normalize_weights
+from ..training.combined import CombinedObjective
+from ..training.stage import train_into
+from ..training.trainer import DistillationTrainer
+from .label import complete_soft_labels
+from .student import StudentArguments, make_student
+
+
+logger = logging.getLogger(__name__)
+
+# Arguments of `QuantizationAwareCallback` by name of the scheme. ONNX's int8 here uses 7 bits (up to 64), so that sums
+# do not overflow on processors without VNNI.
+QUANTIZATION_AWARE = {
+    "weights": {"top": 127, "activations": None},
+    "dynamic": {"top": 64, "activations": "dynamic"},
+    "dynamic-int4-embeddings": {"top": 64, "activations": "dynamic", "int4_embeddings": True},
+    "static": {"top": 127, "activations": "static"},
+}
+
+
+def distill(
+    teacher: str | Sequence[str],
+    data: DataArguments,
+    args: DistillationTrainingArguments,
+    student: StudentArguments = StudentArguments(),
+    soft_labels: str | Path | None = None,
+    live: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    unlabelled: Sequence[str] = (),
+    lora: LoraArguments | None = None,
+    teacher_weights: Sequence[float] | None = None,
+    quantization_aware: str | None = None,
+) -> StageRecord:
+    """Distil a teacher into a smaller student, and save the student in `args.output_dir`.
+
+    By default the student is cut out of the teacher: it keeps some of the layers, copies their weights, and then learns
+    to give the teacher's predictions. The saved folder loads with `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`, and holds the tokenizer, the record (`tkd_run.json`) and a model card.
+
+    The default objectives are the teacher's logits and the labels; both work from stored soft labels and are fast. If
+    the teacher can run along, distilling its features first (`hidden`, `relations`) in a run of its own and the logits
+    in a second one brings a small student closer to it on small data sets. Texts as they occur in production can be
+    added as `unlabelled`, since the student learns them from the teacher's logits. Data without a label column works as
+    well: the student then learns from the teacher alone. If the evaluation split has no labels either, the student is
+    measured by its agreement with the teacher and by the loss.
+
+    A student agrees poorly if it trained too briefly or on texts unlike those it meets later. Check its agreement on
+    unseen texts with `evaluate` before use.
+
+    Args:
+        teacher: folder or Hub id of a classifier; or several, whose logits are averaged. The student is cut out of the
+            first.
+        data: the task or data set.
+        args: training arguments, among them the objectives; `args.output_dir` is the run folder.
+        student: the student's shape, or an existing student to start from; by default all layers of the teacher.
+        soft_labels: file of soft labels; by default one for this teacher's revision in the Hugging Face cache. Missing
+            soft labels are computed first, so the teacher runs only once per example.
+        live: run the teacher on each batch instead of storing soft labels. This is always done if an objective needs
+            more than the teacher's logits, such as `hidden` or `relations`.
+        overwrite: delete the run in the folder first.
+        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
+        unlabelled: files, Hub ids or tasks with more texts to learn from; see `tkd_hf.data.unlabelled`. Texts that also
+            occur in the evaluation split are dropped.
+        lora: train LoRA adapters on the frozen student, and merge them afterwards. They need a higher learning rate,
+            such as `tkd_hf.models.lora.LORA_LEARNING_RATE`. With `adapter_only`, the adapter is kept separate and holds
+            the task's head, so that several tasks can share the student that `student.student` names.
+        teacher_weights: weight of each of several teachers; equal by default.
+        quantization_aware: round the student to int8 while it trains, so that it loses less when it is quantized later.
+            `"weights"` rounds only weights, `"dynamic"` also activations as ONNX's int8 does, `"static"` as OpenVINO's
+            does, and `"dynamic-int4-embeddings"` as ONNX's scheme of that name does. The saved model is in floats.
+
+    Returns:
+        the record of the run, with the student's metrics on the evaluation split.
+
+    Raises:
+        InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
+            or belong to another teacher, a folder that holds another run, or `adapter_only` without an existing
+            student.
+        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, DistillationTrainingArguments, StudentArguments, distill
+
+    record = distill(
+        "textattack/bert-base-uncased-SST-2",
+        DataArguments(task="sst2"),
+        DistillationTrainingArguments("runs/student", learning_rate=2e-4),
+        StudentArguments(layers=3),
+    )
+    print(record.metrics["accuracy"], record.metrics["agreement"])
+    ```
+
+    References:
+        Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the recipe is that of
+        TKD-NLP, arXiv 2405.11704.
+    """
+    teachers, live = to_tuple(teacher), live or bool(CombinedObjective(args).features)
+    _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
+    train, evaluation, task = load_splits(data, load_config(teachers[0]))
+    if "label" not in train.column_names:
+        args = arguments_without_labels(args, task)
+    extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
+    tokenizer = load_tokenizer(student.student or teachers[0])
+    revisions = [teacher_revision(name) for name in teachers]
+    several = {"teacher_weights": normalize_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
+    record = StageRecord(
+        "distill",
+        inputs={
+            "teacher": list(teachers) if several else teachers[0],
+            "teacher_revision": revisions if several else revisions[0],
+            **({"student_revision": teacher_revision(student.student)} if student.student else {}),
+            **data_inputs(train, evaluation, task, extra),
+        },
+        arguments={
+            "max_length": data.max_length,
+            "live": live,
+            **vars(student),
+            **training_arguments(args),
+            **({"lora": asdict(lora)} if lora else {}),
+            **({"quantization_aware": quantization_aware} if quantization_aware else {}),
+            **several,
+        },
+    )
+    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    if folder.done:
+        return folder.record
+
+    set_seed(args.seed)  # before weights that the teacher does not have are initialised
+    model = make_student(teachers[0], student, task, lora)
+    report = getattr(model, "init_report", None)
+    if report and not student.student:  # an existing student's layers do not come from this teacher
+        record.details["teacher_layers"] = list(report.layers)
+    trainer = distillation_trainer(
+        add_adapters(model, lora) if lora else model,
+        tokenizer,
+        list(zip(teachers, revisions, strict=True)),
+        (append_unlabelled(train, extra) if extra else train, evaluation),
+        task,
+        args,
+        max_length=data.max_length,
+        soft_labels=soft_labels,
+        live=live,
+        teacher_weights=teacher_weights,
+    )
+    if quantization_aware:
+        trainer.add_callback(QuantizationAwareCallback(trainer, **QUANTIZATION_AWARE[quantization_aware]))
+    return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
+
+
+def distillation_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    teachers: Sequence[tuple[str, str]],
+    splits: tuple[Dataset, Dataset],
+    task: Task,
+    args: DistillationTrainingArguments,
+    *,
+    max_length: int,
+    soft_labels: str | Path | None = None,
+    live: bool = False,
+    teacher_weights: Sequence[float] | None = None,
+) -> DistillationTrainer:
+    """Return a trainer for a student on a task's data, with the teachers' soft labels attached or the teachers live.
+
+    Args:
+        model, tokenizer: the student and its tokenizer.
+        teachers: folder or Hub id and revision of each teacher.
+        splits: examples to train on and to evaluate on.
+        task: the task of the examples.
+        args: the training arguments.
+        max_length: number of tokens to which examples are truncated.
+        soft_labels, live, teacher_weights: as in `distill`.
+    """
+    tokenizers = [load_tokenizer(name) for name, _ in teachers]
+    rows = [tokenize(split, tokenizer, max_length, tokenizers) for split in splits]
+    metrics = compute_metrics_for(task.metrics, task.problem_type, task.label_names)
+    if not live:
+        caches = [
+            complete_soft_labels(
+                Path(soft_labels or default_path(revision)),
+                name,
+                revision,
+                rows,
+                problem_type=task.problem_type,
+                teacher_index=index,
+            )[0]
+            for index, (name, revision) in enumerate(teachers)
+        ]
+        rows = [attach_mean(split, caches, teacher_weights, task.label_names) for split in rows]
+    return DistillationTrainer(
+        model=model,
+        args=args,
+        teacher_model=[load_classifier(name, task.problem_type) for name, _ in teachers] if live else None,
+        teacher_processing_class=tokenizers,
+        teacher_weights=teacher_weights,
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
+        processing_class=tokenizer,
+        compute_metrics=metrics,
+    )
+
+
+def _check(
+    teachers,
+    teacher_weights,
+    soft_labels,
+    student: StudentArguments,
+    lora: LoraArguments | None,
+    quantization_aware: str | None,
+) -> None:
+    """Refuse arguments that contradict each other, before anything is loaded."""
+    if quantization_aware not in (None, *QUANTIZATION_AWARE):
+        raise InputError(
+            f"unknown quantization_aware={quantization_aware!r}; choose one of {', '.join(QUANTIZATION_AWARE)}"
+        )
+    if quantization_aware and lora:
+        raise InputError("quantization_aware rounds the weights that lora keeps frozen; choose one of the two")
+    normalize_weights(teacher_weights, len(teachers))
+    if soft_labels and len(teachers) > 1:
+        raise InputError(
+            f"{soft_labels} is one file of soft labels, but there are {len(teachers)} teachers; leave it out, since "
+            "each teacher has its own file in the cache"
+        )
+    if lora and lora.adapter_only and not student.student:
+        raise InputError(
+            "adapter_only needs a base model to load the adapter on; name it with --student, or leave out adapter_only"
+        )
+
+
+def arguments_without_labels(args: DistillationTrainingArguments, task: Task) -> DistillationTrainingArguments:
+    """Replace the default objectives by the teacher's logits alone; refuse objectives that need labels."""
+    if args.objectives == DEFAULT_OBJECTIVES:
+        args = copy.copy(args)  # the caller's arguments stay unchanged
+        args.objectives = {"logits": 1.0}
+    if CombinedObjective(args).needs("labels"):
+        raise InputError(
+            f"objectives={args.objectives} need labels, but the training data of {task.name} has no column "
+            f'{task.label_column!r}; to distil without labels, choose objectives={{"logits": 1.0}}'
+        )
+    logger.info("no column %r in the training data: learning from the teacher alone", task.label_column)
+    return args

@@ -1,0 +1,265 @@
+"""`tkd-hf prune`: prune a model towards a target while it is distilled from its teacher."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from ..core.errors import InputError
+from ..core.labels import label_names
+from ..data.loading import DataArguments, load_splits
+from ..data.tasks import Task
+from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
+from ..models.loading import load_classifier, load_config, load_tokenizer
+from ..models.modeling_tkd import TKDPreTrainedModel
+from ..models.student import student_from_teacher
+from ..objectives.arguments import DistillationTrainingArguments
+from ..pruning import (
+    ElementPruner,
+    ElementPruningCallback,
+    NNCFMasks,
+    ParameterTarget,
+    PruningCallback,
+    Schedule,
+    SpeedTarget,
+    StructuredPruner,
+    calibration_data,
+    prune_vocabulary,
+    sparsity_report,
+)
+from ..pruning.arguments import PruningArguments
+from ..pruning.targets import shape_latencies
+from ..pruning.unstructured import magnitude_masks
+from ..pruning.vocabulary import corpus_texts
+from ..records.arguments import training_arguments
+from ..records.run_folder import RunFolder, StageRecord, data_inputs
+from ..teachers.soft_labels import teacher_revision
+from ..training.combined import CombinedObjective
+from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train_into
+from ..training.trainer import DistillationTrainer
+from .distill import arguments_without_labels, distillation_trainer
+from .evaluate import first_texts
+from .student import dropout_fields
+
+
+logger = logging.getLogger(__name__)
+
+TIMED_TEXTS = 50
+REMOVED_TOKENS_FILE = "removed_tokens.txt"
+
+
+def prune(
+    model: str,
+    data: DataArguments,
+    args: DistillationTrainingArguments,
+    pruning: PruningArguments,
+    teacher: str | None = None,
+    train: bool = True,
+    soft_labels: str | Path | None = None,
+    live: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    unlabelled: Sequence[str] = (),
+) -> StageRecord:
+    """Prune a model while it is distilled, and save the smaller model in `args.output_dir`.
+
+    Use it to make a student smaller or faster than its number of layers allows, or to remove tokens that the data never
+    use. A target that removes much needs several epochs of training to recover; without training (`train=False`) the
+    quality usually drops. Single weights that are set to zero (`sparsity`) save neither time nor memory by themselves.
+
+    Args:
+        model: folder or Hub id of a classifier: a student, or a teacher, which is converted to TKD first.
+        data: the task or dataset.
+        args: training arguments for the recovery: objectives, epochs, learning rate.
+        pruning: the target, and how to get there.
+        teacher: folder or Hub id of the teacher; by default the model itself before pruning.
+        train: whether to train during and after pruning. With `False` the model is pruned at once and not trained;
+            this is always so if only the vocabulary is pruned.
+        soft_labels, live, overwrite, resume, unlabelled: as in `tkd_hf.stages.distill.distill`.
+
+    Returns:
+        the record of the run. Its metrics are those of distillation, `parameters`, `megabytes`, and the measured
+        `speedup` over the unpruned model. Its `details` hold the removed units per layer, the number of tokens that
+        are left (the removed tokens are listed in `removed_tokens.txt`), and the sparsity.
+
+    Raises:
+        InputError: as `distill`, and if the target cannot be met; the message names the nearest possible target.
+
+    Example:
+
+    ```python
+    from tkd_hf import DataArguments, DistillationTrainingArguments, PruningArguments, prune
+
+    record = prune(
+        "runs/student",
+        DataArguments(task="sst2"),
+        DistillationTrainingArguments("runs/pruned", num_train_epochs=3),
+        PruningArguments(target_params=0.5),
+        teacher="runs/teacher",
+    )
+    print(record.metrics["parameters"], record.metrics["speedup"])
+    ```
+    """
+    is_own_teacher, teacher = teacher in (None, model), teacher or model
+    train = train and (pruning.removes_units or pruning.element_sparsity is not None)
+    live = live or not train or bool(CombinedObjective(args).features)
+    examples, evaluation, task = load_splits(data, load_config(model))
+    if "label" not in examples.column_names:
+        args = arguments_without_labels(args, task)
+    _check(pruning, args, is_own_teacher, train)
+    extra = None
+    if unlabelled:
+        extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation)
+    tokenizer = load_tokenizer(model)
+    model_revision = teacher_revision(model)
+    revision_of_teacher = model_revision if is_own_teacher else teacher_revision(teacher)
+    record = StageRecord(
+        "prune",
+        inputs={
+            "model": model,
+            "model_revision": model_revision,
+            "teacher": teacher,
+            "teacher_revision": revision_of_teacher,
+            **data_inputs(examples, evaluation, task, extra),
+        },
+        arguments={
+            "max_length": data.max_length,
+            "live": live,
+            "train": train,
+            **asdict(pruning),
+            **(training_arguments(args) if train else {"seed": str(args.seed)}),
+        },
+    )
+    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    if folder.done:
+        return folder.record
+
+    set_seed(args.seed)
+    unpruned = convert_to_student(load_classifier(model, task.problem_type), task).to(args.device)
+    train_examples = append_unlabelled(examples, extra) if extra else examples
+    student, unpruned_tokenizer = unpruned, tokenizer
+    if pruning.vocabulary:
+        student, tokenizer, vocabulary = prune_vocabulary(
+            unpruned, tokenizer, corpus_texts(train_examples), corpus_texts(evaluation)
+        )
+    timing = (tokenizer, first_texts(evaluation, TIMED_TEXTS), data.max_length)
+    target = _target(pruning, student, unpruned.num_parameters(), *timing)
+    trainer = distillation_trainer(
+        student,
+        tokenizer,
+        [(teacher, revision_of_teacher)],
+        (train_examples, evaluation),
+        task,
+        args,
+        max_length=data.max_length,
+        soft_labels=soft_labels,
+        live=live,
+    )
+    callback = _callback(pruning, trainer, target)
+
+    def measure(trainer: DistillationTrainer) -> dict[str, Any]:
+        """Record the removed parts, and return the metrics of the pruned model's size and speed."""
+        record.details = {"from": model_size(unpruned), "to": model_size(trainer.model)}
+        if pruning.removes_units:
+            record.details["removed"] = callback.pruner.masks.removed()
+        if pruning.element_sparsity:
+            record.details["sparsity"] = asdict(sparsity_report(trainer.model))
+        if pruning.vocabulary:
+            fields = asdict(vocabulary)
+            record.details["vocabulary"] = {name: value for name, value in fields.items() if name != "kept"}
+            removed_tokens = "\n".join(vocabulary.removed_tokens(unpruned_tokenizer)) + "\n"
+            (folder.path / REMOVED_TOKENS_FILE).write_text(removed_tokens, "utf-8")
+        before, after = shape_latencies(unpruned, [unpruned.config, trainer.model.config], *timing)
+        return {**model_size(trainer.model), "speedup": round(before / after, 2)}
+
+    if train:
+        trainer.add_callback(callback)
+        return train_into(folder, trainer, measure)
+    log_to_stderr(trainer)
+    trainer.run_record = record
+    folder.start()
+    if callback:
+        callback.prune_without_training()
+    size_and_speed = measure(trainer)
+    return finish_run(folder, trainer, save_and_evaluate(trainer) | size_and_speed)
+
+
+def convert_to_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
+    """Convert a model to TKD, without dropout and with the task's labels in the order of the data.
+
+    A TKD model with the right labels is returned as it is.
+    """
+    names = list(task.label_names)
+    if isinstance(model, TKDPreTrainedModel) and names in ([], label_names(model.config)):
+        return model
+    config = {} if isinstance(model, TKDPreTrainedModel) else dropout_fields(0.0)
+    return student_from_teacher(model, label_names=names or None, **config)
+
+
+def model_size(model: PreTrainedModel) -> dict[str, float]:
+    """Return the number of parameters, and the size of the weights in megabytes (10⁶ bytes)."""
+    return {"parameters": model.num_parameters(), "megabytes": round(model.get_memory_footprint() / 1e6, 3)}
+
+
+def _check(pruning: PruningArguments, args: DistillationTrainingArguments, is_own_teacher: bool, train: bool) -> None:
+    """Raise an `InputError` for arguments that do not fit together, before any model is loaded."""
+    PruningCallback.check(args)
+    objectives = CombinedObjective(args)
+    uses_taylor = pruning.removes_units and pruning.importance == "taylor"
+    if is_own_teacher and uses_taylor and not objectives.needs("labels"):
+        raise InputError(
+            f"objectives={args.objectives} have no gradient if the student starts as its own teacher, so "
+            "importance=taylor cannot rank units; name another teacher, add 'hard' to the objectives, or choose "
+            "importance=activation"
+        )
+    if train and pruning.vocabulary and objectives.features:
+        raise InputError(
+            f"the objectives {objectives.names_reading(objectives.features)} compare the student's tokens with the "
+            "teacher's, and a pruned vocabulary splits texts into other tokens; use the objectives logits and hard "
+            "only, or prune the vocabulary afterwards"
+        )
+
+
+def _target(
+    pruning: PruningArguments,
+    model: TKDPreTrainedModel,
+    parameters: int,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, ...]],
+    max_length: int,
+) -> ParameterTarget | SpeedTarget | ElementPruner | None:
+    """Return the target for units, or the pruner of single weights; `None` if only the vocabulary is pruned.
+
+    Args:
+        pruning: the arguments of the run.
+        model: model to prune.
+        parameters: number of parameters of the model with its full vocabulary, to which `target_params` refers.
+        tokenizer, texts, max_length: what to measure speed with.
+    """
+    if pruning.target_speedup is not None:
+        return SpeedTarget(model, pruning.target_speedup, tokenizer, texts, max_length, pruning.units)
+    if pruning.removes_units:
+        return ParameterTarget(model, pruning.target_params, pruning.target_size, pruning.units, parameters)
+    if pruning.element_sparsity is None:
+        return None
+    example = tokenizer(*texts[0], truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
+    masks = NNCFMasks(model, example) if pruning.nncf else magnitude_masks
+    return ElementPruner(model, pruning.element_sparsity, masks)
+
+
+def _callback(
+    pruning: PruningArguments,
+    trainer: DistillationTrainer,
+    target: ParameterTarget | SpeedTarget | ElementPruner | None,
+) -> PruningCallback | None:
+    """Return the callback that prunes the trainer's student; `None` if only the vocabulary is pruned."""
+    schedule = Schedule(pruning.schedule)
+    if target is None:
+        return None
+    if isinstance(target, ElementPruner):
+        return ElementPruningCallback(trainer, target, schedule)
+    pruner = StructuredPruner(target, *calibration_data(trainer, pruning.calibration), pruning.importance)
+    return PruningCallback(trainer, pruner, schedule)

@@ -1,0 +1,106 @@
+"""The student of a run: its shape, or the model to start from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..core.errors import InputError
+from ..core.labels import label_names
+from ..data.tasks import Task
+from ..models.loading import load_classifier, load_classifier_if_trained, load_encoder, load_for_training
+from ..models.lora import LoraArguments
+from ..models.student import classifier_from_base, student_from_teacher
+
+
+@dataclass(frozen=True)
+class StudentArguments:
+    """Shape of a student that is cut out of the teacher, or an existing student to start from.
+
+    Args:
+        layers: number of layers, taken evenly from the teacher; or indices of the teacher's layers (from 0). By default
+            all layers.
+        heads: attention heads per layer; by default the teacher's.
+        intermediate_size: width of the feed-forward layers; by default the teacher's.
+        student: folder or Hub id of an existing student, instead of a shape: a classifier, or a pre-trained encoder,
+            which then gets a classifier. It may have another tokenizer than the teacher.
+        dropout: dropout everywhere in a student that is cut out; by default 0. The teacher's logits already keep the
+            student from memorising the data, and without dropout it learns more per step and runs faster
+            (docs/results.md, parts of the recipe).
+
+    Raises:
+        InputError: for a shape or a dropout together with an existing student, or a dropout outside [0, 1).
+
+    Example:
+
+    ```python
+    >>> from tkd_hf import StudentArguments
+    >>> StudentArguments(layers=3, heads=6).layers
+    3
+
+    ```
+    """
+
+    layers: int | tuple[int, ...] | None = None
+    heads: int | None = None
+    intermediate_size: int | None = None
+    student: str | None = None
+    dropout: float | None = None
+
+    def __post_init__(self):
+        given = {name: value for name, value in vars(self).items() if name != "student" and value is not None}
+        check_dropout(self.dropout)
+        if self.student and given:
+            raise InputError(
+                f"the student {self.student!r} already has a shape, but {given} is for a student that is cut out of "
+                "the teacher; give only one of the two"
+            )
+
+
+def make_student(
+    teacher: str, student: StudentArguments, task: Task, lora: LoraArguments | None = None
+) -> PreTrainedModel:
+    """Cut a student out of the teacher, or load one; its labels are in the order of the data.
+
+    Args:
+        teacher: folder or Hub id.
+        student: the shape, or an existing student: a classifier, or an encoder, which gets a copy of the teacher's
+            classifier if the widths match and a new one otherwise.
+        task: the task of the data.
+        lora: with `adapter_only`, the student is only a base; the adapter holds the classifier.
+    """
+    names = task.label_names
+    if student.student and lora and lora.adapter_only:
+        return load_for_training(student.student, task)
+    if student.student:
+        model = load_classifier_if_trained(student.student, task.problem_type)
+        if model is None:
+            base, head = load_encoder(student.student), load_classifier(teacher, task.problem_type)
+            model = classifier_from_base(base, head)
+        return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
+    model = load_classifier(teacher, task.problem_type)
+    shape = shape_arguments(student.layers, student.heads, student.intermediate_size)
+    return student_from_teacher(
+        model, label_names=list(names) or None, **shape, **dropout_fields(student.dropout or 0.0)
+    )
+
+
+def check_dropout(dropout: float | None) -> None:
+    """Refuse a dropout outside [0, 1); `None` is allowed."""
+    if dropout is not None and not 0 <= dropout < 1:
+        raise InputError(f"dropout={dropout} must be at least 0 and below 1; 0 turns it off")
+
+
+def dropout_fields(dropout: float | None) -> dict[str, float]:
+    """Return the fields of `TKDConfig` that set the dropout everywhere; none for `None`."""
+    fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return {} if dropout is None else dict.fromkeys(fields, dropout)
+
+
+def shape_arguments(
+    layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None
+) -> dict[str, Any]:
+    """Return a shape as arguments of `student_from_teacher`; `layers` is a number or indices."""
+    counted = isinstance(layers, int) or layers is None
+    chosen = {"num_hidden_layers": layers} if counted else {"layers": list(layers)}
+    return chosen | {"num_attention_heads": heads, "intermediate_size": intermediate_size}

@@ -1,0 +1,84 @@
+"""Exceptions of tkd-hf: the input is wrong, a check failed, or training was stopped."""
+
+import errno
+
+
+class InputError(ValueError):
+    """Wrong input. The message is one line with the offending values and a hint how to correct them.
+
+    The commands print the message without a traceback and exit with code 2. In Python it is an ordinary `ValueError`.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.core.errors import InputError
+    >>> str(InputError("unknown task 'sst3'; the tasks are cola, sst2"))
+    "unknown task 'sst3'; the tasks are cola, sst2"
+
+    ```
+    """
+
+    exit_code = 2
+
+
+class CheckFailed(Exception):
+    """A check of a model failed. The commands print the message and exit with code 1."""
+
+    exit_code = 1
+
+
+class GateFailed(CheckFailed):
+    """A model lost more of its quality than the user allowed (`--max-drop`)."""
+
+
+class CardMismatch(CheckFailed):
+    """A model on the Hub differs from what its card or its commit says."""
+
+
+class TrainingStopped(Exception):
+    """Training received SIGTERM and wrote a checkpoint. The commands print the message and exit with code 143."""
+
+    exit_code = 143
+
+
+# Errors of a full, read-only or forbidden disk: their numbers, and messages from Rust and C++, which have no number.
+_STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_STORAGE_MESSAGES = ("No space left", "quota exceeded", "File too large", "Read-only file system", "Permission denied",
+                     "PytorchStreamWriter failed", "unexpected pos")  # fmt: skip
+
+
+def storage_error_message(error: BaseException) -> str | None:
+    """Return a one-line message if an error, or an error that caused it, comes from the disk, or else `None`.
+
+    Example:
+
+    ```python
+    >>> import errno, os
+    >>> from tkd_hf.core.errors import storage_error_message
+    >>> error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/model.safetensors")
+    >>> storage_error_message(error).partition(";")[0]
+    "cannot write or read 'runs/x/model.safetensors': No space left on device"
+
+    ```
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        is_storage_error = getattr(cause, "errno", None) in _STORAGE_ERRNOS
+        if is_storage_error or any(message in str(cause) for message in _STORAGE_MESSAGES):
+            filename = getattr(cause, "filename", None)
+            path = f" {filename!r}" if filename else ""
+            reason = getattr(cause, "strerror", None) or first_line(cause)
+            return (
+                f"cannot write or read{path}: {reason}; free some space or correct the permissions, then repeat the "
+                "command (with --resume to continue training)"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line that is not empty, joined with the next if it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -1,0 +1,76 @@
+"""Names of labels, and their alignment between models and data: always by name, never by position."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from .errors import InputError
+
+
+def label_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """Return a model's label names in the order of its logits; empty for regression, whose score has no name."""
+    if config.num_labels == 1:
+        return ()
+    id2label: dict[Any, str] = config.id2label or {}  # transformers converts its keys to integers
+    return tuple(id2label[index] for index in range(len(id2label)))
+
+
+def classifier_problem_type(config: PretrainedConfig) -> str:
+    """Return the problem type of a text classifier.
+
+    If the configuration has none, a single output means regression and several outputs mean one label per text.
+    """
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def check_label_codes(config: PretrainedConfig, model: str) -> None:
+    """Check that `id2label` and `label2id` agree if they have the same names.
+
+    Different names are allowed, as transformers fills a missing `label2id` with LABEL_0, LABEL_1 and so on.
+
+    Args:
+        config: the model's configuration.
+        model: the model's name for the error message.
+
+    Raises:
+        InputError: if the two give the same name different indices.
+    """
+    id2label, label2id = config.id2label or {}, config.label2id or {}
+    same_names = set(id2label.values()) == set(label2id)
+    if same_names and any(label2id[name] != index for index, name in id2label.items()):
+        raise InputError(
+            f"id2label={id2label} and label2id={label2id} of {model!r} contradict each other; correct one of them"
+        )
+
+
+def label_order(source: Sequence[str], target: Sequence[str], source_owner: str, target_owner: str) -> list[int]:
+    """Return the index in `source` of each target label, so that `source_logits[:, order]` is in the target's order.
+
+    Upper and lower case are equal, because the same label is often spelt both ways (`NEGATIVE`, `negative`).
+
+    Args:
+        source, target: label names in the order of the logits.
+        source_owner, target_owner: whose labels they are, for the error message, such as `"teacher"`.
+
+    Raises:
+        InputError: if the two sets of names differ, or if names differ only in case.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.core.labels import label_order
+    >>> label_order(["NEGATIVE", "POSITIVE"], ["positive", "negative"], "teacher", "student")
+    [1, 0]
+
+    ```
+    """
+    source_indices = {name.casefold(): index for index, name in enumerate(source)}
+    target_names = [name.casefold() for name in target]
+    if len(source_indices) != len(source) or sorted(source_indices) != sorted(target_names):
+        raise InputError(
+            f"the labels of the {source_owner}, {list(source)}, are not those of the {target_owner}, {list(target)}; "
+            "correct id2label in the configuration of the model with the wrong names, or name the data's labels with "
+            "--label-names"
+        )
+    return [source_indices[name] for name in target_names]

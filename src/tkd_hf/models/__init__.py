@@ -1,0 +1,1 @@
+"""TKD's configuration and modules, their conversion and loading, students, LoRA, and features read from models."""

@@ -1,0 +1,267 @@
+"""LoRA: train small matrices next to the frozen linear layers of a model (Hu et al. 2021, arXiv 2106.09685).
+
+Only this module imports PEFT, and only inside functions, because importing it is slow.
+"""
+
+import logging
+import re
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..core.errors import InputError, first_line
+from ..core.untrusted import NO_CODE, NO_PICKLES, check_weight_files
+from .quantized import head_modules, quantized_copy
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+logger = logging.getLogger(__name__)
+
+# Adapters start at zero and hold few weights, so they need a larger learning rate than full training. Hu et al. (2021,
+# table 9) used 5e-4 for most of GLUE.
+LORA_LEARNING_RATE = 5e-4
+
+# names of the layers that compute queries, keys and values in BERT-like and other encoders
+ATTENTION_INPUTS = {
+    *("query", "key", "value", "q_lin", "k_lin", "v_lin", "query_proj", "key_proj", "value_proj"),
+    *("q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
+}
+
+AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
+
+
+@dataclass(frozen=True)
+class LoraArguments:
+    """Options for LoRA, which trains adapters on the frozen weights of an encoder, and its head in full.
+
+    Use it when a model is too large to train in full: gradients and optimizer states are needed only for the adapters
+    and the head. Small students are cheap enough to train in full.
+
+    Args:
+        rank: rank of the adapter matrices (8), usually 4 to 64. Their output is scaled by 2 (`lora_alpha` is twice the
+            rank).
+        targets: `"linear"` adapts every linear layer of the encoder's blocks, which QLoRA found necessary to match full
+            fine-tuning (arXiv 2305.14314). `"attention"` adapts only queries, keys and values.
+        load_in_8bit: freeze the base in 8 bits with bitsandbytes. Adapters and head stay in floats.
+        load_in_4bit: freeze the base in 4 bits (nf4) with bitsandbytes, as QLoRA does.
+        adapter_only: save the adapter alone, for a base that several tasks share, instead of a merged model.
+
+    Raises:
+        InputError: if the rank is below 1, if the targets are unknown, or if both 8 and 4 bits are set.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.models.lora import LoraArguments
+    >>> LoraArguments(rank=4)
+    LoraArguments(rank=4, targets='linear', load_in_8bit=False, load_in_4bit=False, adapter_only=False)
+
+    ```
+    """
+
+    rank: int = 8
+    targets: str = "linear"
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+    adapter_only: bool = False
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise InputError(f"LoRA of rank {self.rank} has nothing to train; use at least 1, usually 4 to 64")
+        if self.targets not in ("linear", "attention"):
+            raise InputError(f"LoRA targets {self.targets!r} are unknown; choose linear or attention")
+        if self.load_in_8bit and self.load_in_4bit:
+            raise InputError("load_in_8bit and load_in_4bit are both set; choose one of them")
+
+    @property
+    def base_weights(self) -> str | None:
+        """The bitsandbytes scheme of the frozen base, `"int8"` or `"nf4"`; `None` if its weights stay floats."""
+        if self.load_in_8bit:
+            return "int8"
+        return "nf4" if self.load_in_4bit else None
+
+
+def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
+    """Freeze a model and add adapters to it.
+
+    Args:
+        model: a BERT-like classifier. With a float base, PEFT replaces its modules in place; with a base in 8 or 4
+            bits, the adapters are added to a quantized copy.
+        lora: rank, targets and precision of the base.
+
+    Raises:
+        InputError: if the encoder has no linear layers of the kind in `lora.targets`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base = quantized_copy(model, lora.base_weights, dtype=torch.float32) if lora.base_weights else model
+    config = LoraConfig(
+        task_type=_task_type(model),
+        r=lora.rank,
+        lora_alpha=2 * lora.rank,
+        target_modules=linear_modules(model, lora.targets),
+        modules_to_save=head_modules(model),
+        revision=getattr(model.config, "_commit_hash", None),
+    )
+    with _peft_warnings():
+        return get_peft_model(base, config)
+
+
+def linear_modules(model: PreTrainedModel, targets: str) -> list[str]:
+    """Return the names of the encoder's linear layers inside a block, such as `attention.query`.
+
+    Args:
+        model: the model.
+        targets: `"linear"` for all, `"attention"` for queries, keys and values.
+
+    Raises:
+        InputError: if the encoder has no such layers in numbered blocks.
+    """
+    names = {
+        re.split(r"\.\d+\.", name)[-1]
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\.\d+\.", name)
+    }
+    if targets == "attention":
+        names = {name for name in names if name.rpartition(".")[2] in ATTENTION_INPUTS}
+    if not names:
+        raise InputError(
+            f"LoRA finds no {targets} layers in a model of type {model.config.model_type!r}; it needs blocks of linear "
+            "layers, as bert, roberta, distilbert, electra and tkd have; train this model in full, without LoRA"
+        )
+    return sorted(names)
+
+
+def finish_adapters(trainer: Trainer, base: PreTrainedModel, lora: LoraArguments) -> None:
+    """Merge trained adapters, so that the trainer's model is an ordinary one; with `adapter_only`, keep them separate.
+
+    If the base has a name to load it by, the adapter is also saved, in the folder `adapter`.
+
+    Args:
+        trainer: the trainer of the model with adapters, after training.
+        base: the model in floats that was given to `add_adapters`. Adapters trained on a base in 8 or 4 bits are merged
+            into these weights, which differ a little from the rounded ones.
+        lora: as given to `add_adapters`.
+    """
+    trained, folder = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
+    if lora.adapter_only:
+        if trainer.args.should_save:
+            base.config.save_pretrained(folder)  # for the labels, which neither adapter nor base folder contains
+        return
+    if base.name_or_path and trainer.args.should_save:
+        with _peft_warnings():
+            trained.save_pretrained(folder / "adapter")
+    if lora.base_weights:
+        logger.info(
+            "merging into the float weights of the base; predictions differ a little from those on %s weights",
+            lora.base_weights,
+        )
+        trained = _move_adapter(trained, base)
+    trainer.replace_model(trained.merge_and_unload())
+
+
+def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None = None) -> PreTrainedModel:
+    """Merge an adapter into the float weights of its base, and save the result as an ordinary model.
+
+    Args:
+        adapter: folder of the adapter, with the tokenizer and `config.json` (for the labels) that training saved.
+        output_dir: folder for the merged model; it must be new or empty.
+        base: folder or Hub id of the base, if it is no longer at the path in the adapter's configuration.
+
+    Returns:
+        The merged model.
+
+    Raises:
+        InputError: if the adapter or its base cannot be loaded, or if the output folder contains files.
+    """
+    from peft import PeftConfig, PeftModel
+
+    adapter, output_dir = Path(adapter), Path(output_dir)
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter} holds no adapter (no adapter_config.json)")
+    if any(output_dir.glob("*")):
+        raise InputError(f"{output_dir} already holds files; name a new folder for the merged model")
+    check_weight_files(adapter)
+    peft_config = PeftConfig.from_pretrained(adapter)
+    name, revision = (base, None) if base else (peft_config.base_model_name_or_path, peft_config.revision)
+    check_weight_files(name)
+    config = AutoConfig.from_pretrained(adapter, **NO_CODE) if (adapter / "config.json").exists() else None
+    auto_class = AUTO_CLASSES.get(peft_config.task_type, AutoModelForSequenceClassification)
+    try:
+        model = auto_class.from_pretrained(
+            name, revision=revision, config=config, ignore_mismatched_sizes=True, **NO_PICKLES
+        )
+    except OSError as error:
+        raise InputError(
+            f"{name!r}, the base of {adapter}, cannot be loaded ({first_line(error)}); if it has moved, pass base=…"
+        ) from error
+    with _peft_warnings():
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged.save_pretrained(output_dir)
+    AutoTokenizer.from_pretrained(adapter, **NO_CODE).save_pretrained(output_dir)
+    return merged.eval()
+
+
+def refuse_adapter(model: str, revision: str | None = None) -> None:
+    """Raise an error if a folder or Hub id contains an adapter instead of a model.
+
+    transformers would load its base instead, with the adapter missing or only partly applied.
+
+    Raises:
+        InputError: if it contains an adapter. The message names the base and the command to merge the two.
+    """
+    if find_adapter_config_file(model, revision=revision) is None:
+        return
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path
+    raise InputError(
+        f"{model!r} holds an adapter of {base!r}, not a model; merge the two first: {merge_command(model, 'merged')}"
+    )
+
+
+def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
+    """Return the shell command that merges an adapter with its base."""
+    arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
+    return f'python -c "from tkd_hf.models.lora import merge_adapter; merge_adapter({arguments})"'
+
+
+def _task_type(model: PreTrainedModel) -> str | None:
+    task_types = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    return next((task for suffix, task in task_types.items() if type(model).__name__.endswith(suffix)), None)
+
+
+def _move_adapter(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":
+    """Put a trained adapter on another base."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    state = get_peft_model_state_dict(trained, save_embedding_layers=False)
+    with _peft_warnings():
+        model = get_peft_model(base, trained.peft_config["default"])
+    set_peft_model_state_dict(model, state)
+    return model
+
+
+@contextmanager
+def _peft_warnings():
+    """Silence a deprecation warning that peft 0.21 causes in transformers, and that users cannot act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield

@@ -1,0 +1,147 @@
+"""The signals that objectives read from a model: its logits, and layer outputs recorded by forward hooks."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+from transformers.utils import ModelOutput
+
+from ..core.errors import InputError
+from .conversion import ARCHITECTURES
+
+
+ATTENTION_PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}  # field of Signals: module of a layer
+FEATURES = ("hidden_states", *ATTENTION_PROJECTIONS)
+
+
+@dataclass
+class Signals:
+    """The outputs of a model for one batch. Signals that no objective asked for are `None`.
+
+    Args:
+        logits: (batch, labels), or (batch, length, labels) per token; `None` for a bare encoder.
+        hidden_states: outputs of the embeddings and of each layer, (batch, length, hidden size) each.
+        queries: per layer, of its self-attention before the split into heads, (batch, length, width).
+        keys: the same for the keys.
+        values: the same for the values.
+    """
+
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    queries: tuple[torch.Tensor, ...] | None = None
+    keys: tuple[torch.Tensor, ...] | None = None
+    values: tuple[torch.Tensor, ...] | None = None
+
+
+class Recorder:
+    """Run a model and return its signals; works with every attention implementation, including sdpa and flash.
+
+    Queries, keys and values are read by forward hooks that are removed after each call, so the model does not change.
+
+    Args:
+        model: an encoder with or without a head; it may be wrapped by PEFT.
+        features: signals to record besides logits, from `FEATURES`.
+
+    Raises:
+        InputError: if `features` contain queries, keys or values and the architecture is unknown.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers import BertConfig, BertModel
+    >>> from tkd_hf.models.signals import Recorder
+
+    >>> model = BertModel(BertConfig(num_hidden_layers=2))
+    >>> signals, _ = Recorder(model, ["queries"])(model, {"input_ids": torch.tensor([[101, 7592, 102]])})
+    >>> [tuple(query.shape) for query in signals.queries]
+    [(1, 3, 768), (1, 3, 768)]
+
+    ```
+    """
+
+    def __init__(self, model: nn.Module, features: Iterable[str] = ()):
+        self.features = frozenset(features)
+        hooked = self.features & set(ATTENTION_PROJECTIONS)
+        modules = attention_projections(model) if hooked else {}
+        self._modules = {name: modules[ATTENTION_PROJECTIONS[name]] for name in hooked}
+
+    def __call__(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[Signals, ModelOutput]:
+        """Return the signals, and the model's own output.
+
+        Args:
+            model: the model given at construction, or its wrapper for training on several devices.
+            inputs: the arguments of its `forward`.
+        """
+        options = {"output_hidden_states": True} if "hidden_states" in self.features else {}
+        with self._recording() as recorded:
+            outputs = model(**inputs, **options)
+        signals = Signals(getattr(outputs, "logits", None), **recorded)
+        if "hidden_states" in self.features:
+            signals.hidden_states = outputs.hidden_states
+        return signals, outputs
+
+    @contextmanager
+    def _recording(self):
+        recorded = {name: [None] * len(modules) for name, modules in self._modules.items()}
+
+        def make_hook(name: str, layer: int):
+            def hook(module, inputs, output):
+                recorded[name][layer] = output
+
+            return hook
+
+        handles = [
+            module.register_forward_hook(make_hook(name, layer))
+            for name, modules in self._modules.items()
+            for layer, module in enumerate(modules)
+        ]
+        try:
+            yield recorded
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """Return the model inside a PEFT wrapper, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def accepted_inputs(model: nn.Module) -> set[str]:
+    """Return the argument names of a model's `forward`, looking through PEFT, torch.compile and parallel wrappers."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    return set(inspect.signature(without_adapters(model).forward).parameters)
+
+
+def attention_projections(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """Return the modules `query`, `key` and `value` of every layer, in the order of the layers.
+
+    Raises:
+        InputError: if the module names match no known architecture.
+    """
+    tkd_names = {name: name for name in ARCHITECTURES["bert"].encoder.values()}
+    for names in (tkd_names, *(architecture.encoder for architecture in ARCHITECTURES.values())):
+        model_names = {tkd_name: name for name, tkd_name in names.items()}
+        modules = {
+            projection: _modules_by_layer(model, model_names[f"layers.#.attention.{projection}"])
+            for projection in ATTENTION_PROJECTIONS.values()
+        }
+        if all(modules.values()):
+            return modules
+    raise InputError(
+        f"cannot read the attention of {type(model).__name__}, only that of models built like "
+        f"{', '.join(ARCHITECTURES)} and tkd; objectives other than relations and attention work with any teacher"
+    )
+
+
+def _modules_by_layer(model: nn.Module, name: str) -> list[nn.Module]:
+    """Return the modules with that name, where `#` stands for the layer's index, in the order of the layers."""
+    pattern = re.compile(rf"(?:.*\.)?{re.escape(name).replace(re.escape('#'), '([0-9]+)')}")
+    by_layer = {int(match[1]): module for path, module in model.named_modules() if (match := pattern.fullmatch(path))}
+    return [by_layer[layer] for layer in sorted(by_layer)]

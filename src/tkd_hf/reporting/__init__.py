@@ -1,1 +1,0 @@
-"""Render a report on a teacher and its students: tables in Markdown, and plots."""

@@ -1,0 +1,1 @@
+"""Sources of soft labels: live and cached teachers, ensembles, and models that propose words."""

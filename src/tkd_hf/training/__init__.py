@@ -1,0 +1,1 @@
+"""The trainers, their callbacks, and training in a run folder."""

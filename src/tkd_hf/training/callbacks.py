@@ -1,0 +1,87 @@
+"""Callbacks of every training: state that belongs into checkpoints, and reasons to stop."""
+
+import math
+import signal
+import threading
+
+from transformers import TrainerCallback
+
+from ..core.errors import InputError
+
+
+class CheckpointedCallback(TrainerCallback):
+    """Base class of callbacks with state that a `DistillationTrainer` saves in its checkpoints and restores."""
+
+    def save(self, checkpoint: str) -> None:
+        """Write the state into the folder of a checkpoint."""
+        raise NotImplementedError
+
+    def load(self, checkpoint: str) -> None:
+        """Read the state when training resumes; called before the optimizer's state is loaded."""
+        raise NotImplementedError
+
+
+class StopOnNonFiniteGradient(TrainerCallback):
+    """Stop training before a step whose gradient is not finite, so that weights and checkpoints stay usable.
+
+    In fp16 such steps are normal and the Trainer's gradient scaler skips them, so nothing is checked. DeepSpeed does
+    not show gradients and takes the step itself. There, training stops after the first step with a loss that is not
+    finite, before a checkpoint of it is written.
+
+    Args:
+        trainer: provides `gradient_norm` of the step, and `last_losses()`, the terms of its loss by name.
+
+    Raises:
+        InputError: naming the step and the terms of the loss.
+    """
+
+    def __init__(self, trainer):
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if args.fp16:
+            return
+        gradient_norm = self._trainer.gradient_norm
+        has_gradients = gradient_norm is not None and any(weight.grad is not None for weight in model.parameters())
+        checked = [gradient_norm] if has_gradients else self._trainer.last_losses().values()
+        if all(map(math.isfinite, checked)):
+            return
+        if has_gradients:
+            quantity, when = "gradient", "before it; the last checkpoint is good"
+        else:
+            quantity, when = "loss", "after it"
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
+        raise InputError(
+            f"the {quantity} of step {state.global_step + 1} is not finite ({terms}); training stopped {when}. "
+            "Check the data for values that are not finite, lower learning_rate or max_grad_norm, or use fp32"
+        )
+
+
+class StopOnTermination(TrainerCallback):
+    """On SIGTERM, finish the current step, have a checkpoint written, and stop.
+
+    A run that resumes from this checkpoint ends as it would have ended without the interruption.
+
+    Attributes:
+        stopped_at: the step after which training stopped; `None` if it was not stopped.
+    """
+
+    def __init__(self):
+        self.stopped_at = None
+        self._requested = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            self._previous_handler = signal.signal(signal.SIGTERM, self._request_stop)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._requested and state.global_step < state.max_steps:
+            self.stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if hasattr(self, "_previous_handler"):
+            signal.signal(signal.SIGTERM, self._previous_handler)
+
+    def _request_stop(self, *_):
+        self._requested = True
