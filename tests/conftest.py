@@ -151,7 +151,7 @@ def build(tmp_path, teacher, tokenizer, features):
     """Return a function that builds a trainer; with `cached=True` it trains on soft labels."""
     from tkd_hf import DistillationTrainer, SoftLabels
 
-    from .training import arguments, student_of
+    from .factories import arguments, student_of
 
     def make(cached=False, args=None, model=None, data=features, **fields):
         soft = SoftLabels.compute(teacher, tokenizer, features).attach if cached else lambda rows: rows

@@ -1,5 +1,6 @@
 """`import tkd_hf` is light, the command line is lighter, all public names exist, and their examples run."""
 
+import importlib
 import pkgutil
 import re
 import shutil
@@ -10,6 +11,7 @@ import textwrap
 import pytest
 
 import tkd_hf
+from tkd_hf._old_paths import MOVED
 from tkd_hf.cli import app
 
 from .conftest import TEXTS
@@ -51,6 +53,15 @@ def test_no_submodule_shadows_a_public_name():
     """Importing `tkd_hf.x` sets the attribute `x` of the package, which would hide a public function of that name."""
     submodules = {module.name for module in pkgutil.iter_modules(tkd_hf.__path__)}
     assert not submodules & set(tkd_hf.__all__)
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_import_paths_of_version_0_1_lead_to_the_same_module(old):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=MOVED[old]):
+        module = importlib.import_module(old)
+    assert module is sys.modules[MOVED[old]]
+    assert module.__spec__.name == MOVED[old]
 
 
 def test_every_command_has_a_public_function():

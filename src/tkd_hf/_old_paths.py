@@ -56,4 +56,4 @@ class OldPathFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def keep_old_paths() -> None:
     """Let the import system find moved modules by their old names."""
     if not any(isinstance(finder, OldPathFinder) for finder in sys.meta_path):
-        sys.meta_path.append(OldPathFinder())
+        sys.meta_path.insert(0, OldPathFinder())  # before the finder that looks into `tkd_hf.commands` for `stages`

@@ -10,7 +10,7 @@ from tkd_hf import InputError
 from tkd_hf.models.lora import merge_adapter
 
 from ..conftest import FAST, read_json
-from ..training import logits_of_texts, student_of
+from ..factories import logits_of_texts, student_of
 
 
 def test_finetune_and_distill_with_lora_save_merged_models(run, tmp_path, teacher_folder, sst2_dir):

@@ -11,7 +11,7 @@ from tkd_hf import student_from_teacher
 from tkd_hf.pruning import sparsity_report
 
 from ..conftest import FAST, TEXTS, build_teacher, read_json, run_until_killed, write_recipe
-from ..training import logits_of_texts, student_of
+from ..factories import logits_of_texts, student_of
 
 
 @pytest.fixture

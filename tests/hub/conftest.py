@@ -13,7 +13,7 @@ from tkd_hf.cards.generate import card
 from tkd_hf.records.run_folder import RunFolder, StageRecord
 
 from ..conftest import build_teacher, build_tokenizer
-from ..training import student_of
+from ..factories import student_of
 from .server import Hub
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from datasets import Dataset
 from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer
-from tests.training import arguments, student_of
+from tests.factories import arguments, student_of
 from tkd_hf import DistillationTrainer
 from tkd_hf.data.tokenization import tokenize
 

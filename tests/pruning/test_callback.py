@@ -19,7 +19,7 @@ from tkd_hf.data.tokenization import tokenize
 from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration_data
 
 from ..conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
-from ..training import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import arguments, logits_of_texts, losses, student_of, weights
 
 
 ALL_KINDS = ("heads", "neurons", "layers", "hidden")

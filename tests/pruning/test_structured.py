@@ -15,7 +15,7 @@ from tkd_hf import TKDForSequenceClassification, student_from_teacher
 from tkd_hf.pruning import Gates, Units, compact
 
 from ..conftest import TEXTS, WORDS, build_teacher
-from ..training import logits_of_texts
+from ..factories import logits_of_texts
 
 
 def some_masks(config, *kinds) -> Units:

@@ -24,7 +24,7 @@ from tkd_hf.pruning.unstructured import (
 )
 
 from ..conftest import TEXTS, build_teacher
-from ..training import logits_of_texts, student_of, weights
+from ..factories import logits_of_texts, student_of, weights
 
 
 needs_nncf = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed")

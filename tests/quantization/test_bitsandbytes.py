@@ -34,7 +34,7 @@ from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration
 from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize
 
 from ..conftest import WORDS, build_teacher, read_json
-from ..training import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import arguments, logits_of_texts, losses, student_of, weights
 
 
 CONFIGS = {

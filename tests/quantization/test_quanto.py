@@ -15,7 +15,7 @@ from tkd_hf.models.quantized import quantized_by
 from tkd_hf.quantization.quanto import load, quantize
 
 from ..conftest import build_teacher, read_json
-from ..training import logits_of_texts, student_of
+from ..factories import logits_of_texts, student_of
 from .test_bitsandbytes import UNEVEN, small_model
 
 

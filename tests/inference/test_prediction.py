@@ -12,7 +12,7 @@ from tkd_hf.data.tokenization import tokenize
 from tkd_hf.inference.prediction import _batches, predict_logits
 from tkd_hf.inference.runners import PyTorchRunner
 
-from .conftest import TEXTS, build_tokenizer
+from ..conftest import TEXTS, build_tokenizer
 
 
 def test_logits_are_in_the_order_of_the_data_set(teacher, tokenizer, examples):

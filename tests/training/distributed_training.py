@@ -1,7 +1,7 @@
 """One process of distributed training or labelling; test_distributed.py launches it.
 
-python -m tests.distributed_training FOLDER BATCH_SIZE [CHECKPOINT]
-python -m tests.distributed_training TEACHER LABELS.safetensors
+python -m tests.training.distributed_training FOLDER BATCH_SIZE [CHECKPOINT]
+python -m tests.training.distributed_training TEACHER LABELS.safetensors
 """
 
 import sys
@@ -17,8 +17,8 @@ from tkd_hf.core.processes import destroy_process_group
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.models.configuration_tkd import TKDConfig
 
-from .conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
-from .training import QUIET
+from ..conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
+from ..factories import QUIET
 
 
 OBJECTIVES = {"logits": 0.5, "hard": 0.5, "hidden": 1.0, "relations": 1.0}

@@ -1,12 +1,16 @@
 """The parts of a card's file: metadata that the Hub accepts, and generated sections between user text."""
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tkd_hf import InputError
+from tkd_hf.cards.history import _PRUNING_DEFAULTS
 from tkd_hf.cards.metadata import check_card, front_matter
 from tkd_hf.cards.sections import merge_sections, user_text
+from tkd_hf.pruning.arguments import PruningArguments
 
 
 VALID = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["tkd"]}
@@ -116,3 +120,9 @@ def test_sections_are_matched_by_marker_whatever_their_heading():
     headings = [line for line in page.splitlines() if line.startswith("## ")]
     assert headings == ["## How to use it", "## Agreement with the teacher"]
     assert user_text(page) == "Mine."
+
+
+def test_card_knows_the_defaults_of_pruning():
+    """`cards` is below `pruning` and cannot import them."""
+    defaults = {field.name: field.default for field in fields(PruningArguments) if field.default is not None}
+    assert defaults == _PRUNING_DEFAULTS

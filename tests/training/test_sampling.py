@@ -10,7 +10,7 @@ from torch.profiler import profile
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from tests.conftest import build_teacher
-from tests.training import QUIET, arguments
+from tests.factories import QUIET, arguments
 from tkd_hf.training.base_trainer import BaseTrainer, EpochLengthGroupedSampler
 
 

@@ -12,7 +12,7 @@ from tkd_hf.core.files import atomic_write, read_json
 from tkd_hf.core.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
 from tkd_hf.core.labels import label_names, label_order
 
-from .conftest import build_tokenizer
+from ..conftest import build_tokenizer
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

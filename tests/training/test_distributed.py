@@ -15,14 +15,14 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from tkd_hf import SoftLabels, TKDConfig, TKDForSequenceClassification
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def launch(processes: int, *args) -> None:
-    """Run tests/distributed_training.py in several processes that communicate with gloo."""
+    """Run tests/training/distributed_training.py in several processes that communicate with gloo."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", "examples/accelerate/cpu.yaml"]
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
-    command = [sys.executable, *launcher, "--module", "tests.distributed_training", *map(str, args)]
+    command = [sys.executable, *launcher, "--module", "tests.training.distributed_training", *map(str, args)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
 

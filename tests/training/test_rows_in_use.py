@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding
 
 from tests.conftest import WORDS
-from tests.training import arguments, student_of
+from tests.factories import arguments, student_of
 from tkd_hf.training import trainer as trainer_module
 from tkd_hf.training.rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use
 
