@@ -47,8 +47,8 @@ class TKDPreTrainedModel(PreTrainedModel):
     transformers initialises the weights: N(0, `initializer_range`) for linear layers and embeddings, zero biases,
     identity LayerNorms. All parameters belong to such modules, so no `_init_weights` is needed here.
 
-    `import tkd_hf` adds the class method `from_teacher` (see `tkd_hf.models.registration`). It needs the package, so a copy of
-    this file in a model's folder does not have it.
+    `import tkd_hf` adds the class method `from_teacher` (see `tkd_hf.models.registration`). It needs the package, so a
+    copy of this file in a model's folder does not have it.
     """
 
     config_class = TKDConfig
