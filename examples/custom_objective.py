@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         train_dataset=features("train"),
         eval_dataset=features("validation"),
         processing_class=tokenizer,
+        compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean().item()},
     )
     trainer.train()
     trainer.save_model()

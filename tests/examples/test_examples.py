@@ -65,6 +65,7 @@ def test_custom_objective_trains_and_reports_its_own_loss(tmp_path, teacher_fold
     options = ["--teacher", teacher_folder, "--data", reviews, "--output-dir", tmp_path / "student", "--layers", "1"]
     metrics = custom_objective.main(list(map(str, options)))
     assert metrics["eval_loss_centred_logits"] > 0
+    assert 0 <= metrics["eval_accuracy"] <= 1
     assert (tmp_path / "student/model.safetensors").exists()
 
 
