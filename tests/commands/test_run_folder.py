@@ -119,7 +119,7 @@ def test_a_fingerprint_depends_on_content_and_row_order_but_not_on_column_order(
 
 def test_integers_and_equal_floats_record_the_same_arguments():
     from tkd_hf import DistillationTrainingArguments
-    from tkd_hf.records.arguments import training_arguments
+    from tkd_hf.records.run_folder import training_arguments
 
     common = {"report_to": "none", "use_cpu": True}
     integers = DistillationTrainingArguments("x", num_train_epochs=2, temperature=2, weight_decay=0, **common)

@@ -8,9 +8,9 @@ from tkd_hf import InputError
 from tkd_hf.core.errors import GateFailed
 from tkd_hf.evaluation.calibration import calibration
 from tkd_hf.evaluation.fidelity import agreement
-from tkd_hf.evaluation.gate import check_drop
 from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
 from tkd_hf.evaluation.predictions import Predictions, labels_from_logits, predicted_labels
+from tkd_hf.evaluation.results import check_drop
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -14,8 +14,7 @@ from transformers import (
 
 from tkd_hf import TKDConfig, TKDForSequenceClassification, student_from_teacher
 from tkd_hf.core.errors import InputError
-from tkd_hf.inference.cost import count_parameters
-from tkd_hf.inference.memory import measure_footprint, peak_megabytes
+from tkd_hf.inference.memory import count_parameters, measure_footprint, peak_megabytes
 from tkd_hf.inference.runners import PyTorchRunner
 from tkd_hf.inference.timing import (
     forward_pass,

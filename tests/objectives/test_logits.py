@@ -7,7 +7,7 @@ import torch
 from tkd_hf.core.errors import InputError
 from tkd_hf.models.signals import Signals
 from tkd_hf.objectives import LogitDistillation
-from tkd_hf.objectives.agreement import batch_agreement
+from tkd_hf.objectives.base import batch_agreement
 from tkd_hf.objectives.divergences import bernoulli_divergence, categorical_divergence
 
 

@@ -18,9 +18,8 @@ from ..evaluation.results import REPORT_JSON
 from ..hub.folder import CARD, PICTURES, RESULTS
 from ..inference.runners import EXPORT_FILES
 from ..models.signals import without_adapters
-from ..records.arguments import training_arguments
 from ..records.redaction import redact, redacted_record
-from ..records.run_folder import StageRecord, fingerprint, read_record, write_record
+from ..records.run_folder import StageRecord, fingerprint, read_record, training_arguments, write_record
 from ..teachers.soft_labels import teacher_revision
 from .card import Card
 from .metadata import check_card

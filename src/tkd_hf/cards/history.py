@@ -6,9 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..objectives.arguments import DistillationTrainingArguments, FineTuningArguments, PretrainingArguments
-from ..records.arguments import training_arguments
 from ..records.redaction import hub_id
-from ..records.run_folder import StageRecord
+from ..records.run_folder import StageRecord, training_arguments
 from .report_tables import markdown_table, readable_name
 
 

@@ -14,8 +14,7 @@ from ..core.errors import InputError
 from ..core.labels import label_names
 from ..data.loading import DataArguments, load_split
 from ..evaluation.results import Benchmark, ModelCost
-from ..inference.cost import count_parameters
-from ..inference.memory import Footprint, measure_footprint
+from ..inference.memory import Footprint, count_parameters, measure_footprint
 from ..inference.runners import Runner, load_runner, runner_config
 from ..inference.timing import (
     Timing,

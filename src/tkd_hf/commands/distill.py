@@ -20,8 +20,7 @@ from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.lora import LoraArguments, add_adapters, finish_adapters
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from ..quantization.aware import QuantizationAwareCallback
-from ..records.arguments import training_arguments
-from ..records.run_folder import RunFolder, StageRecord, data_inputs
+from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import attach_mean, default_path, teacher_revision
 from ..teachers.teacher import normalize_weights
 from ..training.combined import CombinedObjective

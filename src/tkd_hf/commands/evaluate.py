@@ -21,7 +21,7 @@ from ..evaluation.fidelity import disagreements, fidelity
 from ..evaluation.metrics import metric_functions, score
 from ..evaluation.predictions import Predictions
 from ..evaluation.results import Evaluation, ModelResult
-from ..inference.cost import count_parameters
+from ..inference.memory import count_parameters
 from ..inference.prediction import predict_logits
 from ..inference.runners import Runner, load_runner, runner_config
 from ..inference.timing import median_latencies

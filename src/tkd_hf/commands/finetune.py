@@ -13,8 +13,7 @@ from ..evaluation.metrics import compute_metrics_for
 from ..models.loading import load_for_training, load_tokenizer
 from ..models.lora import LoraArguments, add_adapters, finish_adapters
 from ..objectives.arguments import FineTuningArguments
-from ..records.arguments import training_arguments
-from ..records.run_folder import RunFolder, StageRecord, data_inputs
+from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.base_trainer import BaseTrainer
 from ..training.stage import train_into

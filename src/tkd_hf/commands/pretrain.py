@@ -17,8 +17,7 @@ from ..models.loading import load_encoder, load_masked_lm_if_trained, load_token
 from ..models.modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..models.student import student_from_teacher
 from ..objectives.arguments import PretrainingArguments
-from ..records.arguments import training_arguments
-from ..records.run_folder import RunFolder, StageRecord
+from ..records.run_folder import RunFolder, StageRecord, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer

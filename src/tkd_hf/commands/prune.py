@@ -34,8 +34,7 @@ from ..pruning.arguments import PruningArguments
 from ..pruning.targets import shape_latencies
 from ..pruning.unstructured import magnitude_masks
 from ..pruning.vocabulary import corpus_texts
-from ..records.arguments import training_arguments
-from ..records.run_folder import RunFolder, StageRecord, data_inputs
+from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.combined import CombinedObjective
 from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train_into

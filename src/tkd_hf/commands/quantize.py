@@ -15,7 +15,7 @@ from ..core.files import atomic_write, read_json
 from ..core.labels import label_names
 from ..data.loading import DataArguments, load_split
 from ..data.tokenization import tokenize
-from ..evaluation.gate import check_drop
+from ..evaluation.results import check_drop
 from ..inference.runners import load_runner, runner_config
 from ..inference.timing import forward_pass, max_input_length, text_batch, time_interleaved, timings
 from ..models.loading import load_classifier, load_tokenizer, weight_files

@@ -157,3 +157,56 @@ def rows_and_weights(
     example_index = mask.nonzero()[:, 0]
     weights = 1 / (mask.sum(dim=1)[example_index] * len(mask))
     return (logits[mask] if logits.dim() == 3 else logits), weights, mask
+
+
+class ProjectedObjective(Objective):
+    """Base class of objectives that compare hidden states of student and teacher.
+
+    If the two widths differ, `projection` is a learned linear map from the student's width to the teacher's (TinyBERT,
+    arXiv 1909.10351, equation 8). If they are equal, it does nothing. The projection belongs to the objective, not to
+    the student: it is trained and saved in checkpoints, but never exported.
+
+    Args:
+        student_width: hidden size of the student.
+        teacher_width: hidden size of the teacher.
+    """
+
+    features = ("hidden_states",)
+
+    def __init__(self, student_width: int, teacher_width: int):
+        super().__init__()
+        same = student_width == teacher_width
+        self.projection = nn.Identity() if same else nn.Linear(student_width, teacher_width, bias=False)
+
+    @classmethod
+    def build(cls, setup: ObjectiveSetup) -> "ProjectedObjective":
+        return cls(setup.student.hidden_size, setup.teacher.hidden_size)
+
+
+def batch_agreement(
+    student: torch.Tensor, teacher: torch.Tensor, batch: dict[str, torch.Tensor], problem_type: str
+) -> dict[str, torch.Tensor]:
+    """Measure how far the student's predictions for a batch agree with the teacher's.
+
+    This is a metric, not a loss: it has no gradient.
+
+    Args:
+        student: logits in one of the shapes that `tkd_hf.objectives.base.rows_and_weights` takes.
+        teacher: logits of the same shape, with the labels in the same order.
+        batch: the batch that they belong to.
+        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
+
+    Returns:
+        For classes, `{"agreement": …}`: the share of examples with the same predicted label. With several labels per
+        example, all of them must agree. For tokens, it is the mean over examples of each example's share.
+        For scores, `{"teacher_difference": …}`: the mean absolute difference.
+    """
+    student_rows, weights, mask = rows_and_weights(student.detach(), batch, problem_type)
+    teacher_rows = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
+    if problem_type == "regression":
+        return {"teacher_difference": (weights * (student_rows - teacher_rows).abs().mean(dim=-1)).sum()}
+    if problem_type == "multi_label_classification":
+        same = ((student_rows > 0) == (teacher_rows > 0)).all(dim=-1)
+    else:
+        same = student_rows.argmax(dim=-1) == teacher_rows.argmax(dim=-1)
+    return {"agreement": (weights * same).sum()}

@@ -4,8 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ..models.signals import Signals
-from .base import mean_over_tokens, real_tokens
-from .projection import ProjectedObjective
+from .base import ProjectedObjective, mean_over_tokens, real_tokens
 
 
 class CosineDistance(ProjectedObjective):

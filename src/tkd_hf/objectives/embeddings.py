@@ -3,9 +3,8 @@
 import torch
 
 from ..models.signals import Signals
-from .base import real_tokens
+from .base import ProjectedObjective, real_tokens
 from .hidden import mean_squared_error
-from .projection import ProjectedObjective
 
 
 class Embeddings(ProjectedObjective):

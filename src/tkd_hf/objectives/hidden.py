@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..models.signals import Signals
-from .base import ObjectiveSetup, mean_over_tokens, real_tokens
-from .projection import ProjectedObjective
+from .base import ObjectiveSetup, ProjectedObjective, mean_over_tokens, real_tokens
 
 
 class HiddenStates(ProjectedObjective):

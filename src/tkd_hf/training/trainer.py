@@ -24,14 +24,20 @@ from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokeniz
 from ..models.conversion import to_padding_free
 from ..models.layer_map import layer_map
 from ..models.signals import Recorder
-from ..objectives.agreement import batch_agreement
 from ..objectives.arguments import DistillationTrainingArguments
-from ..objectives.base import ENCODER, MASKED_LM, PER_TOKEN, TOKEN_CLASSIFICATION, ObjectiveSetup, problem_type_of
+from ..objectives.base import (
+    ENCODER,
+    MASKED_LM,
+    PER_TOKEN,
+    TOKEN_CLASSIFICATION,
+    ObjectiveSetup,
+    batch_agreement,
+    problem_type_of,
+)
 from ..teachers.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 from .base_trainer import BaseTrainer
-from .callbacks import CheckpointedCallback
+from .callbacks import CheckpointedCallback, PrivateFilesCallback
 from .combined import CombinedObjective, RunningMeans
-from .hub_callback import PrivateFilesCallback
 from .rows_in_use import restore_word_embeddings, train_rows_in_use
 
 
