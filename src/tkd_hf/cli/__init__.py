@@ -1,4 +1,4 @@
-"""The command line: one module per command, which parses options and calls the function of `tkd_hf.stages`."""
+"""The command line: one module per command, which parses options and calls."""
 
 import logging
 import os
@@ -8,23 +8,9 @@ import typer
 
 from ..core.errors import CheckFailed, InputError, TrainingStopped, storage_error_message
 from ..core.processes import destroy_process_group
-from . import (
-    augment,
-    benchmark,
-    card,
-    distill,
-    evaluate,
-    finetune,
-    label,
-    pretrain,
-    prune,
-    push,
-    quantize,
-    report,
-    run,
-    verify,
-)
+from . import compress, measure, publish, train
 from .options import TrainingCommand
+from .run import run
 
 
 app = typer.Typer(
@@ -34,20 +20,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("pretrain", cls=TrainingCommand)(pretrain.pretrain)
-app.command("finetune", cls=TrainingCommand)(finetune.finetune)
-app.command("augment")(augment.augment)
-app.command("label")(label.label)
-app.command("distill", cls=TrainingCommand)(distill.distill)
-app.command("prune", cls=TrainingCommand)(prune.prune)
-app.command("quantize")(quantize.quantize)
-app.command("evaluate")(evaluate.evaluate)
-app.command("benchmark")(benchmark.benchmark)
-app.command("report")(report.report)
-app.command("card")(card.card)
-app.command("push")(push.push)
-app.command("verify")(verify.verify)
-app.command("run")(run.run)
+app.command("pretrain", cls=TrainingCommand)(train.pretrain)
+app.command("finetune", cls=TrainingCommand)(train.finetune)
+app.command("augment")(train.augment)
+app.command("label")(train.label)
+app.command("distill", cls=TrainingCommand)(train.distill)
+app.command("prune", cls=TrainingCommand)(compress.prune)
+app.command("quantize")(compress.quantize)
+app.command("evaluate")(measure.evaluate)
+app.command("benchmark")(measure.benchmark)
+app.command("report")(measure.report)
+app.command("card")(publish.card)
+app.command("push")(publish.push)
+app.command("verify")(publish.verify)
+app.command("run")(run)
 
 
 def main() -> None:
