@@ -1,4 +1,4 @@
-"""The command line: one module per command, which parses options and calls."""
+"""The command line: parse options, call the functions of `tkd_hf.commands`, and print their results."""
 
 import logging
 import os
