@@ -37,7 +37,7 @@ def test_help_loads_neither_torch_nor_transformers():
 def test_model_classes_have_from_teacher_in_scripts_and_in_commands(program):
     """Their source file cannot define it, and a command registers TKD later than other programs do."""
     statement = f"import sys; sys.argv[0] = {program!r}; import tkd_hf"
-    statement += "; import tkd_hf.stages" if program.endswith("tkd-hf") else ""
+    statement += "; import tkd_hf.commands" if program.endswith("tkd-hf") else ""
     assert "tkd_hf.models.student" in modules_loaded_by(f"{statement}; assert callable(tkd_hf.TKDModel.from_teacher)")
 
 

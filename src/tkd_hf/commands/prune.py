@@ -77,7 +77,7 @@ def prune(
         teacher: folder or Hub id of the teacher; by default the model itself before pruning.
         train: whether to train during and after pruning. With `False` the model is pruned at once and not trained;
             this is always so if only the vocabulary is pruned.
-        soft_labels, live, overwrite, resume, unlabelled: as in `tkd_hf.stages.distill.distill`.
+        soft_labels, live, overwrite, resume, unlabelled: as in `tkd_hf.distill`.
 
     Returns:
         the record of the run. Its metrics are those of distillation, `parameters`, `megabytes`, and the measured

@@ -43,7 +43,7 @@ def report(
         batch_size: number of examples per batch for the metrics.
         disagreements: write the examples on which a model and the teacher disagree, one file per model. Switch it off
             if the texts must not be copied.
-        benchmark_arguments: arguments of `tkd_hf.stages.benchmark.benchmark`.
+        benchmark_arguments: arguments of `tkd_hf.benchmark`.
 
     Returns:
         The measurements.
