@@ -1,7 +1,7 @@
 """tkd-hf: distil a text classifier into a small, fast student that agrees with it.
 
-Importing this package registers TKD with transformers (see `tkd_hf.models.registration`) and does nothing else: every public
-name is loaded when it is first used.
+Importing this package registers TKD with transformers (see `tkd_hf.models.registration`) and does nothing else: every
+public name is loaded when it is first used.
 """
 
 import importlib

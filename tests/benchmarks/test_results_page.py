@@ -1,9 +1,11 @@
-"""The results page is what its generator writes, and the numbers in its tables follow from the rows."""
+"""The results page, README's table and the cards say what the result files say."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+import cards
 import results_page
 import results_tables
 
@@ -87,3 +89,15 @@ def test_standard_errors_fall_with_the_number_of_examples():
     assert errors["accuracy"](0.9, 900) == pytest.approx(0.01)
     assert errors["matthews_correlation"](0.0, 100) == pytest.approx(0.1)
     assert errors["pearson"](0.5, 100) == pytest.approx(0.075)
+
+
+RECORDS = json.loads((cards.CARDS / "records.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_card_is_what_its_record_renders_to(name):
+    assert (cards.CARDS / f"{name}.md").read_text(encoding="utf-8") == cards.render(RECORDS[name])
+
+
+def test_every_card_has_a_record():
+    assert {path.stem for path in cards.CARDS.glob("*.md")} == set(RECORDS)

@@ -1,4 +1,4 @@
-"""The small examples run to their end on a tiny encoder and eight sentences."""
+"""Every example runs to its end on tiny models."""
 
 import re
 from pathlib import Path
@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from transformers import BertModel
 
 import custom_objective
 import lora
 import own_data
+import quickstart
 import several_teachers
 import token_classification
-from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer
+from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
 from tkd_hf import OBJECTIVES, Signals
 from tkd_hf.cli import app
 from tkd_hf.cli.options import stage_values
@@ -110,3 +112,35 @@ def test_examples_are_short_and_use_public_names_only(path):
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 100
     assert not re.search(r"^(from|import) tkd_hf\.", source, re.MULTILINE)
+
+
+CONFIGURATIONS = sorted((Path(__file__).parents[2] / "examples/accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_accelerate_reads_the_launch_configurations(path):
+    assert load_config_from_file(str(path)).num_processes > 1
+
+
+@pytest.mark.slow
+def test_quickstart_compares_teacher_student_and_int8(tmp_path, monkeypatch, capsys):
+    """Everything but the two downloads. It takes 20 seconds: two trainings, an export to ONNX and an evaluation."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    encoder, reviews = tmp_path / "encoder", tmp_path / "reviews"
+    build_teacher(layers=6).save_pretrained(encoder)
+    build_tokenizer().save_pretrained(encoder)
+    reviews.mkdir()
+    labels = ["negative" if label == 0 else "positive" for label in LABELS]
+    for split in ("train", "validation", "test"):
+        Dataset.from_dict({"text": TEXTS, "label": labels}).to_parquet(reviews / f"{split}.parquet")
+    monkeypatch.setattr(quickstart, "fetch_encoder", lambda folder: encoder)
+    monkeypatch.setattr(quickstart, "fetch_reviews", lambda folder: reviews)
+    quickstart.main(["--seed", "3"])
+    results = read_json(quickstart.FOLDER / "results-3.json")
+    assert [results["split"], results["examples"]] == ["test", len(TEXTS)]
+    assert [model["backend"] for model in results["models"]] == ["pytorch", "pytorch", "onnx"]
+    printed = capsys.readouterr().out
+    assert all(sentence in printed for sentence in quickstart.SENTENCES)
+    teacher, _, int8 = results["models"]
+    assert f"keeps {int8['metrics']['accuracy'] / teacher['metrics']['accuracy']:.1%}" in printed
