@@ -13,7 +13,7 @@ from tkd_hf.core import hardware
 from tkd_hf.core.errors import first_line
 from tkd_hf.core.files import atomic_write, read_json
 from tkd_hf.core.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
-from tkd_hf.core.labels import label_names, label_order
+from tkd_hf.core.names import label_names, label_order
 from tkd_hf.core.statistics import bootstrap, confidence_interval, mcnemar
 from tkd_hf.evaluation.metrics import metric_functions
 from tkd_hf.evaluation.predictions import Predictions

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from tkd_hf import DistillationTrainer, InputError, SoftLabels, student_from_teacher
-from tkd_hf.core.labels import label_names
+from tkd_hf.core.names import label_names
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.evaluation.metrics import compute_metrics_for
 from tkd_hf.objectives.divergences import categorical_divergence

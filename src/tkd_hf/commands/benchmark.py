@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
-from ..core.labels import label_names
+from ..core.names import label_names
 from ..data.loading import DataArguments, load_split
 from ..evaluation.results import Benchmark, ModelCost
 from ..inference.memory import Footprint, count_parameters, measure_footprint

@@ -10,8 +10,7 @@ from datasets import Dataset
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
-from ..core.labels import label_names, label_order
-from ..core.model_names import short_names
+from ..core.names import label_names, label_order, short_names
 from ..core.statistics import bootstrap, confidence_interval
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import Task

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
-from ..core.labels import label_names
+from ..core.names import label_names
 from ..data.loading import DataArguments, load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled

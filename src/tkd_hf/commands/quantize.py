@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import GateFailed, InputError
 from ..core.files import atomic_write, read_json
-from ..core.labels import label_names
+from ..core.names import label_names
 from ..data.loading import DataArguments, load_split
 from ..data.tokenization import tokenize
 from ..evaluation.results import check_drop

@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..cards import figures, report_tables
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
-from ..core.model_names import short_names
+from ..core.names import short_names
 from ..data.loading import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..core.errors import InputError
-from ..core.labels import label_names
+from ..core.names import label_names
 from ..data.tasks import Task
 from ..models.loading import load_classifier, load_classifier_if_trained, load_encoder, load_for_training
 from ..models.lora import LoraArguments

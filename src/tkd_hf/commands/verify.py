@@ -14,8 +14,7 @@ from huggingface_hub import hf_hub_download
 from ..cards.metadata import read_card
 from ..core.errors import CardMismatch, InputError
 from ..core.hardware import describe_software
-from ..core.labels import label_names
-from ..core.model_names import split_revision
+from ..core.names import label_names, split_revision
 from ..data.loading import DataArguments, load_split
 from ..data.tasks import GLUE_TASKS, Task
 from ..hub.folder import CARD

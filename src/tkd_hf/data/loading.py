@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
-from ..core.labels import classifier_problem_type, label_names
+from ..core.names import classifier_problem_type, label_names
 from .tasks import Task, get_task
 from .word_labels import (
     WORD_COLUMNS,

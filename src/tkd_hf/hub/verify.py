@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from ..core.errors import CardMismatch, InputError, first_line
 from ..core.files import read_json
-from ..core.model_names import split_revision
+from ..core.names import split_revision
 from ..models.configuration_tkd import TKDConfig
 from .folder import CARD, SOURCE_FILES
 from .push import check_repo_id, hub_errors

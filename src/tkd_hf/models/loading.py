@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from ..core.errors import InputError, first_line
-from ..core.labels import check_label_codes, classifier_problem_type
-from ..core.model_names import split_revision
+from ..core.names import check_label_codes, classifier_problem_type, split_revision
 from ..core.optional_dependencies import import_optional
 from ..core.untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight_files
 from ..data.tasks import Task

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from ..core.errors import InputError
-from ..core.labels import label_names as label_names_of
-from ..core.labels import label_order
+from ..core.names import label_names as label_names_of
+from ..core.names import label_order
 from .configuration_tkd import TKDConfig
 from .conversion import (
     ARCHITECTURES,

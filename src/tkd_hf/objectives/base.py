@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..core.labels import classifier_problem_type
+from ..core.names import classifier_problem_type
 from ..models.signals import Signals, without_adapters
 
 

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
-from ..core.labels import label_names, label_order
-from ..core.model_names import split_revision
+from ..core.names import label_names, label_order, split_revision
 from ..data.tokenization import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from ..inference.prediction import predict_logits
 from ..inference.runners import PyTorchRunner

@@ -18,7 +18,7 @@ from transformers import (
 
 from ..core.errors import InputError
 from ..core.hardware import padding_multiple
-from ..core.labels import label_names, label_order
+from ..core.names import label_names, label_order
 from ..data.collation import DistillationCollator
 from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokenizer, to_tuple
 from ..models.conversion import to_padding_free
