@@ -3,7 +3,8 @@
 
 The maths is BERT's (residual blocks with a LayerNorm after each), so that the weights of BERT-like teachers fit. Three
 things differ. Layers may have different numbers of heads and neurons. Padding, on either side, changes no result and
-costs nothing outside attention. A sequence classifier computes its last layer for the first token only.
+costs nothing outside attention. A sequence classifier computes its last layer for the first token only. Forward hooks
+need `TKDModel.compute_all_tokens` to see the other tokens.
 
 `save_pretrained` copies this file next to the weights, so that a model loads with `trust_remote_code=True` where tkd-hf
 is not installed. It therefore imports only torch, transformers, configuration_tkd.py and layers_tkd.py.
@@ -24,7 +25,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -39,6 +40,13 @@ from .layers_tkd import (
     first_token,
     is_tracing,
 )
+
+
+logger = logging.get_logger(__name__)
+
+# Modules whose forward hooks take tensors of any shape: those of torch shard or reparametrize weights, those of
+# transformers start gradients at the embeddings, or record outputs on request.
+SHAPE_INDEPENDENT_HOOKS = ("torch.", "transformers.modeling_utils", "transformers.utils.output_capturing")
 
 
 class TKDPreTrainedModel(PreTrainedModel):
@@ -100,8 +108,22 @@ class TKDPreTrainedModel(PreTrainedModel):
 class TKDModel(TKDPreTrainedModel):
     """The encoder: turns token ids into one vector of `hidden_size` per token.
 
+    By default it computes only what its output needs. The real tokens of a padded batch become one long row, and a
+    sequence classifier gets its last layer for the first token of each text only. The output is the same up to
+    rounding, and plain calls, pipelines and training all get faster. But forward hooks on the modules inside see these
+    tensors: `(1, packed_length, width)` and, in that last layer, `(batch, 1, width)`.
+
+    Set `compute_all_tokens` if you hook modules inside, for example to explain a prediction. Every module then computes
+    all tokens, in the shape `(batch, length, width)`. A model with a head has its encoder as `base_model`, so write
+    `model.base_model.compute_all_tokens = True`. If a module has a hook and the switch is off, the model logs a warning
+    once. `output_hidden_states=True` and `output_attentions=True` do not need the switch.
+
     Args:
         config: shape of the model.
+
+    Attributes:
+        compute_all_tokens (`bool`): whether to compute every token, padding included, in the shape of the batch. It is
+            `False` in a new or loaded model, and is not saved.
 
     Example:
 
@@ -113,11 +135,18 @@ class TKDModel(TKDPreTrainedModel):
     >>> model(input_ids=torch.tensor([[101, 7592, 102]])).last_hidden_state.shape
     torch.Size([1, 3, 512])
 
+    >>> model.compute_all_tokens = True
+    >>> hook = model.layers[0].register_forward_hook(lambda layer, inputs, output: print(output.shape))
+    >>> padded = {"input_ids": torch.tensor([[101, 7592, 102, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    >>> outputs = model(**padded)
+    torch.Size([1, 4, 512])
+
     ```
     """
 
     def __init__(self, config: TKDConfig):
         super().__init__(config)
+        self.compute_all_tokens = False
         self.embeddings = TKDEmbeddings(config)
         self.layers = nn.ModuleList([TKDLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
@@ -144,8 +173,8 @@ class TKDModel(TKDPreTrainedModel):
         r"""
         Encode a batch of texts. Padding is removed before the first layer and put back after the last, with zeros.
 
-        Padding stays, and its states are meaningless, in a traced graph and while a module inside has a forward hook,
-        because hooks should see the shape of the batch. `output_hidden_states=True` sets such hooks.
+        Padding stays, and its states are meaningless, in a traced graph, with `compute_all_tokens`, and if hidden
+        states or attentions of the layers are requested.
 
         Args:
             input_ids (`(batch, length)`): token ids, unless `inputs_embeds` is given.
@@ -156,8 +185,9 @@ class TKDModel(TKDPreTrainedModel):
             inputs_embeds (`(batch, length, embedding_size)`, *optional*): word embeddings instead of `input_ids`.
             first_token_only (`bool`, defaults to `False`): compute the last layer only for the first real token of each
                 row, and return it as `pooler_output` of `(batch, hidden_size)` without `last_hidden_state`. Sequence
-                classifiers need no other token. With flex attention, for a row without real tokens, and while hooks are
-                set, every token is computed and both are returned.
+                classifiers need no other token. With flex attention, for a row without real tokens, with
+                `compute_all_tokens`, and if hidden states or attentions are requested, every token is computed and both
+                are returned.
 
         Returns:
             `last_hidden_state` of `(batch, length, hidden_size)`, unless only first tokens were computed, and
@@ -172,8 +202,10 @@ class TKDModel(TKDPreTrainedModel):
         if position_ids is None:
             position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
-        has_hooks = self.has_hooks()
-        packing = None if has_hooks else self.create_packing(attention_mask)
+        all_tokens = self.compute_all_tokens or self.records_layers(kwargs)
+        packing = None if all_tokens else self.create_packing(attention_mask)
+        if packing is not None or (first_token_only and not all_tokens):
+            self.warn_about_hooks()
         if packing is not None:
             inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
             input_ids, inputs_embeds, token_type_ids, position_ids = (
@@ -190,7 +222,7 @@ class TKDModel(TKDPreTrainedModel):
         *lower_layers, last_layer = self.layers
         for layer in lower_layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        if first_token_only and not has_hooks and self.can_attend_alone(mask, packing):
+        if first_token_only and not all_tokens and self.can_attend_alone(mask, packing):
             if packing is None:
                 first_states = first_token(hidden_states, attention_mask)
             else:
@@ -229,10 +261,25 @@ class TKDModel(TKDPreTrainedModel):
         sliceable = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)
         return sliceable and (packing is None or bool(packing.lengths.all()))
 
-    def has_hooks(self) -> bool:
-        """Return whether a module inside has a forward hook, such as those that `output_hidden_states` adds."""
-        modules = (module for part in (self.embeddings, self.layers) for module in part.modules())
-        return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    def records_layers(self, kwargs: dict) -> bool:
+        """Return whether hidden states or attentions of the layers are requested, by arguments or configuration."""
+        names = ("output_hidden_states", "output_attentions")
+        return any(kwargs.get(name, getattr(self.config, name, False)) for name in names)
+
+    def warn_about_hooks(self) -> None:
+        """Warn once if a module inside has a forward hook that may rely on the shape of the batch."""
+        if is_tracing():
+            return
+        hooked_modules = [module for module in self.modules() if module._forward_hooks or module._forward_pre_hooks]
+        for module in hooked_modules:
+            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            origins = [getattr(hook, "__module__", None) or "" for hook in hooks]
+            if module is not self and not all(origin.startswith(SHAPE_INDEPENDENT_HOOKS) for origin in origins):
+                logger.warning_once(
+                    f"a {type(module).__name__} inside {type(self).__name__} has a forward hook, but the model only "
+                    "computes the tokens that its output needs, without padding; if the hook needs every token, in the "
+                    "shape of the batch, set model.base_model.compute_all_tokens = True"
+                )
 
 
 class TKDForSequenceClassification(TKDPreTrainedModel):

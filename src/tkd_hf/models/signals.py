@@ -2,9 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -42,6 +43,7 @@ class Recorder:
     """Run a model and return its signals; works with every attention implementation, including sdpa and flash.
 
     Queries, keys and values are read by forward hooks that are removed after each call, so the model does not change.
+    While they are installed, a TKD model computes every token (`all_tokens_computed`).
 
     Args:
         model: an encoder with or without a head; it may be wrapped by PEFT.
@@ -69,6 +71,7 @@ class Recorder:
         self.features = frozenset(features)
         hooked = self.features & set(ATTENTION_PROJECTIONS)
         modules = attention_projections(model) if hooked else {}
+        self._model = model
         self._modules = {name: modules[ATTENTION_PROJECTIONS[name]] for name in hooked}
 
     def __call__(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[Signals, ModelOutput]:
@@ -79,7 +82,8 @@ class Recorder:
             inputs: the arguments of its `forward`.
         """
         options = {"output_hidden_states": True} if "hidden_states" in self.features else {}
-        with self._recording() as recorded:
+        all_tokens = all_tokens_computed(self._model) if self._modules else nullcontext()
+        with all_tokens, self._recording() as recorded:
             outputs = model(**inputs, **options)
         signals = Signals(getattr(outputs, "logits", None), **recorded)
         if "hidden_states" in self.features:
@@ -106,6 +110,27 @@ class Recorder:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def all_tokens_computed(model: nn.Module) -> Iterator[None]:
+    """Make a TKD model compute every token, in the shape of the batch, because hooks on its modules need them.
+
+    Other models always do, and are not changed. See `TKDModel.compute_all_tokens`.
+
+    Args:
+        model: a TKD model with or without a head, or a wrapper around one.
+    """
+    # a TKD that was loaded as remote code has a class of its own, so look for the attribute and not for the class
+    encoders: list[Any] = [module for module in model.modules() if hasattr(module, "compute_all_tokens")]
+    previous = [encoder.compute_all_tokens for encoder in encoders]
+    for encoder in encoders:
+        encoder.compute_all_tokens = True
+    try:
+        yield
+    finally:
+        for encoder, value in zip(encoders, previous, strict=True):
+            encoder.compute_all_tokens = value
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

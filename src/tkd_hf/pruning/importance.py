@@ -19,6 +19,7 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..models.modeling_tkd import TKDPreTrainedModel
+from ..models.signals import all_tokens_computed
 from .structured import Gates
 from .units import Units
 
@@ -119,7 +120,7 @@ def activation(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidde
     """
     recorder = _ActivationRecorder(gates.model)
     try:
-        with _eval_mode(gates.model), torch.no_grad():
+        with _eval_mode(gates.model), all_tokens_computed(gates.model), torch.no_grad():
             for batch in batches:
                 recorder.start_batch(batch["attention_mask"].bool())
                 loss(batch)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ class Gates:
     everywhere, and every LayerNorm leaves it out of mean and variance.
 
     Gates are how pruning tries a smaller model without building it. They cost time rather than save it; `compact`
-    builds the model that is really smaller.
+    builds the model that is really smaller. Until `remove` is called, the model computes every token of a batch with
+    its padding (`TKDModel.compute_all_tokens`), because gates of single examples have to find the rows of the batch.
 
     Args:
         model: a TKD model, with or without a head. Its parameters do not change.
@@ -60,6 +62,9 @@ class Gates:
         self._values = self.masks.map(lambda mask: None)
         self._head_dim = model.config.head_dim
         self._handles = list(self._install(model))
+        self._encoder: Any = model.base_model
+        self._computed_all_tokens = self._encoder.compute_all_tokens
+        self._encoder.compute_all_tokens = True
 
     def set(self, masks: Units) -> None:
         """Switch off all units whose mask is `False`."""
@@ -71,6 +76,7 @@ class Gates:
         """Remove the hooks, which makes the model the unpruned one again."""
         for handle in self._handles:
             handle.remove()
+        self._encoder.compute_all_tokens = self._computed_all_tokens
 
     @contextmanager
     def for_each_example(self, examples: int, hidden: bool = False) -> Iterator[list[torch.Tensor]]:

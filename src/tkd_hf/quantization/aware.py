@@ -117,7 +117,7 @@ class FakeQuantizedEmbeddingMixin:
     """Round the output of an embedding of any class; it precedes that class in the bases of a derived class.
 
     An embedding can have a class of its own in training (`tkd_hf.training.rows_in_use`), so no single class can replace
-    it. A forward hook would not do either: a TKD model with hooks computes padding tokens as well, which takes longer.
+    it. A forward hook would not do either: a TKD model warns about hooks, as it skips padding tokens.
     """
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """The base trainer: an order of examples that survives resuming, and predictions in the order of the data set."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..cards.generate import write_trainer_card
 from ..core.hardware import unfused_attention
-from ..models.signals import without_adapters
+from ..models.signals import all_tokens_computed, without_adapters
 from ..records.run_folder import StageRecord
 from .callbacks import StopOnNonFiniteGradient
 
@@ -58,8 +60,20 @@ class BaseTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does, with the attention implementation that trains fastest on this device."""
-        with unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
+        all_tokens = all_tokens_computed(self.model) if self._trains_with_hooks() else nullcontext()
+        with all_tokens, unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
             return super().train(*args, **kwargs)
+
+    def _trains_with_hooks(self) -> bool:
+        """Return whether the Trainer installs forward hooks on the layers, so that TKD must compute every token.
+
+        NEFTune (arXiv 2310.05914) scales its noise by the shape of the batch. Gradient checkpointing (in newer versions
+        of transformers), FSDP2 and ZeRO-3 have hooks for any shape. Every token is computed with them so that seeded
+        runs can be repeated: dropout draws a value for each element that is computed.
+        """
+        has_fsdp2 = getattr(self.accelerator, "is_fsdp2", False)  # accelerate knows FSDP2 since version 1.6
+        has_noise = self.args.neftune_noise_alpha is not None
+        return has_noise or self.args.gradient_checkpointing or has_fsdp2 or is_deepspeed_zero3_enabled()
 
     def compute_loss(self, *args, **kwargs):
         """Compute the loss as `Trainer` does, and keep it for `last_losses`."""
