@@ -1,7 +1,7 @@
 """Register TKD with transformers, and give its classes the method that needs the whole package.
 
-The source files of TKD travel with every saved model and must not import tkd_hf. What the package adds to their classes
-is assigned here, when tkd_hf is imported.
+The source files of TKD travel with every saved model and must not import tkd_hf. This module therefore assigns that
+method to their classes when tkd_hf is imported.
 """
 
 import os
@@ -28,7 +28,7 @@ def register_auto_classes() -> None:
     for head, auto_class in AUTO_CLASSES.items():
         auto_class.register(TKDConfig, TKD_CLASSES[head], exist_ok=True)
         TKD_CLASSES[head].register_for_auto_class(auto_class)
-    TKDPreTrainedModel.from_teacher = classmethod(from_teacher)
+    TKDPreTrainedModel.from_teacher = classmethod(from_teacher)  # type: ignore[assignment]
 
 
 def from_teacher(
