@@ -1,4 +1,4 @@
-"""Metrics, agreement, calibration and the gate equal those of scikit-learn, seqeval's rules and hand computation."""
+"""Metrics, agreement, calibration and the gate equal values computed by hand and by scipy."""
 
 import numpy as np
 import pytest
