@@ -100,7 +100,7 @@ def test_speedup_target_is_reached(prune, tmp_path, monkeypatch):
 
         return [latency(shape) for shape in shapes]
 
-    for module in ("pruning.targets", "stages.prune"):
+    for module in ("pruning.targets", "commands.prune"):
         monkeypatch.setattr(f"tkd_hf.{module}.shape_latencies", latencies)
     code, _, err = prune("--target-speedup", 1.5)
     assert code == 0, err
