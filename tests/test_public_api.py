@@ -94,6 +94,7 @@ def test_the_example_of_a_function_that_starts_from_the_hub_runs(
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_the_examples_of_functions_that_start_from_a_student_run(
     teacher_folder, sst2_dir, tmp_path, no_processes, monkeypatch, capsys
 ):

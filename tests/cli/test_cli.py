@@ -67,6 +67,7 @@ def test_results_are_printed_as_a_table_and_written_as_json(run, tmp_path, teach
     assert {"task", "split", "examples", "models", "software", "hardware"} == set(content)
 
 
+@pytest.mark.slow
 def test_training_prints_progress_and_losses_on_standard_error(teacher_folder, sst2_dir, tmp_path):
     """It needs a new process: the log level when transformers is imported decides whether there is a progress bar."""
     program = "import sys; sys.argv[0] = 'tkd-hf'; from tkd_hf.cli import main; main()"

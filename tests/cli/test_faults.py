@@ -63,6 +63,7 @@ def last_line(err: str) -> str:
     return err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_resuming_gives_the_same_student(distill, at_step, tmp_path):
     at_step(2, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
@@ -121,6 +122,7 @@ def test_running_out_of_memory_names_smaller_batches(distill, at_step):
     assert "--per-device-train-batch-size 2 --gradient-accumulation-steps 2 (the same result)" in last_line(err)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_earlier_checkpoints_and_the_run_resumes(distill, at_step, tmp_path):
     """A limit on the size of files fails writes as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -43,6 +43,7 @@ def quantize(run, exported, teacher_folder, sst2_dir, tmp_path):
     return run_quantize
 
 
+@pytest.mark.slow
 def test_onnx_folder_is_measured_and_works_with_the_other_commands(quantize, run, tmp_path, teacher_folder, sst2_dir):
     """The folder has the layout that transformers.js and optimum read."""
     code, out, err = quantize("--json", tmp_path / "q.json")
@@ -261,6 +262,7 @@ def test_recipe_with_quantization_can_be_run_twice(run, exported, tmp_path, teac
     assert evaluated["models"][1]["fidelity"]["agreement"] == quantized["metrics"]["agreement"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["dynamic", "dynamic-int4-embeddings"])
 def test_quantization_aware_student_is_a_float_model_that_can_be_quantized(
     run, teacher_folder, sst2_dir, tmp_path, rounding

@@ -139,6 +139,7 @@ def test_an_encoder_of_another_width_learns_the_relations_of_the_teacher(tmp_pat
     assert TKDForMaskedLM.from_pretrained(tmp_path / "base").config.hidden_size == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [{"hard": 1.0}, {"hard": 1.0, "relations": 1.0, "hidden": 1.0}])
 def test_an_interrupted_run_resumes_to_the_same_encoder(tmp_path, corpus, encoder_folder, objectives, monkeypatch):
     """Bit for bit, whichever step it stopped at: order, masks and dropout are the same."""

@@ -142,6 +142,7 @@ def predictions():
     return Predictions(np.eye(2, dtype=np.float32)[predicted] * 3, labels, "single_label_classification")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
 def test_bootstrap_intervals_equal_those_of_scipy(predictions, metric):
     """The ends are quantiles of 2,000 random resamples, so the two agree to within a tenth of the width."""

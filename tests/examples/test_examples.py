@@ -51,6 +51,7 @@ def reviews(tmp_path):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_own_data_makes_an_int8_student_from_a_csv_file(tmp_path, encoder, capsys):
     pytest.importorskip("onnxruntime")
     file = tmp_path / "notes.csv"

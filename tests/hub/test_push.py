@@ -309,6 +309,7 @@ def client(hub, tmp_path_factory):
     assert "hf_writer" not in process.output
 
 
+@pytest.mark.slow
 def test_push_and_verify_use_xet_and_not_lfs(hub, client, run_folder, sst2_dir):
     hub.xet.expect(run_folder / "model.safetensors")
     result = client("push", run_folder, "--repo-id", "org/xet", "--tag", "v1")

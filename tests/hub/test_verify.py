@@ -64,6 +64,7 @@ def test_verify_accepts_a_correct_card(verify, tmp_path):
     assert content["figures"] == [{"metric": "accuracy", "card": 0.625, "measured": 0.625}]
 
 
+@pytest.mark.slow
 def test_verify_names_a_wrong_metric_and_does_not_run_untrusted_code(verify, altered):
     altered("README.md", lambda card: card.replace(b"value: 0.625", b"value: 0.875"))
     wrong = altered("modeling_tkd.py", lambda source: source + b"\nprint('I was run')\n")
@@ -173,6 +174,7 @@ def test_verify_reports_a_full_disk(verify):
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_verify_evaluates_an_adapter_merged_with_its_base(hub, client, verify, tmp_path, teacher, tokenizer):
     """The base model is a repository of its own; the card's metrics are those of the merged model."""
     base = build_run(tmp_path / "base")
@@ -238,6 +240,7 @@ print(json.dumps([type(model).__name__, type(encoder).__name__, prediction, refu
 """
 
 
+@pytest.mark.slow
 def test_pushed_model_loads_without_the_package(hub, pushed, tmp_path):
     """In a fresh process and cache, after a first download that failed because the disk was full."""
     client = Client(hub, tmp_path, package=False)
@@ -277,6 +280,7 @@ def parent(client, tmp_path_factory):
     return "org/parent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", WEIGHT_FILES)
 def test_quantized_model_is_pushed_with_its_parent_and_verified(client, hub, parent, sst2_dir, tmp_path, backend):
     """Quantize a model from the Hub, push the result, and verify it."""

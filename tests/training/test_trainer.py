@@ -113,6 +113,7 @@ def test_evaluation_loss_has_the_scale_of_the_training_loss(build):
     assert metrics["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [{"logits": 1.0}, {"logits": 0.5, "hidden": 1.0}])
 def test_compiled_models_give_the_losses_of_eager_ones(build, objectives):
     """The backend runs the graphs that dynamo captures of student and live teacher, without optimising them."""
