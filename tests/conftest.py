@@ -50,6 +50,32 @@ FLOAT32 = "import torch\ntorch.cpu.get_capabilities = dict\n"
 FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
 
 
+# What `--fast` leaves out: tests that run a command, train, export, or talk to a server.
+SLOW_PATHS = {"benchmarks", "cli", "commands", "examples", "hub", "quantization", "upstream", "test_public_api.py"}
+SLOW_FIXTURES = {"build", "run", "teacher_folder"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="Run the unit tests only (`make test-fast`).")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With `--fast`, deselect the tests that run a command, train, export, or talk to a server."""
+    if not config.getoption("--fast"):
+        return
+    slow = [item for item in items if _folders(item) & SLOW_PATHS or _fixtures(item) & SLOW_FIXTURES]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
+
+
+def _folders(item) -> set[str]:
+    return set(item.path.relative_to(item.config.rootpath).parts)
+
+
+def _fixtures(item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory, monkeypatch):
     """Cache data sets and soft labels in a folder of the test's own."""
