@@ -1,8 +1,11 @@
 """Write docs/results.md: the text of results_page.md.jinja with the tables of the result files.
 
-Run `python benchmarks/results_page.py` after a file in benchmarks/results/ or the text has changed.
+Run `python benchmarks/results_page.py` after a file in benchmarks/results/ or the text has changed. With
+`--quickstart runs/quickstart`, the results of the quickstart's runs (`results-<seed>.json`) are stored first.
 """
 
+import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
@@ -10,19 +13,47 @@ from statistics import mean, median
 from jinja2 import Environment, StrictUndefined
 
 import results_tables
-from common import mean_and_deviation
+from common import RESULTS, environment, mean_and_deviation, save_rows
 from contenders import CONTENDERS
 from family import SIZES
 from operations import PARTS, REMAINDER
-from results_tables import TITLES, as_table, measured_on, number, percent, rows_of, shares, tasks
+from results_tables import QUICKSTART_MODELS, TITLES, as_table, measured_on, number, percent, rows_of, shares, tasks
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 TEMPLATE = Path(__file__).parent / "results_page.md.jinja"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quickstart", type=Path, help="Folder of the quickstart's runs, to store their results.")
+    folder = parser.parse_args(arguments).quickstart
+    if folder:
+        save_rows(RESULTS / "family.json", quickstart_rows(folder), ("seed", "model"), section="quickstart")
     PAGE.write_text(page(), encoding="utf-8")
+
+
+def quickstart_rows(folder: Path) -> list[dict]:
+    """Return one row per model of each run of examples/quickstart.py in a folder."""
+    rows = []
+    for path in sorted(folder.glob("results-*.json")):
+        seed, content = int(path.stem.partition("-")[2]), json.loads(path.read_text(encoding="utf-8"))
+        for name, result in zip(QUICKSTART_MODELS, content["models"], strict=True):
+            rows.append(
+                {
+                    "seed": seed,
+                    "model": name,
+                    "split": content["split"],
+                    "examples": content["examples"],
+                    "accuracy": result["metrics"]["accuracy"],
+                    "agreement": result["fidelity"] and result["fidelity"]["agreement"],
+                    "milliseconds": result["milliseconds"],
+                    "megabytes": result["megabytes"],
+                    "command": f"python examples/quickstart.py --seed {seed}",
+                    **environment("onnxruntime"),
+                }
+            )
+    return rows
 
 
 def page() -> str:
@@ -30,6 +61,7 @@ def page() -> str:
     tables = {
         "worst_cases": worst_cases(),
         "family": results_tables.family(),
+        "quickstart": results_tables.quickstart(),
         "out_of_domain": results_tables.out_of_domain(),
         "pruning": results_tables.pruning(),
         "quantization": results_tables.quantization(),

@@ -154,6 +154,38 @@ def means(size: str, names: tuple[str, ...] = tuple(TITLES)) -> dict[str, float 
 # --- other models
 
 
+# model of the quickstart -> runtime and precision
+QUICKSTART_MODELS = {
+    "teacher": "PyTorch, float32",
+    "3 layers": "PyTorch, float32",
+    "3 layers, int8": "ONNX Runtime, int8",
+}
+
+
+def quickstart() -> list[str]:
+    """Return a row per model of the quickstart; the share of the teacher is the mean over the seeds."""
+    models = defaultdict(list)
+    for row in rows_of("family", "quickstart"):
+        models[row["model"]].append(row)
+    rows = []
+    for name, runs in models.items():
+        teachers = models["teacher"]
+        share_cell = percent([run["accuracy"] / own["accuracy"] for run, own in zip(runs, teachers, strict=True)])
+        ratios = [own["milliseconds"] / run["milliseconds"] for run, own in zip(runs, teachers, strict=True)]
+        rows.append(
+            [
+                *(name, QUICKSTART_MODELS[name], number([run["accuracy"] for run in runs])),
+                "" if name == "teacher" else share_cell,
+                "" if name == "teacher" else number([run["agreement"] for run in runs], ".3f"),
+                f"{mean(run['milliseconds'] for run in runs):.1f}",
+                "" if name == "teacher" else f"{mean(ratios):.1f}×",
+                f"{runs[0]['megabytes']:.1f}",
+            ]
+        )
+    head = ["", "runs in", "accuracy", "of the teacher, %", "agreement", "ms", "faster", "MB"]
+    return as_table(head, rows, text_columns=2) + measured_on(rows_of("family", "quickstart"))
+
+
 def out_of_domain() -> list[str]:
     domains = defaultdict(dict)
     for row in rows_of("family", "out_of_domain"):

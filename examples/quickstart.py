@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None):
     label(teacher, data)
 
     print("\n3. Train a student of 3 layers on the soft labels.", flush=True)
-    args = DistillationTrainingArguments(student, num_train_epochs=6, temperature=2.0, **training)
+    args = DistillationTrainingArguments(student, num_train_epochs=4, learning_rate=3e-4, temperature=2.0, **training)
     distill(teacher, data, args, StudentArguments(layers=3), resume=True)
 
     print("\n4. Export the student to int8 for ONNX Runtime.", flush=True)

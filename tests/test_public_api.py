@@ -33,7 +33,7 @@ def test_help_loads_neither_torch_nor_transformers():
     assert not modules & {"torch", "transformers", "datasets"}
 
 
-@pytest.mark.parametrize("program", ["/usr/bin/python", "/usr/bin/tkd-hf"])
+@pytest.mark.parametrize("program", ["/usr/bin/python", "/usr/bin/tkd-hf", "/home/me/tkd-hf.py"])
 def test_model_classes_have_from_teacher_in_scripts_and_in_commands(program):
     """Their source file cannot define it, and a command registers TKD later than other programs do."""
     statement = f"import sys; sys.argv[0] = {program!r}; import tkd_hf"

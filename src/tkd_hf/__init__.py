@@ -69,7 +69,7 @@ def __dir__():
 keep_old_paths()
 
 # Registering loads torch and transformers. The command line leaves it to `tkd_hf.commands`, so that --help is quick.
-if Path(sys.argv[0] if sys.argv else "").stem != "tkd-hf":
+if Path(sys.argv[0] if sys.argv else "").name not in ("tkd-hf", "tkd-hf.exe"):
     from .models.registration import register_auto_classes
 
     register_auto_classes()
