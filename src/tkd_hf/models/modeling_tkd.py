@@ -202,7 +202,9 @@ class TKDModel(TKDPreTrainedModel):
         if position_ids is None:
             position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
-        all_tokens = self.compute_all_tokens or self.records_layers(kwargs)
+        # checkpointing with `use_reentrant=True` gives no gradient to keyword arguments, and `query_states` is one
+        checkpointed = self.training and any(layer.gradient_checkpointing for layer in self.layers)
+        all_tokens = self.compute_all_tokens or checkpointed or self.records_layers(kwargs)
         packing = None if all_tokens else self.create_packing(attention_mask)
         if packing is not None or (first_token_only and not all_tokens):
             self.warn_about_hooks()
