@@ -11,7 +11,6 @@ from tkd_hf.cards import figures
 from tkd_hf.cards.history import _PRUNING_DEFAULTS
 from tkd_hf.cards.metadata import check_card, front_matter
 from tkd_hf.cards.sections import merge_sections, user_text
-from tkd_hf.core.errors import InputError
 from tkd_hf.evaluation.calibration import Calibration
 from tkd_hf.pruning.arguments import PruningArguments
 
