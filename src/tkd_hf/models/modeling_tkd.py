@@ -44,7 +44,7 @@ from .layers_tkd import (
 
 logger = logging.get_logger(__name__)
 
-# Modules whose forward hooks take tensors of any shape: those of torch shard or reparametrize weights, those of
+# Modules whose forward hooks take tensors of any shape: those of torch shard or reparameterize weights, those of
 # transformers start gradients at the embeddings, or record outputs on request.
 SHAPE_INDEPENDENT_HOOKS = ("torch.", "transformers.modeling_utils", "transformers.utils.output_capturing")
 
