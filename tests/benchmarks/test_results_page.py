@@ -29,6 +29,16 @@ def test_the_page_is_what_the_generator_writes():
     assert results_page.PAGE.read_text(encoding="utf-8") == results_page.page()
 
 
+def test_the_readme_states_the_mean_share_of_the_quickstart():
+    """The mean over the seeds of the int8 student's accuracy, divided by that of its own teacher."""
+    accuracy = {(row["seed"], row["model"]): row["accuracy"] for row in results_tables.rows_of("family", "quickstart")}
+    seeds = sorted({seed for seed, _ in accuracy})
+    share = sum(accuracy[seed, "3 layers, int8"] / accuracy[seed, "teacher"] for seed in seeds) / len(seeds)
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    assert len(seeds) == 3
+    assert f"Its int8 student keeps {share:.1%}".replace("%", " %") in readme
+
+
 def test_the_table_in_the_readme_says_what_was_measured():
     rows = {
         (row["model"], row["backend"], row["weights"]): row
