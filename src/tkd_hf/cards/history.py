@@ -14,8 +14,13 @@ from .report_tables import markdown_table, readable_name
 _LAYER_MATRIX = re.compile(r".*\.(\d+)\.(.+)")
 # The defaults of `tkd_hf.pruning.arguments.PruningArguments`; a test compares them. Cards do not import pruning.
 _PRUNING_DEFAULTS = {
-    **{"importance": "taylor", "schedule": "cubic", "units": ("heads", "neurons", "layers"), "calibration": 256},
-    **{"vocabulary": False, "scope": "global", "nncf": False},
+    "importance": "taylor",
+    "schedule": "cubic",
+    "units": ("heads", "neurons", "layers"),
+    "calibration": 256,
+    "vocabulary": False,
+    "scope": "global",
+    "nncf": False,
 }
 _SPLITS = {"train": "training data", "eval": "evaluation data", "unlabelled": "unlabelled data"}
 # Arguments that `stage_facts` shows, or that say nothing if they have their default.

@@ -1,4 +1,4 @@
-"""The results of evaluations, benchmarks and reports, as dataclasses that are stored as JSON."""
+"""The results of evaluations, benchmarks and reports, stored as JSON, and the gate on how much a model may lose."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The memory that a model needs and the time to load it, measured in a new process per model."""
+"""The parameters of a model, and the memory and loading time that it needs, measured in a new process per model."""
 
 import json
 import os

@@ -173,8 +173,8 @@ class TKDModel(TKDPreTrainedModel):
         r"""
         Encode a batch of texts. Padding is removed before the first layer and put back after the last, with zeros.
 
-        Padding stays, and its states are meaningless, in a traced graph, with `compute_all_tokens`, and if hidden
-        states or attentions of the layers are requested.
+        Padding stays, and its states are meaningless, in a traced graph, with `compute_all_tokens`, in training with
+        gradient checkpointing, and if hidden states or attentions of the layers are requested.
 
         Args:
             input_ids (`(batch, length)`): token ids, unless `inputs_embeds` is given.

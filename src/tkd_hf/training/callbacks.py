@@ -1,4 +1,4 @@
-"""Callbacks of every training: state that belongs into checkpoints, and reasons to stop."""
+"""Callbacks of every training: state for checkpoints, reasons to stop, and files that stay private in a push."""
 
 import math
 import signal
