@@ -1,12 +1,7 @@
-"""Tiny models, tokenizers and data, all made in code, so that tests need no network."""
+"""Settings and fixtures of all tests. The builders behind the fixtures are in factories.py."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
@@ -16,38 +11,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import datasets
 import pytest
 import torch
-import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertForTokenClassification
 
+from tkd_hf import DistillationTrainer, SoftLabels
 from tkd_hf.cli import main
 from tkd_hf.core.statistics import bootstrap
-from tkd_hf.data.tasks import get_task
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.inference.memory import Footprint
 
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
-TEXTS = [
-    "good film",
-    "bad film",
-    "a very fine story",
-    "dull",
-    "not good",
-    "b",
-    "a very very dull story not fine",
-    "fine",
-]
-LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
-# First lines of a program whose results a test compares; like the fixture `float32`, they turn bfloat16 off.
-FLOAT32 = "import torch\ntorch.cpu.get_capabilities = dict\n"
-# Training arguments that make a command quick.
-FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
+from .factories import LABELS, TEXTS, arguments, build_teacher, build_tokenizer, student_of, write_task
 
 
 # What `--fast` leaves out: tests that run a command, train, export, or talk to a server.
@@ -101,44 +73,6 @@ def no_processes(monkeypatch):
     monkeypatch.setattr("tkd_hf.commands.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
-def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer that encodes pairs as `[CLS] a [SEP] b [SEP]`, as BERT's does."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, words.index(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=32, model_input_names=inputs, **names, **kwargs
-    )
-
-
-def build_teacher(
-    labels: tuple[str, ...] = ("negative", "positive"),
-    seed: int = 0,
-    kind=BertForSequenceClassification,
-    layers: int = 4,
-    **fields,
-):
-    """Return a BERT whose weights are large enough for its predictions to differ."""
-    torch.manual_seed(seed)
-    names = dict(enumerate(labels))
-    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        max_position_embeddings=32,
-        initializer_range=0.5,
-        num_labels=len(labels) or 1,
-        **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if labels else {}),
-        **sizes | fields,
-    )
-    return kind(config).eval()
-
-
 @pytest.fixture
 def tokenizer():
     return build_tokenizer()
@@ -175,9 +109,6 @@ def features(examples, tokenizer):
 @pytest.fixture
 def build(tmp_path, teacher, tokenizer, features):
     """Return a function that builds a trainer; with `cached=True` it trains on soft labels."""
-    from tkd_hf import DistillationTrainer, SoftLabels
-
-    from .factories import arguments, student_of
 
     def make(cached=False, args=None, model=None, data=features, **fields):
         soft = SoftLabels.compute(teacher, tokenizer, features).attach if cached else lambda rows: rows
@@ -209,17 +140,6 @@ def sst2_dir(tmp_path):
     return tmp_path / "data"
 
 
-def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
-    """Write a tiny GLUE task into a folder for `--data-dir`."""
-    task = get_task(name)
-    labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
-    columns = dict.fromkeys(task.text_columns, texts)
-    rows = datasets.Dataset.from_dict(columns | {"label": labels, "idx": list(range(len(texts)))})
-    (folder / name).mkdir(parents=True)
-    for split in (task.train_split, task.eval_split):
-        rows.to_parquet(folder / name / f"{split}.parquet")
-
-
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs `tkd-hf ARGS` and returns the exit code, standard output and standard error."""
@@ -231,40 +151,3 @@ def run(monkeypatch, capsys):
         return exit_.value.code or 0, *capsys.readouterr()
 
     return call
-
-
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_recipe(folder: Path, stages: list[dict], **content) -> Path:
-    """Write a recipe into a folder, and return its path."""
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**content, "stages": stages}))
-    return path
-
-
-# A program that runs `tkd-hf` and kills itself while it writes the checkpoint that its first argument names.
-KILL_AT_CHECKPOINT = f"""
-{FLOAT32}
-import os, signal, sys
-from tkd_hf import DistillationTrainer
-from tkd_hf.cli import main
-
-save, checkpoint = DistillationTrainer._save_rng_state, sys.argv.pop(1)
-
-def kill(self, folder):
-    save(self, folder)
-    if folder.endswith(checkpoint):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-DistillationTrainer._save_rng_state = kill
-main()
-"""
-
-
-def run_until_killed(args: list[str], checkpoint: str, home: Path) -> None:
-    """Run `tkd-hf ARGS` in a process that is killed while it writes a checkpoint of a distillation."""
-    command = [sys.executable, "-c", KILL_AT_CHECKPOINT, checkpoint, *args]
-    killed = subprocess.run(command, env={**os.environ, "HF_HOME": str(home)}, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -1,13 +1,46 @@
-"""Helpers for tests that train: quiet arguments, small students, and results to compare."""
+"""Builders for the tests: tiny models, tokenizers and data, all made in code, and quiet training.
 
+`conftest.py` makes fixtures of them. Processes that a test starts import this module, not `conftest.py`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
 import torch
-from transformers import PreTrainedModel
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from tkd_hf import DistillationTrainingArguments, student_from_teacher
+from tkd_hf.data.tasks import get_task
 
-from .conftest import TEXTS
 
-
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
+TEXTS = [
+    "good film",
+    "bad film",
+    "a very fine story",
+    "dull",
+    "not good",
+    "b",
+    "a very very dull story not fine",
+    "fine",
+]
+LABELS = [1, 0, 1, 0, 0, 1, 0, 1]
+# First lines of a program whose results a test compares; like the fixture `float32`, they turn bfloat16 off.
+FLOAT32 = "import torch\ntorch.cpu.get_capabilities = dict\n"
+# Training arguments that make a command quick.
+FAST = "--num-train-epochs 1 --per-device-train-batch-size 4 --use-cpu --bf16 false --report-to none --save-strategy no"
 QUIET = {
     "report_to": "none",
     "use_cpu": True,
@@ -17,6 +50,44 @@ QUIET = {
     "save_strategy": "no",
     "save_total_limit": None,  # tests resume from any checkpoint
 }
+
+
+def build_tokenizer(words: list[str] = WORDS, **kwargs) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer that encodes pairs as `[CLS] a [SEP] b [SEP]`, as BERT's does."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, words.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=32, model_input_names=inputs, **names, **kwargs
+    )
+
+
+def build_teacher(
+    labels: tuple[str, ...] = ("negative", "positive"),
+    seed: int = 0,
+    kind=BertForSequenceClassification,
+    layers: int = 4,
+    **fields,
+):
+    """Return a BERT whose weights are large enough for its predictions to differ."""
+    torch.manual_seed(seed)
+    names = dict(enumerate(labels))
+    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        max_position_embeddings=32,
+        initializer_range=0.5,
+        num_labels=len(labels) or 1,
+        **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if labels else {}),
+        **sizes | fields,
+    )
+    return kind(config).eval()
 
 
 def arguments(tmp_path, **fields) -> DistillationTrainingArguments:
@@ -47,3 +118,51 @@ def logits_of_texts(model, tokenizer) -> torch.Tensor:
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model.eval()(**batch).logits
+
+
+def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
+    """Write a tiny GLUE task into a folder for `--data-dir`."""
+    task = get_task(name)
+    labels = LABELS if task.num_labels > 1 else [float(label) for label in LABELS]
+    columns = dict.fromkeys(task.text_columns, texts)
+    rows = datasets.Dataset.from_dict(columns | {"label": labels, "idx": list(range(len(texts)))})
+    (folder / name).mkdir(parents=True)
+    for split in (task.train_split, task.eval_split):
+        rows.to_parquet(folder / name / f"{split}.parquet")
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_recipe(folder: Path, stages: list[dict], **content) -> Path:
+    """Write a recipe into a folder, and return its path."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**content, "stages": stages}))
+    return path
+
+
+# A program that runs `tkd-hf` and kills itself while it writes the checkpoint that its first argument names.
+KILL_AT_CHECKPOINT = f"""
+{FLOAT32}
+import os, signal, sys
+from tkd_hf import DistillationTrainer
+from tkd_hf.cli import main
+
+save, checkpoint = DistillationTrainer._save_rng_state, sys.argv.pop(1)
+
+def kill(self, folder):
+    save(self, folder)
+    if folder.endswith(checkpoint):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+DistillationTrainer._save_rng_state = kill
+main()
+"""
+
+
+def run_until_killed(args: list[str], checkpoint: str, home: Path) -> None:
+    """Run `tkd-hf ARGS` in a process that is killed while it writes a checkpoint of a distillation."""
+    command = [sys.executable, "-c", KILL_AT_CHECKPOINT, checkpoint, *args]
+    killed = subprocess.run(command, env={**os.environ, "HF_HOME": str(home)}, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -16,7 +16,7 @@ from tkd_hf.cli import app
 from tkd_hf.cli.recipe import KEYS, Recipe
 from tkd_hf.cli.run import _plan
 
-from .conftest import TEXTS, build_tokenizer
+from .factories import TEXTS, build_tokenizer
 
 
 COMMANDS = typer.main.get_command(app).commands

@@ -15,7 +15,7 @@ import tkd_hf
 from tkd_hf._old_paths import MOVED
 from tkd_hf.cli import app
 
-from .conftest import TEXTS
+from .factories import TEXTS
 
 
 def modules_loaded_by(statement: str) -> set[str]:

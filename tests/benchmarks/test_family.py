@@ -8,7 +8,7 @@ import yaml
 import cards
 import common
 import family
-from tests.conftest import read_json
+from tests.factories import read_json
 from tkd_hf.data.tasks import GLUE_TASKS
 
 

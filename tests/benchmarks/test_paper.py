@@ -5,7 +5,7 @@ import pytest
 import paper
 import paper_recipes
 import resources
-from tests.conftest import read_json
+from tests.factories import read_json
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments
 
 

@@ -14,7 +14,7 @@ import pruning
 import quantization
 import training_speed
 from clock import PHASES, Clock, matmul_peak, useful_flops
-from tests.conftest import build_teacher, read_json
+from tests.factories import build_teacher, read_json
 from tkd_hf import student_from_teacher
 
 

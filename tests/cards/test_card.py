@@ -14,7 +14,7 @@ from tkd_hf.cards.generate import card
 from tkd_hf.models.lora import LoraArguments, add_adapters
 from tkd_hf.records.run_folder import StageRecord, previous_stages, write_record
 
-from ..conftest import build_teacher, read_json
+from ..factories import build_teacher, read_json
 from ..hub.runs import distilled, report_folder, run_folder
 
 

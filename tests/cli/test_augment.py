@@ -5,8 +5,8 @@ from datasets import Dataset, load_dataset
 
 from tkd_hf import TKDConfig, TKDForMaskedLM
 
-from ..conftest import FAST, TEXTS, WORDS, build_tokenizer, read_json
 from ..data.test_augmentation import build_mlm
+from ..factories import FAST, TEXTS, WORDS, build_tokenizer, read_json
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from tkd_hf import DistillationTrainer
 from tkd_hf.cli import app
 
-from ..conftest import FAST, read_json
+from ..factories import FAST, read_json
 
 
 COMMANDS = typer.main.get_command(app).commands

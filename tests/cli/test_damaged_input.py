@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from ..conftest import FAST, LABELS, TEXTS, read_json
+from ..factories import FAST, LABELS, TEXTS, read_json
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from tkd_hf import SoftLabels, student_from_teacher
 from tkd_hf.commands import label
 
-from ..conftest import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
+from ..factories import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 
 
 def test_distill_works_on_pairs_with_scores(run, tmp_path, tokenizer):

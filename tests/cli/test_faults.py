@@ -16,7 +16,7 @@ from tkd_hf import DistillationTrainer
 from tkd_hf.core.errors import InputError
 from tkd_hf.training.callbacks import StopOnNonFiniteGradient
 
-from ..conftest import FAST, read_json
+from ..factories import FAST, read_json
 
 
 TRAINING_ARGS = FAST.replace("--num-train-epochs 1", "--num-train-epochs 2").removesuffix(" --save-strategy no").split()

@@ -16,8 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tkd_hf.pruning import StructuredPruner
 
-from ..conftest import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
-from ..factories import logits_of_texts
+from ..factories import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, logits_of_texts, read_json
 
 
 # SGD, because AdamW turns rounding of a gradient near 0 into a full step.

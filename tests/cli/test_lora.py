@@ -9,8 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from tkd_hf import InputError
 from tkd_hf.models.lora import merge_adapter
 
-from ..conftest import FAST, read_json
-from ..factories import logits_of_texts, student_of
+from ..factories import FAST, logits_of_texts, read_json, student_of
 
 
 def test_finetune_and_distill_with_lora_save_merged_models(run, tmp_path, teacher_folder, sst2_dir):

@@ -7,7 +7,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from ..conftest import LABELS, TEXTS, build_teacher, read_json
+from ..factories import LABELS, TEXTS, build_teacher, read_json
 
 
 @pytest.fixture

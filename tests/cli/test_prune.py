@@ -10,8 +10,16 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from tkd_hf import student_from_teacher
 from tkd_hf.pruning import sparsity_report
 
-from ..conftest import FAST, TEXTS, build_teacher, read_json, run_until_killed, write_recipe
-from ..factories import logits_of_texts, student_of
+from ..factories import (
+    FAST,
+    TEXTS,
+    build_teacher,
+    logits_of_texts,
+    read_json,
+    run_until_killed,
+    student_of,
+    write_recipe,
+)
 
 
 @pytest.fixture

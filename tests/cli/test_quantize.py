@@ -13,7 +13,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from tkd_hf.commands import quantize as stage
 from tkd_hf.core import optional_dependencies
 
-from ..conftest import FAST, TEXTS, build_teacher, build_tokenizer, read_json, write_recipe
+from ..factories import FAST, TEXTS, build_teacher, build_tokenizer, read_json, write_recipe
 from .test_run import plan
 
 

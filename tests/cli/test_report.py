@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from tkd_hf.hub.folder import check_folder
 
-from ..conftest import FAST, build_teacher, read_json, write_recipe
+from ..factories import FAST, build_teacher, read_json, write_recipe
 
 
 SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]

@@ -10,7 +10,7 @@ from tkd_hf.cli import app
 from tkd_hf.cli.recipe import Recipe
 from tkd_hf.cli.run import _plan
 
-from ..conftest import TEXTS, read_json, run_until_killed, write_recipe
+from ..factories import TEXTS, read_json, run_until_killed, write_recipe
 
 
 FAST = {

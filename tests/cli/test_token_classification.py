@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForTokenClassification, BertForTokenClassification, BertModel
 
-from ..conftest import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
+from ..factories import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 
 
 TAGS = {"film": "B-WORK", "story": "I-WORK", "fine": "B-WORK", "good": "B-PRAISE"}

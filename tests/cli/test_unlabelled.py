@@ -5,7 +5,7 @@ import re
 import pytest
 from datasets import Dataset
 
-from ..conftest import FAST, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
+from ..factories import FAST, LABELS, TEXTS, build_teacher, build_tokenizer, read_json
 
 
 EXTRA = ["good story", "bad story", "good  film", "very dull film", "very dull film"]

@@ -14,7 +14,7 @@ from tkd_hf.hub.folder import publishable_files
 from tkd_hf.models.lora import merge_adapter
 from tkd_hf.records.run_folder import read_record
 
-from ..conftest import FAST
+from ..factories import FAST
 
 
 class Mark:

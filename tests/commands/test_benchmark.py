@@ -104,7 +104,7 @@ def test_shapes_that_exceed_the_time_limit_get_fewer_rounds(footprint_calls, tea
 
 
 def test_texts_are_truncated_to_the_shortest_limit_of_all_models(footprint_calls, tmp_path, tokenizer):
-    from ..conftest import build_teacher
+    from ..factories import build_teacher
 
     model = build_teacher()
     model.config.max_position_embeddings = 12

@@ -26,7 +26,7 @@ from tkd_hf.data.loading import DataArguments
 from tkd_hf.models.conversion import tkd_state_dict_from
 from tkd_hf.objectives.arguments import PretrainingArguments
 
-from ..conftest import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
+from ..factories import FAST, TEXTS, WORDS, build_teacher, build_tokenizer, read_json
 
 
 TINY = {

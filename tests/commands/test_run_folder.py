@@ -6,7 +6,7 @@ from datasets import Dataset
 from tkd_hf import InputError
 from tkd_hf.records.run_folder import RECORD_NAME, RunFolder, StageRecord, fingerprint
 
-from ..conftest import read_json
+from ..factories import read_json
 
 
 def record(stage="distill", **arguments):

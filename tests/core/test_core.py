@@ -18,7 +18,7 @@ from tkd_hf.core.statistics import bootstrap, confidence_interval, mcnemar
 from tkd_hf.evaluation.metrics import metric_functions
 from tkd_hf.evaluation.predictions import Predictions
 
-from ..conftest import build_tokenizer
+from ..factories import build_tokenizer
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tkd_hf import InputError
 from tkd_hf.data.augmentation import collect_words, replace_words, shuffle_pairs
 from tkd_hf.teachers.replacement_words import MaskedWords, NearestWords, _single_token_words
 
-from ..conftest import TEXTS, WORDS, build_tokenizer
+from ..factories import TEXTS, WORDS, build_tokenizer
 
 
 VOCABULARY = set(WORDS[5:])

@@ -10,7 +10,7 @@ from datasets import Dataset
 from tkd_hf.core.errors import InputError
 from tkd_hf.data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 
-from ..conftest import TEXTS, build_tokenizer
+from ..factories import TEXTS, build_tokenizer
 
 
 CLS, SEP, MASK = 2, 3, 4

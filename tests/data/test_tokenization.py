@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tkd_hf.data.collation import DistillationCollator, pad
 from tkd_hf.data.tokenization import same_tokenizer, tokenize
 
-from ..conftest import LABELS, TEXTS, WORDS, build_tokenizer
+from ..factories import LABELS, TEXTS, WORDS, build_tokenizer
 
 
 REVERSED = WORDS[:5] + WORDS[:4:-1]

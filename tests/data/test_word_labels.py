@@ -10,7 +10,7 @@ from tkd_hf.data.collation import DistillationCollator
 from tkd_hf.data.loading import DataArguments, load_split, load_splits
 from tkd_hf.data.tokenization import tokenize
 
-from ..conftest import WORDS, build_tokenizer
+from ..factories import WORDS, build_tokenizer
 
 
 SENTENCES = [["Ada", "Lovelace", "wrote"], ["London"]]

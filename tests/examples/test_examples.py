@@ -16,7 +16,7 @@ import own_data
 import quickstart
 import several_teachers
 import token_classification
-from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
+from tests.factories import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
 from tkd_hf import OBJECTIVES, Signals
 from tkd_hf.cli import app
 from tkd_hf.cli.options import stage_values

@@ -12,8 +12,7 @@ import pytest
 from tkd_hf.cards.generate import card
 from tkd_hf.records.run_folder import RunFolder, StageRecord
 
-from ..conftest import build_teacher, build_tokenizer
-from ..factories import student_of
+from ..factories import build_teacher, build_tokenizer, student_of
 from .server import Hub
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tkd_hf.records.run_folder import StageRecord, write_record
 
-from ..conftest import build_teacher, build_tokenizer
-from ..factories import student_of
+from ..factories import build_teacher, build_tokenizer, student_of
 
 
 SOFTWARE = {"python": "3.11.7", "tkd-hf": "0.1.0"}

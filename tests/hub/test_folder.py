@@ -10,7 +10,7 @@ from tkd_hf.hub.folder import check_folder, publishable_files, publishable_recor
 from tkd_hf.records.redaction import hub_id, redact, redacted_record
 from tkd_hf.records.run_folder import StageRecord
 
-from ..conftest import read_json
+from ..factories import read_json
 from .runs import distilled, report_folder, run_folder
 
 

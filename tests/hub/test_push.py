@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ..conftest import build_teacher, read_json
+from ..factories import build_teacher, read_json
 from .conftest import change_user_text
 from .protocol import Fault
 from .store import Blob, Commit

@@ -10,13 +10,12 @@ from tkd_hf.hub.folder import SOURCE_FILES
 
 TRAIN = """
 import sys
-import transformers  # before tests.conftest, which switches the network off
 
 sys.path.insert(0, {root!r})
 from pathlib import Path
+import transformers
 from datasets import Dataset
-from tests.conftest import LABELS, TEXTS, build_teacher, build_tokenizer
-from tests.factories import arguments, student_of
+from tests.factories import LABELS, TEXTS, arguments, build_teacher, build_tokenizer, student_of
 from tkd_hf import DistillationTrainer
 from tkd_hf.data.tokenization import tokenize
 

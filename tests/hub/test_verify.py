@@ -16,7 +16,7 @@ from tkd_hf.models.lora import LoraArguments, add_adapters, merge_adapter
 from tkd_hf.quantization import load_backend
 from tkd_hf.records.run_folder import RunFolder, read_record
 
-from ..conftest import LABELS, TEXTS, build_tokenizer, read_json
+from ..factories import LABELS, TEXTS, build_tokenizer, read_json
 from .conftest import Client, build_run
 from .protocol import Fault
 from .store import Blob, Commit

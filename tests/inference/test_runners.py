@@ -18,7 +18,7 @@ from tkd_hf.data.tokenization import tokenize
 from tkd_hf.inference.prediction import _batches, predict_logits
 from tkd_hf.inference.runners import PyTorchRunner, load_runner
 
-from ..conftest import TEXTS, WORDS, build_tokenizer
+from ..factories import TEXTS, WORDS, build_tokenizer
 
 
 TABLE = np.random.default_rng(0).normal(size=(len(WORDS), 2)).astype(np.float32)

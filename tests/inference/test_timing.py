@@ -26,7 +26,7 @@ from tkd_hf.inference.timing import (
     timings,
 )
 
-from ..conftest import WORDS, build_teacher
+from ..factories import WORDS, build_teacher
 
 
 class FakeMachine:

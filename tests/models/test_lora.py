@@ -37,8 +37,7 @@ from tkd_hf.models.quantized import head_modules
 from tkd_hf.models.signals import Recorder
 from tkd_hf.teachers.teacher import LiveTeacher
 
-from ..conftest import TEXTS, WORDS, build_teacher
-from ..factories import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import TEXTS, WORDS, arguments, build_teacher, logits_of_texts, losses, student_of, weights
 
 
 SMALL = {"vocab_size": len(WORDS), "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -19,7 +19,7 @@ from transformers import (
 
 from tkd_hf import TKDConfig, TKDForMaskedLM, TKDForSequenceClassification, TKDForTokenClassification, TKDModel
 
-from ..conftest import build_tokenizer
+from ..factories import build_tokenizer
 from .test_modeling_tkd import SHAPES, padded, sentence, tiny
 
 

@@ -31,8 +31,7 @@ from tkd_hf.models.layers_tkd import Packing
 from tkd_hf.models.signals import FEATURES, Recorder, attention_projections
 from tkd_hf.pruning import Gates
 
-from ..conftest import TEXTS
-from ..factories import student_of
+from ..factories import TEXTS, student_of
 
 
 PADDED = {"input_ids": torch.tensor([[2, 5, 6, 7, 3], [2, 5, 3, 0, 0]]), "attention_mask": torch.ones(2, 5).long()}

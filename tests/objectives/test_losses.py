@@ -15,7 +15,7 @@ from tkd_hf.objectives import HardLoss, LogitDistillation
 from tkd_hf.objectives.base import batch_agreement
 from tkd_hf.objectives.divergences import DIVERGENCES, bernoulli_divergence, categorical_divergence
 
-from ..conftest import build_teacher
+from ..factories import build_teacher
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

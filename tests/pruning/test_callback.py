@@ -18,8 +18,18 @@ from tkd_hf import DistillationTrainer, InputError, student_from_teacher
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.pruning import ParameterTarget, PruningCallback, Schedule, StructuredPruner, calibration_data
 
-from ..conftest import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
-from ..factories import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import (
+    LABELS,
+    TEXTS,
+    arguments,
+    build_teacher,
+    build_tokenizer,
+    logits_of_texts,
+    losses,
+    read_json,
+    student_of,
+    weights,
+)
 
 
 ALL_KINDS = ("heads", "neurons", "layers", "hidden")

@@ -9,7 +9,7 @@ from tkd_hf.pruning.importance import activation, magnitude, taylor
 from tkd_hf.pruning.ranking import Costs, prune_to_budget, removal_order, remove_units
 from tkd_hf.pruning.units import MINIMUM_UNITS
 
-from ..conftest import LABELS, TEXTS
+from ..factories import LABELS, TEXTS
 
 
 @pytest.fixture

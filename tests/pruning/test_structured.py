@@ -14,8 +14,7 @@ from transformers import (
 from tkd_hf import TKDForSequenceClassification, student_from_teacher
 from tkd_hf.pruning import Gates, Units, compact
 
-from ..conftest import TEXTS, WORDS, build_teacher
-from ..factories import logits_of_texts
+from ..factories import TEXTS, WORDS, build_teacher, logits_of_texts
 
 
 def some_masks(config, *kinds) -> Units:

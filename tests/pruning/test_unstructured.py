@@ -23,8 +23,7 @@ from tkd_hf.pruning.unstructured import (
     sparsity_report,
 )
 
-from ..conftest import TEXTS, build_teacher
-from ..factories import logits_of_texts, student_of, weights
+from ..factories import TEXTS, build_teacher, logits_of_texts, student_of, weights
 
 
 needs_nncf = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed")

@@ -26,7 +26,7 @@ from tkd_hf.core.errors import InputError
 from tkd_hf.pruning.fast_tokenizer import encode_texts, prune_tokenizer, required_token_ids
 from tkd_hf.pruning.vocabulary import corpus_texts, prune_vocabulary
 
-from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer
+from ..factories import TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 CORPUS = ["The unwatchable film", "a lovely film, watched", "love film ☃ xyzzy"]

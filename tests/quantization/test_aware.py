@@ -26,8 +26,7 @@ from tkd_hf.quantization.aware import (
 )
 from tkd_hf.quantization.int4 import dequantized_rows, pack_lookup_tables, pack_table
 
-from ..conftest import build_teacher
-from ..factories import logits_of_texts, losses, student_of, weights
+from ..factories import build_teacher, logits_of_texts, losses, student_of, weights
 
 
 ACTIVATIONS = ("dynamic", "static", None)

@@ -33,8 +33,7 @@ from tkd_hf.models.quantized import quantized_by, quantized_copy
 from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration_data, compact
 from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize
 
-from ..conftest import WORDS, build_teacher, read_json
-from ..factories import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import WORDS, arguments, build_teacher, logits_of_texts, losses, read_json, student_of, weights
 
 
 CONFIGS = {

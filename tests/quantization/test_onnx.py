@@ -22,7 +22,7 @@ from tkd_hf import TKDConfig, TKDForSequenceClassification
 from tkd_hf.core.errors import InputError
 from tkd_hf.quantization import onnx as backend
 
-from ..conftest import TEXTS, WORDS, build_teacher
+from ..factories import TEXTS, WORDS, build_teacher
 
 
 runtime = pytest.importorskip("onnxruntime")

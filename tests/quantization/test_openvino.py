@@ -14,7 +14,7 @@ from tkd_hf.core.errors import InputError
 from tkd_hf.inference.runners import load_runner
 from tkd_hf.quantization import openvino as backend
 
-from ..conftest import TEXTS, WORDS, build_teacher
+from ..factories import TEXTS, WORDS, build_teacher
 
 
 intel = pytest.importorskip("optimum.intel")

@@ -14,8 +14,7 @@ from tkd_hf.models.loading import load_classifier, load_encoder
 from tkd_hf.models.quantized import quantized_by
 from tkd_hf.quantization.quanto import load, quantize
 
-from ..conftest import build_teacher, read_json
-from ..factories import logits_of_texts, student_of
+from ..factories import build_teacher, logits_of_texts, read_json, student_of
 from .test_bitsandbytes import UNEVEN, small_model
 
 

@@ -18,7 +18,7 @@ from tkd_hf.inference.runners import PyTorchRunner
 from tkd_hf.teachers.soft_labels import attach_mean, content_keys, default_path, teacher_revision
 from tkd_hf.teachers.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 
-from ..conftest import TEXTS, WORDS, build_teacher, build_tokenizer
+from ..factories import TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 BATCH = {

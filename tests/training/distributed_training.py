@@ -17,8 +17,7 @@ from tkd_hf.core.processes import destroy_process_group
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.models.configuration_tkd import TKDConfig
 
-from ..conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
-from ..factories import QUIET
+from ..factories import LABELS, QUIET, TEXTS, WORDS, build_teacher, build_tokenizer
 
 
 OBJECTIVES = {"logits": 0.5, "hard": 0.5, "hidden": 1.0, "relations": 1.0}

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.profiler import profile
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
-from tests.conftest import WORDS, build_teacher
-from tests.factories import QUIET, arguments, student_of
+from tests.factories import QUIET, WORDS, arguments, build_teacher, student_of
 from tkd_hf.training import trainer as trainer_module
 from tkd_hf.training.base_trainer import BaseTrainer, EpochLengthGroupedSampler
 from tkd_hf.training.rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use

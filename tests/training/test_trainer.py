@@ -14,8 +14,18 @@ from tkd_hf.data.tokenization import tokenize
 from tkd_hf.evaluation.metrics import compute_metrics_for
 from tkd_hf.objectives.divergences import categorical_divergence
 
-from ..conftest import LABELS, TEXTS, WORDS, build_teacher, build_tokenizer
-from ..factories import arguments, logits_of_texts, losses, student_of, weights
+from ..factories import (
+    LABELS,
+    TEXTS,
+    WORDS,
+    arguments,
+    build_teacher,
+    build_tokenizer,
+    logits_of_texts,
+    losses,
+    student_of,
+    weights,
+)
 
 
 def test_logged_loss_is_the_weighted_sum_of_the_logged_objectives(build):

@@ -8,8 +8,7 @@ from transformers import TrainingArguments
 from tkd_hf import DistillationTrainer, SoftLabels, TKDModel, student_from_teacher
 from tkd_hf.data.tokenization import tokenize
 
-from ..conftest import WORDS, build_tokenizer
-from ..factories import arguments, losses, student_of, weights
+from ..factories import WORDS, arguments, build_tokenizer, losses, student_of, weights
 
 
 ALL_FEATURES = {"logits": 0.5, "hard": 0.1, "hidden": 1.0, "cosine": 0.3, "embeddings": 0.2, "relations": 1.0}
