@@ -1,13 +1,17 @@
 """Loading: every source and kind of label becomes `text`, `text_pair` and `label`; errors name the cause."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tkd_hf import InputError
 from tkd_hf.data.loading import DataArguments, load_split, load_splits
-from tkd_hf.data.tasks import GLUE_TASKS, get_task
+from tkd_hf.data.problem_types import ProblemType
+from tkd_hf.data.tasks import GLUE_TASKS, Task, get_task
 from tkd_hf.evaluation.metrics import METRICS
 
 
@@ -21,6 +25,30 @@ def write(folder, train, validation=None, features=None, suffix="parquet"):
         path = str(folder / f"{name}.{suffix}")
         {"parquet": rows.to_parquet, "csv": rows.to_csv, "json": rows.to_json}[suffix](path)
     return DataArguments(dataset=str(folder))
+
+
+def test_a_problem_type_is_written_and_read_by_its_name():
+    """Configurations, records and cards of earlier versions hold the names."""
+    names = "single_label_classification multi_label_classification regression token_classification masked_lm encoder"
+    assert json.loads(json.dumps(list(ProblemType))) == names.split() == [str(member) for member in ProblemType]
+    assert all(ProblemType(name) is member for name, member in zip(names.split(), ProblemType, strict=True))
+    assert Task("x", ("text",), (), problem_type="regression").problem_type is ProblemType.REGRESSION
+
+
+def test_an_unknown_problem_type_is_refused_with_all_names():
+    with pytest.raises(InputError, match=r"unknown problem type 'ranking'; .* single_label_classification, .*encoder"):
+        ProblemType("ranking")
+
+
+@pytest.mark.parametrize("to_array", [np.array, torch.tensor])
+def test_predictions_depend_on_the_problem_type_for_numpy_and_torch(to_array):
+    logits = to_array([[-1.0, 2.0], [3.0, 0.5]])
+    for name in ("single_label_classification", "token_classification", "masked_lm"):
+        assert ProblemType(name).predict(logits).tolist() == [1, 0]
+    assert ProblemType.MULTI_LABEL.predict(logits).tolist() == [[0, 1], [1, 1]]
+    assert ProblemType.REGRESSION.predict(logits[:, :1]).tolist() == [-1.0, 3.0]
+    with pytest.raises(ValueError, match="encoder has no head"):
+        ProblemType.ENCODER.predict(logits)
 
 
 def test_the_nine_glue_tasks_are_built_in():

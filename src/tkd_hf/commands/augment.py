@@ -87,7 +87,7 @@ def augment(
             "uses no model"
         )
     examples, task = load_split(data, "train")
-    if task.problem_type == "token_classification":
+    if task.problem_type.per_token:
         raise InputError(
             f"{task.name} has lists of words in {task.text_columns[0]!r}, but only texts can be augmented; name a "
             "column of texts with --text-column"

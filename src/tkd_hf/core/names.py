@@ -17,14 +17,6 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     return tuple(id2label[index] for index in range(len(id2label)))
 
 
-def classifier_problem_type(config: PretrainedConfig) -> str:
-    """Return the problem type of a text classifier.
-
-    If the configuration has none, a single output means regression and several outputs mean one label per text.
-    """
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-
-
 def check_label_codes(config: PretrainedConfig, model: str) -> None:
     """Check that `id2label` and `label2id` agree if they have the same names.
 

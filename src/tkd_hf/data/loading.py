@@ -18,7 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
-from ..core.names import classifier_problem_type, label_names
+from ..core.names import label_names
+from .problem_types import ProblemType
 from .tasks import Task, get_task
 from .word_labels import (
     WORD_COLUMNS,
@@ -173,9 +174,9 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
 
 def _with_labels_of(teacher: PretrainedConfig, task: Task) -> Task:
     names = task.label_names or label_names(teacher)
-    if task.problem_type == "token_classification":
+    if task.problem_type.per_token:
         return replace(task, label_names=names)
-    return replace(task, label_names=names, problem_type=classifier_problem_type(teacher))
+    return replace(task, label_names=names, problem_type=ProblemType.of_classifier(teacher))
 
 
 def _task_of_dataset(data: DataArguments) -> Task:
@@ -289,27 +290,20 @@ def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_labe
     task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
     if holds_word_lists(rows, task.text_columns):
         column = data.label_column or guess_label_column(rows)
-        task = replace(
-            task, problem_type="token_classification", label_column=column, metrics=("entity_f1", "accuracy")
-        )
+        task = replace(task, problem_type=ProblemType.TOKEN_CLASSIFICATION, label_column=column)
     if task.label_column not in rows.column_names:
         if data.label_column:
             raise InputError(f"no label column {data.label_column!r}; the columns are {_quoted_columns(rows)}")
-        return replace(task, metrics=task.metrics or ("accuracy", "f1_macro"))
-    if task.problem_type == "token_classification":
+        return replace(task, metrics=task.problem_type.default_metrics(num_labels=0))
+    if task.problem_type.per_token:
         declared_names, inferred_names = word_label_names(rows, task.label_column)
-        names = task.label_names or declared_names or fallback_label_names or inferred_names
-        return replace(task, label_names=names)
-    problem_type, declared_names, inferred_names = _label_type(rows, task.label_column)
-    if problem_type == "regression":
+    else:
+        problem_type, declared_names, inferred_names = _label_type(rows, task.label_column)
+        task = replace(task, problem_type=problem_type)
+    if not task.problem_type.has_label_names:
         fallback_label_names = ()
     names = task.label_names or declared_names or fallback_label_names or inferred_names
-    metrics = {
-        "single_label_classification": ("accuracy", "f1") if len(names) == 2 else ("accuracy", "f1_macro"),
-        "multi_label_classification": ("f1_micro", "f1_macro"),
-        "regression": ("pearson", "spearman"),
-    }[problem_type]
-    return replace(task, label_names=names, problem_type=problem_type, metrics=metrics)
+    return replace(task, label_names=names, metrics=task.problem_type.default_metrics(len(names)))
 
 
 def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
@@ -321,23 +315,23 @@ def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
     )
 
 
-def _label_type(rows: Dataset, column: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _label_type(rows: Dataset, column: str) -> tuple[ProblemType, tuple[str, ...], tuple[str, ...]]:
     """Return the problem type, the label names that the data set declares, and names inferred from its values."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
-        return "single_label_classification", tuple(feature.names), ()
+        return ProblemType.SINGLE_LABEL, tuple(feature.names), ()
     if isinstance(feature, List):
-        return "multi_label_classification", *_multi_label_names(rows, column)
+        return ProblemType.MULTI_LABEL, *_multi_label_names(rows, column)
     if not isinstance(feature, Value):
         raise InputError(f"label column {column!r} holds {feature}, neither classes nor numbers nor lists of classes")
     if feature.dtype.startswith("float"):
-        return "regression", (), ()
+        return ProblemType.REGRESSION, (), ()
     values = rows.unique(column)
     if None in values:
         raise InputError(f"label column {column!r} has empty entries; fill or drop them")
     if feature.dtype in _STRINGS:
-        return "single_label_classification", (), tuple(sorted(values))
-    return "single_label_classification", (), tuple(f"LABEL_{code}" for code in range(max(values) + 1))
+        return ProblemType.SINGLE_LABEL, (), tuple(sorted(values))
+    return ProblemType.SINGLE_LABEL, (), tuple(f"LABEL_{code}" for code in range(max(values) + 1))
 
 
 def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -372,7 +366,7 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
     if task.label_column in rows.column_names:
         columns["label"] = task.label_column
     rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
-    if task.problem_type == "token_classification":
+    if task.problem_type.per_token:
         check_word_lists(rows["text"], columns["text"], task.name)
         return encode_word_labels(rows, task.label_names, columns, task.name) if "label" in columns else rows
     for column in ("text", "text_pair"):
@@ -396,11 +390,11 @@ def _check_texts(rows: Dataset, column: str, subject: str) -> None:
 
 
 def _encode_labels(rows: Dataset, task: Task) -> Dataset:
-    if task.problem_type == "regression":
+    if task.problem_type.has_scores:
         return rows.cast_column("label", Value("float32"))
     codes = {name: code for code, name in enumerate(task.label_names)}
     labels = rows["label"]
-    if task.problem_type == "multi_label_classification":
+    if task.problem_type.has_several_labels:
         holds_codes = isinstance(rows.features["label"].feature, ClassLabel)
         multi_hot = [_multi_hot(label, codes, holds_codes) for label in labels]
         return rows.remove_columns("label").add_column("label", multi_hot, feature=List(Value("float32")))

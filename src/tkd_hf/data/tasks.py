@@ -7,6 +7,7 @@ from it. Data that has no entry here works as well: `tkd_hf.data.loading` builds
 from dataclasses import dataclass
 
 from ..core.errors import InputError
+from .problem_types import ProblemType
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Task:
         metrics: keys of `tkd_hf.evaluation.metrics.METRICS`. The first one selects the best checkpoint.
         label_names: class names in the order of the label codes; empty for regression.
         label_column: the column that holds the codes, scores or lists of codes.
-        problem_type: a problem type of `transformers`, or `"token_classification"`. It decides the loss and the form of
-            the labels.
+        problem_type: a `ProblemType` or its name. It decides the loss and the form of the labels.
         train_split, eval_split: names of the splits for training and for evaluation.
         dataset: the Hub id of the data set.
         config: the configuration of that data set; by default the name of the task.
@@ -41,11 +41,14 @@ class Task:
     metrics: tuple[str, ...]
     label_names: tuple[str, ...] = ()
     label_column: str = "label"
-    problem_type: str = "single_label_classification"
+    problem_type: ProblemType = ProblemType.SINGLE_LABEL
     train_split: str = "train"
     eval_split: str = "validation"
     dataset: str = "nyu-mll/glue"
     config: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problem_type", ProblemType(self.problem_type))
 
     @property
     def num_labels(self) -> int:
@@ -66,7 +69,7 @@ GLUE_TASKS = {
         Task("cola", ("sentence",), ("matthews_correlation",), ("unacceptable", "acceptable")),
         Task("sst2", ("sentence",), ("accuracy",), ("negative", "positive")),
         Task("mrpc", _PAIR, ("accuracy", "f1"), _PARAPHRASE),
-        Task("stsb", _PAIR, ("pearson", "spearman"), problem_type="regression"),
+        Task("stsb", _PAIR, ("pearson", "spearman"), problem_type=ProblemType.REGRESSION),
         Task("qqp", ("question1", "question2"), ("accuracy", "f1"), ("not_duplicate", "duplicate")),
         Task("mnli", ("premise", "hypothesis"), ("accuracy",), _NLI, eval_split="validation_matched"),
         Task(

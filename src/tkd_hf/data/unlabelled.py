@@ -35,7 +35,7 @@ def read_unlabelled(sources: list[str], task: Task, data_dir: str | None = None)
     Raises:
         InputError: for a source that cannot be read, is empty, or lacks a column, and for token classification.
     """
-    if task.problem_type == "token_classification":
+    if task.problem_type.per_token:
         raise InputError(
             f"{', '.join(sources)} cannot be added to {task.name}: beside labelled words, words without a label are "
             "ignored. Distil lists of words without labels separately, with --dataset"

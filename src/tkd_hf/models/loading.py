@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from ..core.errors import InputError, first_line
-from ..core.names import check_label_codes, classifier_problem_type, split_revision
+from ..core.names import check_label_codes, split_revision
 from ..core.optional_dependencies import import_optional
 from ..core.untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight_files
+from ..data.problem_types import ProblemType
 from ..data.tasks import Task
 from .lora import refuse_adapter
 from .quantized import QUANTIZATION_MAP_FILE, quantized_by, refuse_quantized, silence_cast_warning
@@ -117,7 +118,7 @@ def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrain
     """Load a classifier with the head that its configuration names, and list the weights missing from its files."""
     auto_class = classifier_class(load_config(model), problem_type, model)
     classifier, missing_weights = _load_with_missing_weights(auto_class, model)
-    is_regression = classifier_problem_type(classifier.config) == "regression"
+    is_regression = ProblemType.of_classifier(classifier.config) == "regression"
     if not missing_weights and problem_type and is_regression != (problem_type == "regression"):
         prediction = "a score" if is_regression else f"one of {classifier.config.num_labels} classes"
         labels = "scores" if problem_type == "regression" else "classes"
@@ -213,7 +214,7 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
     refuse_quantized(load_config(model), "train", model)
     head = _head_for(task.problem_type)
     # transformers recognises classifiers of tokens by their class and has no problem type for them
-    fields = {} if head == _TOKEN else {"problem_type": task.problem_type}
+    fields = {} if head == _TOKEN else {"problem_type": task.problem_type.value}
     if task.label_names:
         fields |= {"id2label": dict(enumerate(task.label_names))}
         fields |= {"label2id": {name: index for index, name in enumerate(task.label_names)}}

@@ -7,13 +7,17 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..core.names import classifier_problem_type
+from ..data.problem_types import ProblemType
 from ..models.signals import Signals, without_adapters
 
 
-# the problem types that transformers' `config.problem_type` has no name for
-TOKEN_CLASSIFICATION, MASKED_LM, ENCODER = "token_classification", "masked_lm", "encoder"
-PER_TOKEN = (TOKEN_CLASSIFICATION, MASKED_LM)
+# for callers that do not yet ask the members of `ProblemType`
+TOKEN_CLASSIFICATION, MASKED_LM, ENCODER = (
+    ProblemType.TOKEN_CLASSIFICATION,
+    ProblemType.MASKED_LM,
+    ProblemType.ENCODER,
+)
+PER_TOKEN = tuple(problem_type for problem_type in ProblemType if problem_type.per_token)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def problem_type_of(model: nn.Module) -> str:
+def problem_type_of(model: nn.Module) -> ProblemType:
     """Return the problem type of a student.
 
     The class of the model decides for token classifiers, masked language models and bare encoders. The configuration
@@ -106,14 +110,10 @@ def problem_type_of(model: nn.Module) -> str:
     classes.
     """
     base = without_adapters(model)
-    class_name = type(base).__name__
-    if class_name.endswith("ForTokenClassification"):
-        return TOKEN_CLASSIFICATION
-    if class_name.endswith("ForMaskedLM"):
-        return MASKED_LM
-    if isinstance(base, PreTrainedModel) and class_name.endswith("Model"):
-        return ENCODER
-    return classifier_problem_type(base.config)
+    problem_type = ProblemType.of_class(type(base).__name__)
+    if problem_type is None or (problem_type is ProblemType.ENCODER and not isinstance(base, PreTrainedModel)):
+        return ProblemType.of_classifier(base.config)
+    return problem_type
 
 
 def real_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
