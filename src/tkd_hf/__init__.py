@@ -40,6 +40,7 @@ _EXPORTS = {
     "models.configuration_tkd": ("TKDConfig",),
     "models.modeling_tkd": ("TKDModel", "TKDForSequenceClassification", "TKDForTokenClassification", "TKDForMaskedLM"),
     "models.student": ("student_from_teacher",),
+    "models.architectures": ("Architecture", "register_architecture"),
     # training with your own data set or objective
     "training.trainer": ("DistillationTrainer",),
     "data.tokenization": ("tokenize",),

@@ -1,9 +1,13 @@
 """Conversion: equal logits for every architecture and head, and back to a stock bert."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -14,11 +18,28 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
     RobertaConfig,
 )
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from tkd_hf import TKDConfig, TKDForMaskedLM, TKDForSequenceClassification, TKDForTokenClassification, TKDModel
+from tkd_hf import (
+    Architecture,
+    DistillationTrainer,
+    TKDConfig,
+    TKDForMaskedLM,
+    TKDForSequenceClassification,
+    TKDForTokenClassification,
+    TKDModel,
+    register_architecture,
+    student_from_teacher,
+)
+from tkd_hf.core.errors import InputError
+from tkd_hf.models.architectures import ARCHITECTURES
 from tkd_hf.models.conversion import tkd_config_from, tkd_state_dict_from, to_bert, to_padding_free, to_tkd
+
+from ..factories import TEXTS, arguments
 
 
 SIZES = {
@@ -222,3 +243,139 @@ def test_models_with_hooks_patches_adapters_or_own_classes_are_not_made_padding_
     inject_adapter_in_model(LoraConfig(target_modules=["query"]), adapted)
     for model in (hooked, patched, adapted, build(SubclassedBert), build(BertForQuestionAnswering)):
         assert to_padding_free(model) is model
+
+
+# --- an architecture from outside the package ------------------------------------------------------------------------
+
+
+class NookConfig(PreTrainedConfig):
+    model_type = "nook"
+    attribute_map = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
+
+    def __init__(self, vocab_size=15, width=16, depth=3, heads=2, inner=24, positions=32, **kwargs):
+        super().__init__(**kwargs)
+        self.vocab_size, self.width, self.depth, self.heads = vocab_size, width, depth, heads
+        self.inner, self.positions = inner, positions
+
+
+class NookBlock(nn.Module):
+    """BERT's layer without dropout, under other names."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.heads
+        self.ask, self.match, self.carry, self.mix = (nn.Linear(config.width, config.width) for _ in range(4))
+        self.up, self.down = nn.Linear(config.width, config.inner), nn.Linear(config.inner, config.width)
+        self.mixed_norm, self.fed_norm = (nn.LayerNorm(config.width, eps=1e-6) for _ in range(2))
+
+    def forward(self, states, mask):
+        projected = (project(states) for project in (self.ask, self.match, self.carry))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        states = self.mixed_norm(states + self.mix(mixed.transpose(1, 2).flatten(2)))
+        return self.fed_norm(states + self.down(nn.functional.gelu(self.up(states))))
+
+
+class NookModel(PreTrainedModel):
+    config_class, base_model_prefix = NookConfig, "nook"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.places = nn.Embedding(config.positions, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(NookBlock(config) for _ in range(config.depth))
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask, output_hidden_states=False):
+        states = self.norm(self.tokens(input_ids) + self.places.weight[: input_ids.shape[1]])
+        all_states = [states]
+        for block in self.blocks:
+            all_states.append(block(all_states[-1], attention_mask[:, None, None].bool()))
+        return BaseModelOutput(all_states[-1], tuple(all_states) if output_hidden_states else None)
+
+
+class NookForSequenceClassification(PreTrainedModel):
+    config_class, base_model_prefix = NookConfig, "nook"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.nook = NookModel(config)
+        self.read, self.score = nn.Linear(config.width, config.width), nn.Linear(config.width, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask, output_hidden_states=False):
+        outputs = self.nook(input_ids, attention_mask, output_hidden_states)
+        logits = self.score(nn.functional.relu(self.read(outputs.last_hidden_state[:, 0])))
+        return SequenceClassifierOutput(logits=logits, hidden_states=outputs.hidden_states)
+
+
+NOOK = Architecture(
+    model_type="nook",
+    encoder={
+        "tokens": "embeddings.word_embeddings",
+        "places": "embeddings.position_embeddings",
+        "norm": "embeddings.norm",
+        "blocks.#.ask": "layers.#.attention.query",
+        "blocks.#.match": "layers.#.attention.key",
+        "blocks.#.carry": "layers.#.attention.value",
+        "blocks.#.mix": "layers.#.attention.output",
+        "blocks.#.mixed_norm": "layers.#.attention_norm",
+        "blocks.#.up": "layers.#.feed_forward.intermediate",
+        "blocks.#.down": "layers.#.feed_forward.output",
+        "blocks.#.fed_norm": "layers.#.feed_forward_norm",
+    },
+    heads={"ForSequenceClassification": {"read": "dense", "score": "classifier"}},
+    pooler_act="relu",
+    config={"intermediate_size": "inner", "max_position_embeddings": "positions"},
+    constants={"type_vocab_size": 0, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0, "hidden_act": "gelu"},
+)
+
+
+@pytest.fixture
+def nook():
+    """Register the architecture for one test."""
+    register_architecture(NOOK)
+    AutoConfig.register("nook", NookConfig, exist_ok=True)
+    AutoModelForSequenceClassification.register(NookConfig, NookForSequenceClassification, exist_ok=True)
+    yield randomised(NookForSequenceClassification(NookConfig(id2label={0: "negative", 1: "positive"})))
+    del ARCHITECTURES["nook"]
+
+
+def test_an_architecture_from_outside_gives_students_and_features(nook, tokenizer, features, tmp_path):
+    """One object and one registration: a student that is a full copy agrees in every objective, so its loss is 0."""
+    nook.save_pretrained(tmp_path / "teacher")
+    student = student_from_teacher(str(tmp_path / "teacher"))
+    assert student.init_report.initialised == ()
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids")
+    with torch.no_grad():
+        expected = nook(**inputs).logits
+        torch.testing.assert_close(student(**inputs).logits, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.01
+    assert student_from_teacher(nook, num_hidden_layers=1).init_report.layers == (2,)
+    args = arguments(tmp_path, objectives={"hidden": 1.0, "relations": 1.0, "attention": 1.0}, layer_map=[0, 1, 2])
+    trainer = DistillationTrainer(
+        student, args, teacher_model=nook, train_dataset=features, eval_dataset=features, processing_class=tokenizer
+    )
+    metrics = trainer.evaluate()
+    for objective in ("hidden", "relations", "attention"):
+        assert metrics[f"eval_loss_{objective}"] == pytest.approx(0, abs=1e-5)
+
+
+def test_an_architecture_with_missing_or_unknown_modules_is_not_registered():
+    incomplete = {name: tkd_name for name, tkd_name in NOOK.encoder.items() if name != "blocks.#.ask"}
+    with pytest.raises(InputError, match=r"encoder of nook lacks layers\.#\.attention\.query; TKD has"):
+        register_architecture(replace(NOOK, encoder=incomplete))
+    with pytest.raises(InputError, match="ForMaskedLM of nook lacks decoder, norm, transform and names unknown head"):
+        register_architecture(replace(NOOK, heads={"ForMaskedLM": {"lm": "head"}}))
+    with pytest.raises(InputError, match="TKD has no head 'ForChess' for nook"):
+        register_architecture(replace(NOOK, heads={"ForChess": {}}))
+    with pytest.raises(InputError, match="model_type='bert' is registered already"):
+        register_architecture(replace(NOOK, model_type="bert"))
+    assert "nook" not in ARCHITECTURES
+
+
+def test_a_head_that_an_architecture_does_not_name_is_refused():
+    with pytest.raises(InputError, match="nook has no ForMaskedLM in the table of TKD, only ForSequenceClassification"):
+        NOOK.module_names("ForMaskedLM", "nook")

@@ -11,8 +11,9 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from ..core.errors import InputError
 from ..data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.tokenization import same_tokenizer
+from ..models.architectures import ARCHITECTURES
 from ..models.configuration_tkd import TKDConfig
-from ..models.conversion import ARCHITECTURES, to_tkd
+from ..models.conversion import to_tkd
 from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
 from ..models.modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..models.student import student_from_teacher

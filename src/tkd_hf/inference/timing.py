@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
 from ..core.statistics import bootstrap, confidence_interval
-from ..models.conversion import unused_positions
+from ..models.architectures import unused_positions
 from .runners import Runner
 
 

@@ -8,6 +8,7 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..core.errors import InputError, first_line
 from ..core.untrusted import NO_CODE, NO_PICKLES, check_weight_files
+from .architectures import ARCHITECTURES, TKD
 from .quantized import head_modules, quantized_copy
 
 
@@ -38,10 +40,9 @@ logger = logging.getLogger(__name__)
 # table 9) used 5e-4 for most of GLUE.
 LORA_LEARNING_RATE = 5e-4
 
-# names of the layers that compute queries, keys and values in BERT-like and other encoders
-ATTENTION_INPUTS = {
-    *("query", "key", "value", "q_lin", "k_lin", "v_lin", "query_proj", "key_proj", "value_proj"),
-    *("q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
+# names of the layers that compute queries, keys and values in encoders that are not in the table of architectures
+OTHER_ATTENTION_INPUTS = {
+    *("query_proj", "key_proj", "value_proj", "q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
 }
 
 AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
@@ -140,11 +141,13 @@ def linear_modules(model: PreTrainedModel, targets: str) -> list[str]:
         if isinstance(module, nn.Linear) and re.search(r"\.\d+\.", name)
     }
     if targets == "attention":
-        names = {name for name in names if name.rpartition(".")[2] in ATTENTION_INPUTS}
+        projections = (architecture.projections().values() for architecture in (TKD, *ARCHITECTURES.values()))
+        attention = OTHER_ATTENTION_INPUTS | {name.rpartition(".")[2] for name in chain.from_iterable(projections)}
+        names = {name for name in names if name.rpartition(".")[2] in attention}
     if not names:
         raise InputError(
             f"LoRA finds no {targets} layers in a model of type {model.config.model_type!r}; it needs blocks of linear "
-            "layers, as bert, roberta, distilbert, electra and tkd have; train this model in full, without LoRA"
+            f"layers, as {', '.join(ARCHITECTURES)} and tkd have; train this model in full, without LoRA"
         )
     return sorted(names)
 

@@ -8,8 +8,8 @@ import os
 
 from transformers import AutoConfig, PreTrainedModel
 
+from .architectures import AUTO_CLASSES, TKD_CLASSES
 from .configuration_tkd import TKDConfig
-from .conversion import AUTO_CLASSES, TKD_CLASSES
 from .modeling_tkd import TKDPreTrainedModel
 from .student import student_from_teacher
 

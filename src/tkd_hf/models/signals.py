@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..core.errors import InputError
-from .conversion import ARCHITECTURES
+from .architectures import ARCHITECTURES, TKD
 
 
 ATTENTION_PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}  # field of Signals: module of a layer
@@ -150,12 +150,9 @@ def attention_projections(model: nn.Module) -> dict[str, list[nn.Module]]:
     Raises:
         InputError: if the module names match no known architecture.
     """
-    tkd_names = {name: name for name in ARCHITECTURES["bert"].encoder.values()}
-    for names in (tkd_names, *(architecture.encoder for architecture in ARCHITECTURES.values())):
-        model_names = {tkd_name: name for name, tkd_name in names.items()}
+    for architecture in (TKD, *ARCHITECTURES.values()):
         modules = {
-            projection: _modules_by_layer(model, model_names[f"layers.#.attention.{projection}"])
-            for projection in ATTENTION_PROJECTIONS.values()
+            projection: _modules_by_layer(model, name) for projection, name in architecture.projections().items()
         }
         if all(modules.values()):
             return modules

@@ -10,15 +10,9 @@ from transformers import AutoConfig, PreTrainedModel
 from ..core.errors import InputError
 from ..core.names import label_names as label_names_of
 from ..core.names import label_order
+from .architectures import AUTO_CLASSES, TKD_CLASSES, head_type, is_convertible
 from .configuration_tkd import TKDConfig
-from .conversion import (
-    ARCHITECTURES,
-    AUTO_CLASSES,
-    TKD_CLASSES,
-    head_type,
-    tkd_config_from,
-    tkd_state_dict_from,
-)
+from .conversion import tkd_config_from, tkd_state_dict_from
 from .layer_map import uniform_layers
 from .modeling_tkd import TKDPreTrainedModel
 
@@ -78,8 +72,8 @@ def student_from_teacher(
     is `student.init_report`, which lists those weights. Two calls with the same torch seed build the same student.
 
     Args:
-        teacher: a bert, roberta, distilbert, electra or tkd model, or its name or path. It does not change and shares
-            no tensor with the student.
+        teacher: a bert, roberta, distilbert, electra or tkd model, or one of another architecture that was registered
+            (`register_architecture`); or its name or path. It does not change and shares no tensor with the student.
         model_class: the student's class, such as `TKDForSequenceClassification`; by default the one with the teacher's
             kind of head. If the heads differ, only the encoder is copied and the head is initialised at random.
         num_hidden_layers: number of teacher layers to keep, evenly spread and ending in the last one
@@ -159,8 +153,7 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
         InputError: if `student_from_teacher` does not take the base's architecture.
     """
     config, fields = teacher.config, {}
-    convertible = config.model_type in (*ARCHITECTURES, TKDConfig.model_type)
-    head_fits = convertible and config.hidden_size == base.config.hidden_size
+    head_fits = is_convertible(config) and config.hidden_size == base.config.hidden_size
     if head_fits:
         fields["pooler_act"] = tkd_config_from(config).pooler_act
     labels = {"id2label": dict(config.id2label), "label2id": dict(config.label2id), "problem_type": config.problem_type}
