@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .labels import IGNORED_LABEL
 from .tokenization import is_teacher_feature, teacher_prefix, to_tuple
-from .word_labels import IGNORED_LABEL
 
 
 def token_slice(length: int, tokenizer: PreTrainedTokenizerBase) -> slice:

@@ -12,28 +12,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DownloadMode, List, Value, load_dataset
+from datasets import Dataset, DownloadMode, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
 from ..core.names import label_names
-from .problem_types import ProblemType
-from .tasks import Task, get_task
-from .word_labels import (
+from .labels import (
+    STRINGS,
     WORD_COLUMNS,
     check_word_lists,
-    encode_word_labels,
+    encode_labels,
     guess_label_column,
     holds_word_lists,
-    word_label_names,
+    infer_labels,
 )
+from .problem_types import ProblemType
+from .tasks import Task, get_task
 
 
 # Tokenizers take some hundred bytes of memory per character, and they do so before they truncate.
 MAX_CHARACTERS = 1_000_000
-_STRINGS = ("string", "large_string")
 _MAX_HEADER_CHARACTERS = 1 << 20
 _COMPRESSION_MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -288,22 +288,20 @@ def _check_header(path: Path, separator: str) -> None:
 def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_label_names: tuple[str, ...]) -> Task:
     """Infer from the rows what `data` does not say: text columns, label names, problem type and metrics."""
     task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
-    if holds_word_lists(rows, task.text_columns):
+    per_word = holds_word_lists(rows, task.text_columns)
+    if per_word:
         column = data.label_column or guess_label_column(rows)
         task = replace(task, problem_type=ProblemType.TOKEN_CLASSIFICATION, label_column=column)
     if task.label_column not in rows.column_names:
         if data.label_column:
             raise InputError(f"no label column {data.label_column!r}; the columns are {_quoted_columns(rows)}")
         return replace(task, metrics=task.problem_type.default_metrics(num_labels=0))
-    if task.problem_type.per_token:
-        declared_names, inferred_names = word_label_names(rows, task.label_column)
-    else:
-        problem_type, declared_names, inferred_names = _label_type(rows, task.label_column)
-        task = replace(task, problem_type=problem_type)
-    if not task.problem_type.has_label_names:
+    problem_type, declared_names, inferred_names = infer_labels(rows, task.label_column, per_word)
+    if not problem_type.has_label_names:
         fallback_label_names = ()
     names = task.label_names or declared_names or fallback_label_names or inferred_names
-    return replace(task, label_names=names, metrics=task.problem_type.default_metrics(len(names)))
+    metrics = problem_type.default_metrics(len(names))
+    return replace(task, label_names=names, problem_type=problem_type, metrics=metrics)
 
 
 def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
@@ -313,39 +311,6 @@ def _guess_text_columns(rows: Dataset) -> tuple[str, ...]:
     raise InputError(
         f"which columns hold the text? name one or two with --text-column; there are {_quoted_columns(rows)}"
     )
-
-
-def _label_type(rows: Dataset, column: str) -> tuple[ProblemType, tuple[str, ...], tuple[str, ...]]:
-    """Return the problem type, the label names that the data set declares, and names inferred from its values."""
-    feature = rows.features[column]
-    if isinstance(feature, ClassLabel):
-        return ProblemType.SINGLE_LABEL, tuple(feature.names), ()
-    if isinstance(feature, List):
-        return ProblemType.MULTI_LABEL, *_multi_label_names(rows, column)
-    if not isinstance(feature, Value):
-        raise InputError(f"label column {column!r} holds {feature}, neither classes nor numbers nor lists of classes")
-    if feature.dtype.startswith("float"):
-        return ProblemType.REGRESSION, (), ()
-    values = rows.unique(column)
-    if None in values:
-        raise InputError(f"label column {column!r} has empty entries; fill or drop them")
-    if feature.dtype in _STRINGS:
-        return ProblemType.SINGLE_LABEL, (), tuple(sorted(values))
-    return ProblemType.SINGLE_LABEL, (), tuple(f"LABEL_{code}" for code in range(max(values) + 1))
-
-
-def _multi_label_names(rows: Dataset, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return declared and inferred label names of a column of lists: of class codes, of class names, or multi-hot."""
-    feature = rows.features[column].feature
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names), ()
-    values = {value for row in rows[column] for value in row}
-    if all(isinstance(value, str) for value in values):
-        return (), tuple(sorted(values))
-    width = len(rows[0][column])
-    if values <= {0, 1} and all(len(row) == width for row in rows[column]):
-        return (), tuple(f"LABEL_{code}" for code in range(width))
-    raise InputError(f"label column {column!r} holds lists that are neither of class names nor multi-hot (0 and 1)")
 
 
 def normalise(rows: Dataset, task: Task) -> Dataset:
@@ -368,15 +333,15 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
     rows = rows.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
     if task.problem_type.per_token:
         check_word_lists(rows["text"], columns["text"], task.name)
-        return encode_word_labels(rows, task.label_names, columns, task.name) if "label" in columns else rows
-    for column in ("text", "text_pair"):
-        if column in rows.column_names:
-            _check_texts(rows, column, f"column {columns[column]!r} of {task.name}")
-    return _encode_labels(rows, task) if "label" in columns else rows
+    else:
+        for column in ("text", "text_pair"):
+            if column in rows.column_names:
+                _check_texts(rows, column, f"column {columns[column]!r} of {task.name}")
+    return encode_labels(rows, task, columns) if "label" in columns else rows
 
 
 def _check_texts(rows: Dataset, column: str, subject: str) -> None:
-    if rows.features[column] not in map(Value, (*_STRINGS, "null")):
+    if rows.features[column] not in map(Value, (*STRINGS, "null")):
         raise InputError(f"{subject} holds {rows.features[column]}, not texts")
     texts = rows.unique(column)
     if None in texts:
@@ -387,44 +352,6 @@ def _check_texts(rows: Dataset, column: str, subject: str) -> None:
             f"{subject} has a text of {longest} characters; cut it to {MAX_CHARACTERS} or fewer (the model reads only "
             "the first max_length tokens)"
         )
-
-
-def _encode_labels(rows: Dataset, task: Task) -> Dataset:
-    if task.problem_type.has_scores:
-        return rows.cast_column("label", Value("float32"))
-    codes = {name: code for code, name in enumerate(task.label_names)}
-    labels = rows["label"]
-    if task.problem_type.has_several_labels:
-        holds_codes = isinstance(rows.features["label"].feature, ClassLabel)
-        multi_hot = [_multi_hot(label, codes, holds_codes) for label in labels]
-        return rows.remove_columns("label").add_column("label", multi_hot, feature=List(Value("float32")))
-    if rows.features["label"].dtype in _STRINGS:
-        unknown = sorted(set(labels) - set(codes))
-        if unknown:
-            raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
-        encoded = [codes[label] for label in labels]
-    else:
-        encoded = list(labels)
-        if set(encoded) == {-1}:  # data sets on the Hub hide labels this way, as in the test splits of GLUE
-            return rows.remove_columns("label")
-        outside = sorted({label for label in encoded if not 0 <= label < len(codes)})
-        if outside:
-            raise InputError(f"label codes {outside} have no name among the {len(codes)}: {list(codes)}")
-    return rows.remove_columns("label").add_column("label", encoded, feature=Value("int64"))
-
-
-def _multi_hot(label: list, codes: dict[str, int], holds_codes: bool) -> list[float]:
-    """Encode the labels of one example, which are class names, class codes, or multi-hot already."""
-    if all(isinstance(name, str) for name in label):
-        unknown = sorted(set(label) - set(codes))
-        if unknown:
-            raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
-        active = {codes[name] for name in label}
-    elif holds_codes:
-        active = set(label)
-    else:
-        return [float(value) for value in label]
-    return [float(code in active) for code in range(len(codes))]
 
 
 def _quoted_columns(rows: Dataset) -> str:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import InputError
-from .word_labels import holds_word_lists, label_first_subwords
+from .labels import holds_word_lists, label_first_subwords
 
 
 TEACHER_PREFIX = "teacher_"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
 
-from ..data.word_labels import IGNORED_LABEL
+from ..data.labels import IGNORED_LABEL
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.errors import InputError
+from ..data.labels import holds_word_lists
 from ..data.tokenization import with_leading_spaces
-from ..data.word_labels import holds_word_lists
 from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_ids, unknown_token
 
 
