@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from tkd_hf import DistillationTrainer, SoftLabels, TKDModel, student_from_teacher
+from tkd_hf import DistillationCollator, DistillationTrainer, SoftLabels, TKDModel, student_from_teacher
 from tkd_hf.data.tokenization import tokenize
 
 from ..factories import WORDS, arguments, build_tokenizer, losses, student_of, weights
@@ -123,6 +123,32 @@ def test_feature_objectives_without_a_live_teacher_are_refused(build, tmp_path, 
             arguments(tmp_path, objectives={"relations": 1.0}),
             train_dataset=rows,
             processing_class=tokenizer,
+        )
+
+
+@pytest.mark.parametrize("weights", [None, [2.0]])
+def test_a_single_teacher_gives_features_whatever_its_weight(tmp_path, tokenizer, features, teacher, weights):
+    trainer = DistillationTrainer(
+        student_of(teacher),
+        arguments(tmp_path, objectives={"relations": 1.0}),
+        teacher_model=teacher,
+        teacher_weights=weights,
+        train_dataset=features,
+        processing_class=tokenizer,
+    )
+    assert losses(trainer)[0] > 0
+
+
+def test_a_teacher_tokenizer_without_one_of_the_student_is_refused(tmp_path, tokenizer, features, teacher):
+    """Nothing shows that the two are the same, so the data must have features for the teacher."""
+    with pytest.raises(ValueError, match=r"different tokenizers.*add them with"):
+        DistillationTrainer(
+            student_of(teacher),
+            arguments(tmp_path),
+            teacher_model=teacher,
+            teacher_processing_class=tokenizer,
+            data_collator=DistillationCollator(tokenizer),
+            train_dataset=features,
         )
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from ..core.errors import InputError
 
 
@@ -87,6 +89,20 @@ def layer_map(choice: str | Sequence[int], num_hidden_layers: int, teacher_layer
             f"{teacher_layers - 1}"
         )
     return layers
+
+
+def source_layers(student: nn.Module, num_hidden_layers: int, teacher_layers: int) -> tuple[int, ...] | None:
+    """Return the teacher layers that a student was built from, if it knows them and its depth has not changed.
+
+    Args:
+        student: a model; `tkd_hf.student_from_teacher` gives it an `init_report`.
+        num_hidden_layers: number of student layers.
+        teacher_layers: number of teacher layers.
+    """
+    report = getattr(student, "init_report", None)
+    if report is None or (len(report.layers), report.teacher_layers) != (num_hidden_layers, teacher_layers):
+        return None
+    return report.layers
 
 
 def _parse_layers(choice: str | Sequence[int]) -> list[int]:

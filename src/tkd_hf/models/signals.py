@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -18,6 +18,8 @@ from .architectures import ARCHITECTURES, TKD
 
 ATTENTION_PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}  # field of Signals: module of a layer
 FEATURES = ("hidden_states", *ATTENTION_PROJECTIONS)
+
+ModelType = TypeVar("ModelType", bound=nn.Module)
 
 
 @dataclass
@@ -133,9 +135,10 @@ def all_tokens_computed(model: nn.Module) -> Iterator[None]:
             encoder.compute_all_tokens = value
 
 
-def without_adapters(model: nn.Module) -> nn.Module:
+def without_adapters(model: ModelType) -> ModelType:
     """Return the model inside a PEFT wrapper, or the model itself if it has none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def accepted_inputs(model: nn.Module) -> set[str]:

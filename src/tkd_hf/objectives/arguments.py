@@ -34,6 +34,7 @@ class FineTuningArguments(TrainingArguments):
     ```
     """
 
+    output_dir: str = field(default="trainer_output", metadata={"help": "Folder of the run (trainer_output)."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW (0.0001)."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Number of passes over the training data (3)."})
     per_device_train_batch_size: int = field(
@@ -56,14 +57,14 @@ class FineTuningArguments(TrainingArguments):
             "second is a reserve if writing the newest is interrupted (2)."
         },
     )
-    bf16: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]  # None until __post_init__ chooses by the device
         default=None, metadata={"help": "Train in bfloat16 (if the device computes in it natively)."}
     )
     disable_tqdm: bool | None = field(
         default=False, metadata={"help": "Hide the progress bar, whatever the log level of transformers (false)."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(use_cpu=self.use_cpu)
         if not torch.accelerator.is_available():
@@ -167,43 +168,36 @@ class DistillationTrainingArguments(FineTuningArguments):
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.objectives is None:
             self.objectives = dict(DEFAULT_OBJECTIVES)
-        self._check_weights("objectives")
+        check_weights("objectives", self.objectives)
         if self.final_objectives is not None:
-            self._check_weights("final_objectives")
+            check_weights("final_objectives", self.final_objectives)
         self._check_schedule()
         self._check_options()
 
     @property
     def objective_names(self) -> tuple[str, ...]:
         """Names of the objectives that have a weight at the start or the end of training."""
-        final = self.final_objectives or {}
-        return tuple(name for name in OBJECTIVES if self.objectives.get(name) or final.get(name))
+        return tuple(self.objective_weights)
 
-    def _check_weights(self, name: str):
-        weights = getattr(self, name)
-        if not isinstance(weights, dict):
-            raise ValueError(f'{name}={weights!r} are not weights by name; write for example {{"logits": 1.0}}')
-        for objective, weight in weights.items():
-            if objective not in OBJECTIVES:
-                raise ValueError(
-                    f"unknown objective {objective!r} (weight {weight}); choose from {', '.join(OBJECTIVES)}"
-                )
-            if weight < 0:
-                raise ValueError(f"{name}[{objective!r}]={weight} is negative; a weight of 0 turns an objective off")
-        if not any(weights.values()):
-            raise ValueError(f"{name}={weights} leave nothing to learn; give at least one objective a positive weight")
+    @property
+    def objective_weights(self) -> dict[str, tuple[float, float]]:
+        """Weight at the start and at the end of training, of each objective that has either, by name."""
+        first = check_weights("objectives", self.objectives)
+        last = first if self.final_objectives is None else check_weights("final_objectives", self.final_objectives)
+        weights = {name: (first.get(name, 0.0), last.get(name, 0.0)) for name in OBJECTIVES}
+        return {name: pair for name, pair in weights.items() if any(pair)}
 
-    def _check_schedule(self):
+    def _check_schedule(self) -> None:
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be positive; 1 does not change the logits")
 
-    def _check_options(self):
+    def _check_options(self) -> None:
         divergences = [*DIVERGENCES, "mse"]
         if self.divergence not in divergences:
             raise ValueError(f"unknown divergence {self.divergence!r}; choose from {', '.join(divergences)}")
@@ -211,6 +205,28 @@ class DistillationTrainingArguments(FineTuningArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1; leave it out for the default")
+
+
+def check_weights(name: str, weights: object) -> dict[str, float]:
+    """Return the weights of objectives if they are valid.
+
+    Args:
+        name: name of the training argument, for the error message.
+        weights: its value.
+
+    Raises:
+        ValueError: if they are not weights by name, an objective is unknown, a weight is negative, or all are 0.
+    """
+    if not isinstance(weights, dict):
+        raise ValueError(f'{name}={weights!r} are not weights by name; write for example {{"logits": 1.0}}')
+    for objective, weight in weights.items():
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r} (weight {weight}); choose from {', '.join(OBJECTIVES)}")
+        if weight < 0:
+            raise ValueError(f"{name}[{objective!r}]={weight} is negative; a weight of 0 turns an objective off")
+    if not any(weights.values()):
+        raise ValueError(f"{name}={weights} leave nothing to learn; give at least one objective a positive weight")
+    return weights
 
 
 @dataclass
@@ -258,7 +274,7 @@ class PretrainingArguments(DistillationTrainingArguments):
         default="random", metadata={"help": "How batches are drawn (random: all sequences have the same length)."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.objectives is None:
             self.objectives = {"relations": 1.0, "hard": 1.0} if self.teacher else {"hard": 1.0}
         super().__post_init__()

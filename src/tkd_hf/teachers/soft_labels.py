@@ -150,11 +150,11 @@ class SoftLabels:
                 f"{(indices < 0).sum()} of {len(features)} examples have no soft labels of {self.teacher} (revision "
                 f"{self.revision}); run `tkd-hf label` with the same data, max_length and tokenizer"
             )
-        order = slice(None)
+        examples = self._by_example()
+        logits = [examples[index] for index in indices]
         if student_labels:
             order = label_order(self.label_names, student_labels, "teacher", "student")
-        examples = self._by_example()
-        logits = [examples[index][..., order] for index in indices]
+            logits = [example[..., order] for example in logits]
         if self.offsets is not None:
             self._check_lengths(features, logits)
         return logits

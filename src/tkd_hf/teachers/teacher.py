@@ -1,6 +1,6 @@
 """Teachers as the trainer calls them: a live model, several of them, or soft labels in the batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -8,6 +8,10 @@ from transformers import PreTrainedModel
 from ..core.errors import InputError
 from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, teacher_prefix
 from ..models.signals import Recorder, Signals, accepted_inputs
+
+
+# Whatever returns a teacher's signals for a batch, with the logits in the student's order of labels.
+Teacher = Callable[[dict[str, torch.Tensor]], Signals]
 
 
 class LiveTeacher:
@@ -46,7 +50,7 @@ class LiveTeacher:
                 signals, _ = self._record(self.model, features)
         finally:
             self.model.train(was_training)
-        if self.label_order is not None:
+        if self.label_order is not None and signals.logits is not None:
             signals.logits = signals.logits[..., self.label_order]
         return signals
 
@@ -90,14 +94,18 @@ class TeacherEnsemble:
     ```
     """
 
-    def __init__(self, teachers: Sequence["LiveTeacher"], weights: Sequence[float] | None = None):
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float] | None = None):
         self.teachers = teachers
         self.weights = normalize_weights(weights, len(teachers))
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> Signals:
         """Return signals that hold the weighted mean of the teachers' logits."""
-        weighted = [weight * teacher(batch).logits for weight, teacher in zip(self.weights, self.teachers, strict=True)]
-        return Signals(logits=sum(weighted))
+        weighted = []
+        for weight, teacher in zip(self.weights, self.teachers, strict=True):
+            logits = teacher(batch).logits
+            assert logits is not None  # only a bare encoder has none, and there is no ensemble of those
+            weighted.append(weight * logits)
+        return Signals(logits=sum(weighted[1:], weighted[0]))
 
 
 def normalize_weights(weights: Sequence[float] | None, teachers: int) -> list[float]:

@@ -3,16 +3,19 @@
 import math
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from ..core.errors import InputError
 
 
 class CheckpointedCallback(TrainerCallback):
-    """Base class of callbacks with state that a `DistillationTrainer` saves in its checkpoints and restores."""
+    """Base class of callbacks with state that a `BaseTrainer` saves in its checkpoints and restores."""
 
     def save(self, checkpoint: str) -> None:
         """Write the state into the folder of a checkpoint."""
@@ -23,6 +26,15 @@ class CheckpointedCallback(TrainerCallback):
         raise NotImplementedError
 
 
+class ReportsStep(Protocol):
+    """A trainer that tells the gradient norm of its last step and the terms of its loss."""
+
+    gradient_norm: torch.Tensor | float | None
+
+    def last_losses(self) -> dict[str, float]:
+        """Return the terms of the last loss, by name."""
+
+
 class StopOnNonFiniteGradient(TrainerCallback):
     """Stop training before a step whose gradient is not finite, so that weights and checkpoints stay usable.
 
@@ -31,27 +43,28 @@ class StopOnNonFiniteGradient(TrainerCallback):
     finite, before a checkpoint of it is written.
 
     Args:
-        trainer: provides `gradient_norm` of the step, and `last_losses()`, the terms of its loss by name.
+        trainer: provides the gradient norm of the step, and the terms of its loss.
 
     Raises:
         InputError: naming the step and the terms of the loss.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: ReportsStep):
         self._trainer = trainer
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.fp16:
             return
-        gradient_norm = self._trainer.gradient_norm
-        has_gradients = gradient_norm is not None and any(weight.grad is not None for weight in model.parameters())
-        checked = [gradient_norm] if has_gradients else self._trainer.last_losses().values()
+        norm = self._trainer.gradient_norm
+        checked: Iterable[torch.Tensor | float]
+        if norm is not None and any(weight.grad is not None for weight in kwargs["model"].parameters()):
+            checked, quantity, when = [norm], "gradient", "before it; the last checkpoint is good"
+        else:
+            checked, quantity, when = self._trainer.last_losses().values(), "loss", "after it"
         if all(map(math.isfinite, checked)):
             return
-        if has_gradients:
-            quantity, when = "gradient", "before it; the last checkpoint is good"
-        else:
-            quantity, when = "loss", "after it"
         terms = ", ".join(f"{name} {value:.4g}" for name, value in self._trainer.last_losses().items())
         raise InputError(
             f"the {quantity} of step {state.global_step + 1} is not finite ({terms}); training stopped {when}. "
@@ -68,24 +81,28 @@ class StopOnTermination(TrainerCallback):
         stopped_at: the step after which training stopped; `None` if it was not stopped.
     """
 
-    def __init__(self):
-        self.stopped_at = None
+    def __init__(self) -> None:
+        self.stopped_at: int | None = None
         self._requested = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             self._previous_handler = signal.signal(signal.SIGTERM, self._request_stop)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._requested and state.global_step < state.max_steps:
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if hasattr(self, "_previous_handler"):
             signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _request_stop(self, *_):
+    def _request_stop(self, *_: object) -> None:
         self._requested = True
 
 
@@ -98,6 +115,9 @@ _PRIVATE_FILES = (TRAINING_ARGS_NAME, f"/{TRAINER_STATE_NAME}", "/tkd_run.json",
 class PrivateFilesCallback(TrainerCallback):
     """Keep private files out of `Trainer.push_to_hub` and `hub_strategy`, with a `.gitignore` that the Hub respects."""
 
-    def on_push_begin(self, args, state, control, **kwargs):
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the `.gitignore` before each push."""
+        assert args.output_dir is not None  # TrainingArguments.__post_init__ sets a default
         Path(args.output_dir, ".gitignore").write_text("\n".join(_PRIVATE_FILES) + "\n", encoding="utf-8")

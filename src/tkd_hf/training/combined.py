@@ -2,17 +2,19 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..core.errors import InputError
 from ..models.signals import ATTENTION_PROJECTIONS, Signals
 from ..objectives import OBJECTIVES
 from ..objectives.arguments import DistillationTrainingArguments
-from ..objectives.base import ENCODER, ObjectiveSetup
+from ..objectives.base import ENCODER, Objective, ObjectiveSetup
 from .callbacks import CheckpointedCallback
 
 
@@ -31,12 +33,12 @@ class CombinedObjective(CheckpointedCallback):
 
     def __init__(self, args: DistillationTrainingArguments):
         self.args = args
-        first, last = args.objectives, args.final_objectives or args.objectives
-        names = args.objective_names
-        self._weights = {name: (first.get(name, 0.0), last.get(name, 0.0)) for name in names}
-        self._classes = {name: OBJECTIVES[name] for name in names}
-        self.names = tuple(names)
+        self._weights = args.objective_weights
+        self._classes = {name: OBJECTIVES[name] for name in self._weights}
+        self.names = tuple(self._weights)
         self.modules = nn.ModuleDict()
+        self._objectives: dict[str, Objective] = {}
+        self._prepared: dict[str, nn.Module] = {}  # the objectives as accelerate wraps them
         self.features = {feature for objective in self._classes.values() for feature in objective.features}
 
     def needs(self, requirement: str) -> bool:
@@ -70,9 +72,9 @@ class CombinedObjective(CheckpointedCallback):
 
     def build(self, setup: ObjectiveSetup, accelerator: Accelerator) -> None:
         """Build the objectives on the device; with several processes, synchronise the gradients of projections."""
-        self.modules = nn.ModuleDict({name: objective.build(setup) for name, objective in self._classes.items()})
-        self.modules.to(accelerator.device)
-        self._prepared = dict(self.modules)
+        self._objectives = {name: objective.build(setup) for name, objective in self._classes.items()}
+        self.modules = nn.ModuleDict(self._objectives).to(accelerator.device)
+        self._prepared = dict(self._objectives)
         if accelerator.num_processes > 1:
             for name, module in self.modules.items():
                 if list(module.parameters()):
@@ -89,13 +91,13 @@ class CombinedObjective(CheckpointedCallback):
             batch: the batch that both have read.
             progress: the share of training done, from 0 to 1; it moves the weights and whatever objectives schedule.
         """
-        loss, components = 0.0, {}
+        terms, components = [], {}
         for name, objective in self._prepared.items():
-            self.modules[name].set_progress(progress)
+            self._objectives[name].set_progress(progress)
             components[name] = objective(student, teacher, batch)
             first, last = self._weights[name]
-            loss = loss + ((1 - progress) * first + progress * last) * components[name]
-        return loss, components
+            terms.append(((1 - progress) * first + progress * last) * components[name])
+        return sum(terms[1:], terms[0]), components
 
     def add_to(self, optimizer: torch.optim.Optimizer) -> None:
         """Add the parameters of the objectives to an optimizer that does not have them yet."""
@@ -104,7 +106,9 @@ class CombinedObjective(CheckpointedCallback):
         if missing:
             optimizer.add_param_group({"params": missing, "weight_decay": self.args.weight_decay})
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.modules.zero_grad()  # the Trainer zeroes only the gradients of the student
 
     def save(self, checkpoint: str) -> None:
@@ -133,26 +137,28 @@ class CombinedObjective(CheckpointedCallback):
 class RunningMeans:
     """Means of logged values over all examples since the last `pop`, and over all processes."""
 
-    def __init__(self):
-        self.reset()
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
 
     def reset(self) -> None:
         """Forget all values."""
-        self._sums = defaultdict(float)
-        self._counts = defaultdict(int)
+        self._sums.clear()
+        self._counts.clear()
 
     def add(self, name: str, value: torch.Tensor, count: int) -> None:
         """Add a mean over `count` examples; it stays on its device, so that no step waits for the accelerator."""
-        self._sums[name] = self._sums[name] + value.detach() * count
+        self._sums[name] = self._sums.get(name, 0.0) + value.detach() * count
         self._counts[name] += count
 
     def pop(self, accelerator: Accelerator, prefix: str = "") -> dict[str, float]:
         """Return the mean of each value under its prefixed name, and reset."""
         means = {}
-        for name, total in self._sums.items():
-            pair = torch.stack([total.float(), torch.tensor(float(self._counts[name]), device=total.device)])
-            total, count = accelerator.reduce(pair, reduction="sum").tolist()
-            means[f"{prefix}{name}"] = total / count
+        for name, local_sum in self._sums.items():
+            count = torch.tensor(float(self._counts[name]), device=local_sum.device)
+            pair = torch.stack([local_sum.float(), count])
+            total, examples = accelerator.reduce(pair, reduction="sum").tolist()
+            means[f"{prefix}{name}"] = total / examples
         self.reset()
         return means
 

@@ -5,6 +5,8 @@ of all other rows is zero in every step. Without weight decay, Adam does not mov
 no optimizer state, and no time.
 """
 
+from typing import Any
+
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -46,9 +48,13 @@ class PartlyTrainedEmbedding(nn.Embedding):
     ```
     """
 
+    rows: torch.Tensor
+    index_of_id: torch.Tensor
+
     def __init__(self, original: nn.Embedding, rows: torch.Tensor):
         weight, padding = original.weight, original.padding_idx
-        super().__init__(*weight.shape, padding_idx=padding, _weight=weight.detach(), _freeze=True)
+        vocabulary, width = weight.shape
+        super().__init__(vocabulary, width, padding_idx=padding, _weight=weight.detach(), _freeze=True)
         self._original = (original,)  # in a tuple, so that torch does not register it as a submodule
         rows = rows.to(weight.device)
         # index of each token id among the trained rows; out of range for all others, so that looking them up fails
@@ -56,7 +62,7 @@ class PartlyTrainedEmbedding(nn.Embedding):
         index_of_id[rows] = torch.arange(len(rows), device=weight.device)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("index_of_id", index_of_id, persistent=False)
-        self.padding_index = index_of_id[padding].item() if padding is not None and padding in rows else None
+        self.padding_index = int(index_of_id[padding]) if padding is not None and padding in rows else None
         self.trained_rows = nn.Parameter(weight.detach()[rows])
         self.train(original.training)
 
@@ -87,12 +93,12 @@ class PartlyTrainedEmbedding(nn.Embedding):
         """Copy the trained rows into the full weight."""
         self.weight[self.rows] = self.trained_rows
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self.update_weight()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[f"{prefix}trained_rows"]
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         weight = state_dict.get(f"{prefix}weight")
         if weight is not None:
             state_dict = {**state_dict, f"{prefix}trained_rows": weight[self.rows.to(weight.device)]}
@@ -122,8 +128,7 @@ def train_rows_in_use(
     if rows is None:
         return None
     original = without_adapters(model).get_input_embeddings()
-    plain = type(original) is nn.Embedding and original.weight.requires_grad and original.max_norm is None
-    if not plain or original._forward_hooks or original._forward_pre_hooks or _is_shared(model, original.weight):
+    if type(original) is not nn.Embedding or not _is_plain(original) or _is_shared(model, original.weight):
         return None
     if len(rows) > MAX_SHARE_OF_ROWS * len(original.weight):
         return None
@@ -150,9 +155,13 @@ def _token_ids_in(data: object, padding: int | None) -> torch.Tensor | None:
     return torch.tensor(sorted(ids))
 
 
+def _is_plain(embedding: nn.Embedding) -> bool:
+    """Return whether an embedding is trained, has no hooks, and changes its weights in no forward pass."""
+    hooked = embedding._forward_hooks or embedding._forward_pre_hooks
+    return embedding.weight.requires_grad and embedding.max_norm is None and not hooked
+
+
 def _is_shared(model: nn.Module, weight: torch.Tensor) -> bool:
     """Return whether more than one module of the model holds this weight, as a tied head does."""
-    owners = [
-        module for module in model.modules() if any(parameter is weight for parameter in module._parameters.values())
-    ]
+    owners = [module for module in model.modules() if any(own is weight for own in module.parameters(recurse=False))]
     return len(owners) > 1

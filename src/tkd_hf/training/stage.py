@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..cards.generate import card
@@ -22,11 +22,13 @@ from .callbacks import StopOnTermination
 
 logger = logging.getLogger(__name__)
 
+AnyTrainer = TypeVar("AnyTrainer", bound=BaseTrainer)
+
 
 def train_into(
     folder: RunFolder,
-    trainer: BaseTrainer,
-    before_saving: Callable[[BaseTrainer], dict[str, Any] | None] | None = None,
+    trainer: AnyTrainer,
+    before_saving: Callable[[AnyTrainer], dict[str, Any] | None] | None = None,
 ) -> StageRecord:
     """Train in a run folder, from its latest checkpoint if it has one, and save a model that loads as it is.
 
@@ -109,13 +111,20 @@ def save_and_evaluate(trainer: Trainer) -> dict[str, Any]:
 class StderrProgress(ProgressCallback):
     """The Trainer's progress bar with its log lines on standard error, because standard output is for results only."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if state.is_world_process_zero and logs:
             rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in logs.items()}
             tqdm.write(str(rounded), file=sys.stderr)
 
 
-def log_to_stderr(trainer: Trainer):
+def log_to_stderr(trainer: Trainer) -> None:
     """Replace the callbacks that print to standard output."""
     trainer.remove_callback(PrinterCallback)
     if not trainer.args.disable_tqdm:

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..core.errors import InputError
 from ..core.hardware import padding_multiple
@@ -22,7 +23,7 @@ from ..core.names import label_names, label_order
 from ..data.collation import DistillationCollator
 from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokenizer, to_tuple
 from ..models.conversion import to_padding_free
-from ..models.layer_map import layer_map
+from ..models.layer_map import layer_map, source_layers
 from ..models.signals import Recorder
 from ..objectives.arguments import DistillationTrainingArguments
 from ..objectives.base import (
@@ -34,11 +35,11 @@ from ..objectives.base import (
     batch_agreement,
     problem_type_of,
 )
-from ..teachers.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
+from ..teachers.teacher import CachedTeacher, LiveTeacher, Teacher, TeacherEnsemble, normalize_weights
 from .base_trainer import BaseTrainer
-from .callbacks import CheckpointedCallback, PrivateFilesCallback
+from .callbacks import PrivateFilesCallback
 from .combined import CombinedObjective, RunningMeans
-from .rows_in_use import restore_word_embeddings, train_rows_in_use
+from .rows_in_use import PartlyTrainedEmbedding, restore_word_embeddings, train_rows_in_use
 
 
 class DistillationTrainer(BaseTrainer):
@@ -94,6 +95,10 @@ class DistillationTrainer(BaseTrainer):
     ```
     """
 
+    args: DistillationTrainingArguments
+    objective: CombinedObjective
+    teacher: Teacher | None
+
     # Objectives are means over a batch, so the Trainer must divide the loss by the accumulation steps. The newest
     # transformers reads this attribute; 5.5 reads `model_accepts_loss_kwargs`, which __init__ sets.
     loss_is_scaled_for_ga = False
@@ -109,7 +114,7 @@ class DistillationTrainer(BaseTrainer):
         data_collator: Any = None,
         train_dataset: Dataset | None = None,
         processing_class: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         if not isinstance(args, DistillationTrainingArguments):
             raise TypeError(
@@ -143,9 +148,9 @@ class DistillationTrainer(BaseTrainer):
         self.teacher = self._live_teacher(teachers, to_tuple(teacher_processing_class), teacher_weights)
         self._logged = {"train": RunningMeans(), "eval": RunningMeans()}
         self._objectives_fit = True
-        self._partial_embedding = None
+        self._partial_embedding: PartlyTrainedEmbedding | None = None
 
-    def replace_model(self, model):
+    def replace_model(self, model: PreTrainedModel) -> None:
         """Continue with another model of the same kind.
 
         If pruning has changed its shape, objectives that read features cannot be computed any more, and evaluation
@@ -155,14 +160,24 @@ class DistillationTrainer(BaseTrainer):
         super().replace_model(model)
         self._record = Recorder(self.model, self.objective.features)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the weighted sum of the objectives, each a mean over the batch; note their values for the logs."""
-        teacher = self._teacher_for(inputs)(inputs) if self.objective.needs("teacher") else None
+        source = self._teacher_for(inputs) if self.objective.needs("teacher") else None
+        teacher = None if source is None else source(inputs)
         student, outputs = self._record(model, self._student_features(inputs))
         loss, components = self.objective(student, teacher, inputs, self._progress())
         logged = {f"loss_{name}": component for name, component in components.items()}
         self._last_losses = {name: component.detach() for name, component in components.items()}
-        if "logits" in components:  # then the teacher's labels are in the student's order
+        if "logits" in components:
+            assert teacher is not None  # the objective has compared the logits, with the labels in the same order
+            assert student.logits is not None
+            assert teacher.logits is not None
             logged |= batch_agreement(student.logits, teacher.logits, inputs, self.problem_type)
         means = self._logged["train" if model.training else "eval"]
         batch_size = find_batch_size(inputs)
@@ -170,14 +185,14 @@ class DistillationTrainer(BaseTrainer):
             means.add(name, value, batch_size)
         return (loss, outputs) if return_outputs else loss
 
-    def create_optimizer(self, *args, **kwargs):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer of the student, and add the projections that objectives learn.
 
         If the result is the same, only those rows of the word embeddings are trained that the data uses.
         """
         if self._partial_embedding is not None:  # a second call of train(): the optimizer holds these rows
             self._partial_embedding.reattach(self.model)
-        elif self._can_train_rows_in_use():
+        elif type(self.data_collator) is DistillationCollator and self._can_train_rows_in_use():
             padding = self.data_collator.tokenizer.pad_token_id
             self._partial_embedding = train_rows_in_use(
                 self.model, self.train_dataset, padding, self.args.optim, self.args.weight_decay
@@ -186,7 +201,7 @@ class DistillationTrainer(BaseTrainer):
         self.objective.add_to(optimizer)
         return optimizer
 
-    def train(self, *args, **kwargs):
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer` does."""
         try:
             return super().train(*args, **kwargs)
@@ -196,31 +211,38 @@ class DistillationTrainer(BaseTrainer):
     def _can_train_rows_in_use(self) -> bool:
         """Return whether it is safe to train only the embedding rows that occur in the data.
 
-        It is not safe with a custom collator (it may produce other tokens), a callback that edits weights, an optimizer
-        that exists already, FSDP or DeepSpeed.
+        It is not safe with a callback that edits weights, an optimizer that exists already, FSDP or DeepSpeed. Another
+        collator than ours is not safe either, because it may produce other tokens.
         """
         return not (
             self.optimizer
             or self.is_fsdp_enabled
             or self.is_deepspeed_enabled
-            or type(self.data_collator) is not DistillationCollator
-            or self._checkpointed_callbacks() != [self.objective]
+            or self.checkpointed_callbacks() != [self.objective]
         )
 
-    def log(self, logs: dict[str, float], *args, **kwargs):
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the mean of each objective and the agreement since the last log, next to the weighted sum."""
         if "loss" in logs:
             logs |= self._logged["train"].pop(self.accelerator)
         super().log(logs, *args, **kwargs)
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate as `Trainer` does; add each objective's mean over the data set and the agreement to the metrics."""
         self._logged["eval"] = RunningMeans()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self._logged["eval"].pop(self.accelerator, f"{metric_key_prefix}_"))
+        output = super().evaluation_loop(*args, **kwargs)
+        assert output.metrics is not None  # Trainer always gives some
+        prefix = kwargs.get("metric_key_prefix", "eval")  # Trainer.evaluate and predict name it
+        output.metrics.update(self._logged["eval"].pop(self.accelerator, f"{prefix}_"))
         return output
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Predict as `Trainer` does; give no loss if the batch lacks labels or logits that the objectives need."""
         # an objective may have asked for hidden states, which must not become predictions
         ignore_keys = ["hidden_states", "attentions"] if ignore_keys is None else ignore_keys
@@ -232,29 +254,9 @@ class DistillationTrainer(BaseTrainer):
         if has_loss and labelled:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         _, logits, _ = super().prediction_step(model, self._student_features(inputs), prediction_loss_only, ignore_keys)
-        # Trainer computes a loss only for batches with labels
-        loss = self._loss_without_labels(model, inputs) if has_loss else None
+        with torch.no_grad():  # Trainer computes a loss only for batches with labels
+            loss = self.batch_loss(model, inputs).mean().detach() if has_loss else None
         return loss, logits, inputs.get("labels")
-
-    def _loss_without_labels(self, model, inputs) -> torch.Tensor:
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).mean().detach()
-
-    def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            for callback in self._checkpointed_callbacks():
-                callback.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        # callbacks come first: if the checkpoint does not fit, their errors say why and the optimizer's do not
-        if checkpoint is not None:
-            for callback in self._checkpointed_callbacks():
-                callback.load(checkpoint)
-        super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _checkpointed_callbacks(self) -> list[CheckpointedCallback]:
-        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, CheckpointedCallback)]
 
     def _progress(self) -> float:
         """Return the share of training done, from 0 to 1."""
@@ -264,7 +266,7 @@ class DistillationTrainer(BaseTrainer):
         excluded = {"labels", TEACHER_LOGITS}
         return {name: value for name, value in inputs.items() if name not in excluded and not is_teacher_feature(name)}
 
-    def _teacher_for(self, inputs: dict[str, Any]) -> LiveTeacher | TeacherEnsemble | CachedTeacher | None:
+    def _teacher_for(self, inputs: dict[str, Any]) -> Teacher | None:
         """Return the soft labels if the batch has them and they are enough, else the live teacher, else `None`."""
         if TEACHER_LOGITS in inputs and not self.objective.features:
             return CachedTeacher()
@@ -295,7 +297,7 @@ class DistillationTrainer(BaseTrainer):
         load = self._teacher_class().from_pretrained
         return [load(teacher) if isinstance(teacher, str) else teacher for teacher in teachers]
 
-    def _teacher_class(self):
+    def _teacher_class(self) -> Any:
         """Return the auto class that loads a teacher with the head that the objectives need."""
         if self.problem_type == MASKED_LM and "logits" not in self.objective.names:
             return AutoModel
@@ -312,11 +314,16 @@ class DistillationTrainer(BaseTrainer):
             return ObjectiveSetup(self.args, self.problem_type, student)
         teacher = teachers[0].config
         depth, teacher_depth = student.num_hidden_layers, teacher.num_hidden_layers
-        strategy = self.args.layer_map or _source_layers(self.model, depth, teacher_depth) or "uniform"
+        strategy = self.args.layer_map or source_layers(self.model, depth, teacher_depth) or "uniform"
         layers = tuple(layer_map(strategy, depth, teacher_depth))
         return ObjectiveSetup(self.args, self.problem_type, student, teacher, layers)
 
-    def _live_teacher(self, teachers, tokenizers, weights) -> LiveTeacher | TeacherEnsemble | None:
+    def _live_teacher(
+        self,
+        teachers: Sequence[PreTrainedModel],
+        tokenizers: Sequence[PreTrainedTokenizerBase],
+        weights: Sequence[float] | None,
+    ) -> Teacher | None:
         if len(tokenizers) not in (0, 1, len(teachers)) and teachers:
             raise ValueError(
                 f"teacher_processing_class holds {len(tokenizers)} tokenizers for {len(teachers)} teachers; "
@@ -329,9 +336,11 @@ class DistillationTrainer(BaseTrainer):
             runnable = teacher if self.objective.features else to_padding_free(teacher)
             prepared = self.accelerator.prepare_model(runnable, evaluation_mode=True)
             live.append(LiveTeacher(prepared, self._label_order(teacher), self.objective.features, index))
-        if len(live) > 1 or weights is not None:
-            return TeacherEnsemble(live, weights) if live else None
-        return live[0] if live else None
+        if not live:
+            return None
+        normalized = normalize_weights(weights, len(live))
+        # the signals of an ensemble hold logits only, but a single teacher may have to give features
+        return TeacherEnsemble(live, normalized) if len(live) > 1 else live[0]
 
     def _label_order(self, teacher: PreTrainedModel) -> list[int] | None:
         if self.problem_type in (MASKED_LM, ENCODER) or "logits" not in self.objective.names:
@@ -341,10 +350,13 @@ class DistillationTrainer(BaseTrainer):
             return None
         return label_order(teacher_names, student_names, "teacher", "student")
 
-    def _check_vocabulary(self, teacher: PreTrainedModel, tokenizer, index: int):
+    def _check_vocabulary(
+        self, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, index: int
+    ) -> None:
         features = self.objective.features
         has_own_features = any(is_teacher_feature(name, index) for name in self._columns())
-        other_tokenizer = tokenizer is not None and not same_tokenizer(tokenizer, self.processing_class)
+        own = self.processing_class
+        other_tokenizer = tokenizer is not None and (own is None or not same_tokenizer(tokenizer, own))
         student_size, teacher_size = self.model.config.vocab_size, teacher.config.vocab_size
         if not (has_own_features or other_tokenizer or student_size != teacher_size):
             return
@@ -363,7 +375,7 @@ class DistillationTrainer(BaseTrainer):
                 "tkd_hf.data.tokenization.tokenize(…, teacher_tokenizer=…)"
             )
 
-    def _check_labels(self):
+    def _check_labels(self) -> None:
         columns = self._columns()
         if not self.objective.needs("labels") or not columns or self.problem_type == MASKED_LM:
             return  # in masked language modelling the collator creates the labels
@@ -376,21 +388,12 @@ class DistillationTrainer(BaseTrainer):
     def _columns(self) -> list[str]:
         return getattr(self.train_dataset, "column_names", None) or []
 
-    def _set_signature_columns_if_needed(self):
-        # the Trainer drops all columns that the student's forward does not take
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            columns = [*self._columns(), *(getattr(self.eval_dataset, "column_names", None) or [])]
-            self._signature_columns += [TEACHER_LOGITS, *filter(is_teacher_feature, columns)]
+    def columns_besides_inputs(self) -> list[str]:
+        """Return the columns of the teacher's logits and features."""
+        columns = [*self._columns(), *(getattr(self.eval_dataset, "column_names", None) or [])]
+        return [TEACHER_LOGITS, *filter(is_teacher_feature, columns)]
 
 
-def _shape_of(model: nn.Module) -> list:
+def _shape_of(model: PreTrainedModel) -> list[Any]:
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "heads_per_layer")
     return [getattr(model.config, field, None) for field in fields]
-
-
-def _source_layers(student: nn.Module, depth: int, teacher_depth: int) -> tuple[int, ...] | None:
-    """Return the teacher layers that the student was built from, if it knows them and its depth has not changed."""
-    report = getattr(student, "init_report", None)
-    fits = report is not None and (len(report.layers), report.teacher_layers) == (depth, teacher_depth)
-    return report.layers if fits else None
