@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 # module -> the public names that it defines
 _EXPORTS = {
     # the stages, one function per command, and their arguments
-    "commands.pretrain": ("pretrain", "EncoderArguments"),
+    "commands.pretrain": ("pretrain",),
     "commands.finetune": ("finetune",),
     "commands.augment": ("augment",),
     "commands.label": ("label",),
@@ -29,11 +29,9 @@ _EXPORTS = {
     "cards.generate": ("card",),
     "commands.push": ("push",),
     "commands.verify": ("verify",),
-    "commands.student": ("StudentArguments",),
     "records.run_folder": ("StageRecord",),
-    "models.lora": ("LoraArguments",),
-    "data.corpus": ("CorpusArguments",),
-    "data.loading": ("DataArguments",),
+    "models.arguments": ("StudentArguments", "EncoderArguments", "LoraArguments"),
+    "data.arguments": ("DataArguments", "CorpusArguments"),
     "objectives.arguments": ("FineTuningArguments", "DistillationTrainingArguments", "PretrainingArguments"),
     "pruning.arguments": ("PruningArguments",),
     # models, for direct use

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from tkd_hf import InputError
 from tkd_hf.cards.card import Card
 from tkd_hf.cards.generate import card
-from tkd_hf.models.lora import LoraArguments, add_adapters
+from tkd_hf.models.arguments import LoraArguments
+from tkd_hf.models.lora import add_adapters
 from tkd_hf.records.run_folder import StageRecord, previous_stages, write_record
 
 from ..factories import build_teacher, read_json

@@ -14,7 +14,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tkd_hf.pruning import StructuredPruner
+from tkd_hf.pruning.pruner import StructuredPruner
 
 from ..factories import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, logits_of_texts, read_json
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tkd_hf import student_from_teacher
-from tkd_hf.pruning import sparsity_report
+from tkd_hf.pruning.unstructured import sparsity_report
 
 from ..factories import (
     FAST,

@@ -9,7 +9,7 @@ from tkd_hf import student_from_teacher
 from tkd_hf.commands import benchmark as stage
 from tkd_hf.commands.benchmark import SENTENCES, benchmark
 from tkd_hf.core.errors import InputError
-from tkd_hf.data.loading import DataArguments
+from tkd_hf.data.arguments import DataArguments
 from tkd_hf.inference.memory import Footprint
 
 

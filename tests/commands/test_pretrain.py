@@ -18,11 +18,10 @@ from transformers import (
 from tkd_hf import DistillationTrainer, DistillationTrainingArguments, FineTuningArguments, TKDForMaskedLM, TKDModel
 from tkd_hf.commands.distill import distill
 from tkd_hf.commands.finetune import finetune
-from tkd_hf.commands.pretrain import EncoderArguments, masked_lm_metrics, pretrain, score_sequences
-from tkd_hf.commands.student import StudentArguments
+from tkd_hf.commands.pretrain import masked_lm_metrics, pretrain, score_sequences
 from tkd_hf.core.errors import InputError
-from tkd_hf.data.corpus import CorpusArguments
-from tkd_hf.data.loading import DataArguments
+from tkd_hf.data.arguments import CorpusArguments, DataArguments
+from tkd_hf.models.arguments import EncoderArguments, StudentArguments
 from tkd_hf.models.conversion import tkd_state_dict_from
 from tkd_hf.objectives.arguments import PretrainingArguments
 

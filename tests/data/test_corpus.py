@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 
 from tkd_hf.core.errors import InputError
-from tkd_hf.data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
+from tkd_hf.data.arguments import CorpusArguments
+from tkd_hf.data.corpus import MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 
 from ..factories import TEXTS, build_tokenizer
 

@@ -9,7 +9,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tkd_hf import InputError
-from tkd_hf.data.loading import DataArguments, load_split, load_splits
+from tkd_hf.data.arguments import DataArguments
+from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.problem_types import ProblemType
 from tkd_hf.data.tasks import GLUE_TASKS, Task, get_task
 from tkd_hf.evaluation.metrics import METRICS

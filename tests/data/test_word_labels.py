@@ -6,8 +6,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from tkd_hf import InputError
+from tkd_hf.data.arguments import DataArguments
 from tkd_hf.data.collation import DistillationCollator
-from tkd_hf.data.loading import DataArguments, load_split, load_splits
+from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.tokenization import tokenize
 
 from ..factories import WORDS, build_tokenizer

@@ -12,7 +12,8 @@ from tkd_hf.cards.generate import card
 from tkd_hf.commands.verify import CheckedMetric, Verification, differing_numbers
 from tkd_hf.core.errors import CardMismatch, InputError
 from tkd_hf.hub.folder import SOURCE_FILES
-from tkd_hf.models.lora import LoraArguments, add_adapters, merge_adapter
+from tkd_hf.models.arguments import LoraArguments
+from tkd_hf.models.lora import add_adapters, merge_adapter
 from tkd_hf.quantization import load_backend
 from tkd_hf.records.run_folder import RunFolder, read_record
 

@@ -32,7 +32,8 @@ from tkd_hf import (
     student_from_teacher,
 )
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.models.lora import LoraArguments, add_adapters, finish_adapters, linear_modules, merge_adapter
+from tkd_hf.models.arguments import LoraArguments
+from tkd_hf.models.lora import add_adapters, finish_adapters, linear_modules, merge_adapter
 from tkd_hf.models.quantized import head_modules
 from tkd_hf.models.signals import Recorder
 from tkd_hf.teachers.teacher import LiveTeacher

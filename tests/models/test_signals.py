@@ -29,7 +29,7 @@ from tkd_hf.core.errors import InputError
 from tkd_hf.inference.runners import PyTorchRunner
 from tkd_hf.models.layers_tkd import Packing
 from tkd_hf.models.signals import FEATURES, Recorder, attention_projections
-from tkd_hf.pruning import Gates
+from tkd_hf.pruning.structured import Gates
 
 from ..factories import TEXTS, student_of
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tkd_hf import InputError, TKDConfig, TKDForSequenceClassification, student_from_teacher
-from tkd_hf.pruning import IMPORTANCE, Gates, ParameterTarget, Units
-from tkd_hf.pruning.importance import activation, magnitude, taylor
+from tkd_hf.pruning.importance import IMPORTANCE, activation, magnitude, taylor
 from tkd_hf.pruning.ranking import Costs, prune_to_budget, removal_order, remove_units
-from tkd_hf.pruning.units import MINIMUM_UNITS
+from tkd_hf.pruning.structured import Gates
+from tkd_hf.pruning.targets import ParameterTarget
+from tkd_hf.pruning.units import MINIMUM_UNITS, Units
 
 from ..factories import LABELS, TEXTS
 

@@ -12,7 +12,8 @@ from transformers import (
 )
 
 from tkd_hf import TKDForSequenceClassification, student_from_teacher
-from tkd_hf.pruning import Gates, Units, compact
+from tkd_hf.pruning.structured import Gates, compact
+from tkd_hf.pruning.units import Units
 
 from ..factories import TEXTS, WORDS, build_teacher, logits_of_texts
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tkd_hf import InputError, TKDConfig, TKDForSequenceClassification, student_from_teacher
-from tkd_hf.pruning import ParameterTarget, SpeedTarget, Units
 from tkd_hf.pruning.ranking import Costs, prune_to_budget, removal_order
-from tkd_hf.pruning.units import resized_config
+from tkd_hf.pruning.targets import ParameterTarget, SpeedTarget
+from tkd_hf.pruning.units import Units, resized_config
 
 
 CONFIG = TKDConfig(

@@ -26,11 +26,16 @@ from tkd_hf import (
     TKDForTokenClassification,
 )
 from tkd_hf.data.tasks import get_task
+from tkd_hf.models.arguments import LoraArguments
 from tkd_hf.models.conversion import to_bert
 from tkd_hf.models.loading import load_classifier, load_for_training
-from tkd_hf.models.lora import LoraArguments, add_adapters
+from tkd_hf.models.lora import add_adapters
 from tkd_hf.models.quantized import quantized_by, quantized_copy
-from tkd_hf.pruning import ParameterTarget, StructuredPruner, Units, calibration_data, compact
+from tkd_hf.pruning.callback import calibration_data
+from tkd_hf.pruning.pruner import StructuredPruner
+from tkd_hf.pruning.structured import compact
+from tkd_hf.pruning.targets import ParameterTarget
+from tkd_hf.pruning.units import Units
 from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize
 
 from ..factories import WORDS, arguments, build_teacher, logits_of_texts, losses, read_json, student_of, weights

@@ -11,7 +11,7 @@ from .output import announce, show_quantized, show_record, suggest, write_json
 
 
 if TYPE_CHECKING:
-    from ..data.loading import DataArguments
+    from ..data.arguments import DataArguments
 
 
 @o.with_data

@@ -12,7 +12,7 @@ from .output import announce, show_benchmark, show_evaluation, show_report, sugg
 
 
 if TYPE_CHECKING:
-    from ..data.loading import DataArguments
+    from ..data.arguments import DataArguments
 
 
 @o.with_data

@@ -19,8 +19,8 @@ from .recipe import Recipe
 
 
 if TYPE_CHECKING:
-    from ..data.loading import DataArguments
-    from ..models.lora import LoraArguments
+    from ..data.arguments import DataArguments
+    from ..models.arguments import LoraArguments
     from ..objectives.arguments import FineTuningArguments
 
 
@@ -133,7 +133,7 @@ def training_arguments(
     parser = HfArgumentParser(kind, allow_abbrev=False)
     parser.error = refuse
     if lora:
-        from ..models.lora import LORA_LEARNING_RATE
+        from ..models.arguments import LORA_LEARNING_RATE
 
         parser.set_defaults(learning_rate=LORA_LEARNING_RATE)
     own_words = [word for name, value in values.items() if value is not None for word in (f"--{name}", _to_text(value))]
@@ -240,7 +240,7 @@ def with_data(command: Callable, default_task: Callable[[dict[str, Any]], str | 
             given["task"] = default_task(values)
             if given["task"] is None:
                 return None
-        from ..data.loading import DataArguments
+        from ..data.arguments import DataArguments
 
         given["config"] = given.pop("dataset_config")
         given["text_columns"] = tuple(given.pop("text_column") or ())
@@ -289,7 +289,7 @@ def with_lora(command: Callable) -> Callable:
             if settings:
                 raise InputError(f"--{next(iter(settings)).replace('_', '-')} is an option of adapters: add --lora")
             return None
-        from ..models.lora import LoraArguments
+        from ..models.arguments import LoraArguments
 
         return LoraArguments(**{name.removeprefix("lora_"): value for name, value in settings.items()})
 

@@ -13,7 +13,7 @@ from .output import announce, format_number, show_table, suggest, write_json
 
 
 if TYPE_CHECKING:
-    from ..data.loading import DataArguments
+    from ..data.arguments import DataArguments
 
 
 def card(

@@ -10,8 +10,8 @@ from .output import announce, show_record, show_table, suggest, write_json
 
 
 if TYPE_CHECKING:
-    from ..data.loading import DataArguments
-    from ..models.lora import LoraArguments
+    from ..data.arguments import DataArguments
+    from ..models.arguments import LoraArguments
 
 
 def pretrain(
@@ -64,9 +64,9 @@ def pretrain(
 
     Every field of PretrainingArguments is an option as well, such as --max-steps 10000.
     """
-    from ..commands.pretrain import EncoderArguments
     from ..commands.pretrain import pretrain as run
-    from ..data.corpus import CorpusArguments
+    from ..data.arguments import CorpusArguments
+    from ..models.arguments import EncoderArguments
     from ..objectives.arguments import PretrainingArguments
 
     args = o.training_arguments(
@@ -239,7 +239,7 @@ def distill(
     Every field of DistillationTrainingArguments is an option as well, such as --learning-rate 2e-4.
     """
     from ..commands.distill import distill as run
-    from ..commands.student import StudentArguments
+    from ..models.arguments import StudentArguments
     from ..objectives.arguments import DistillationTrainingArguments
 
     shape = StudentArguments(parse_layers(layers), heads, intermediate_size, student, dropout)

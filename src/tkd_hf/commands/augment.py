@@ -7,8 +7,9 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
+from ..data.arguments import DataArguments
 from ..data.augmentation import collect_words, replace_words, shuffle_pairs
-from ..data.loading import DataArguments, load_split
+from ..data.loading import load_split
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer

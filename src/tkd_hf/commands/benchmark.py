@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.names import label_names
-from ..data.loading import DataArguments, load_split
+from ..data.arguments import DataArguments
+from ..data.loading import load_split
 from ..evaluation.results import Benchmark, ModelCost
 from ..inference.memory import Footprint, count_parameters, measure_footprint
 from ..inference.runners import Runner, load_runner, runner_config

@@ -11,13 +11,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
-from ..data.loading import DataArguments, load_splits
+from ..data.arguments import DataArguments
+from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..evaluation.metrics import compute_metrics_for
+from ..models.arguments import LoraArguments, StudentArguments
 from ..models.loading import load_classifier, load_config, load_tokenizer
-from ..models.lora import LoraArguments, add_adapters, finish_adapters
+from ..models.lora import add_adapters, finish_adapters
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from ..quantization.aware import QuantizationAwareCallback
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
@@ -27,7 +29,7 @@ from ..training.combined import CombinedObjective
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .label import complete_soft_labels
-from .student import StudentArguments, make_student
+from .student import make_student
 
 
 logger = logging.getLogger(__name__)

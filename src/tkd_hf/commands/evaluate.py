@@ -12,7 +12,8 @@ from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..core.names import label_names, label_order, short_names
 from ..core.statistics import bootstrap, confidence_interval
-from ..data.loading import DataArguments, load_split
+from ..data.arguments import DataArguments
+from ..data.loading import load_split
 from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
 from ..evaluation.calibration import calibration

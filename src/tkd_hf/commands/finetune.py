@@ -6,12 +6,14 @@ from functools import partial
 from transformers import set_seed
 
 from ..core.hardware import padding_multiple
+from ..data.arguments import DataArguments
 from ..data.collation import DistillationCollator
-from ..data.loading import DataArguments, load_splits
+from ..data.loading import load_splits
 from ..data.tokenization import tokenize
 from ..evaluation.metrics import compute_metrics_for
+from ..models.arguments import LoraArguments
 from ..models.loading import load_for_training, load_tokenizer
-from ..models.lora import LoraArguments, add_adapters, finish_adapters
+from ..models.lora import add_adapters, finish_adapters
 from ..objectives.arguments import FineTuningArguments
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision

@@ -9,7 +9,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..data.loading import DataArguments, load_split
+from ..data.arguments import DataArguments
+from ..data.loading import load_split
 from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_classifier, load_tokenizer

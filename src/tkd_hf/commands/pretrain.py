@@ -1,6 +1,5 @@
 """`tkd-hf pretrain`: train an encoder on raw text, by masked language modelling or on a teacher encoder's features."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,11 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
-from ..data.corpus import CorpusArguments, MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
+from ..data.arguments import CorpusArguments
+from ..data.corpus import MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.tokenization import same_tokenizer
 from ..models.architectures import ARCHITECTURES
+from ..models.arguments import EncoderArguments
 from ..models.configuration_tkd import TKDConfig
 from ..models.conversion import to_tkd
 from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
@@ -22,43 +23,7 @@ from ..records.run_folder import RunFolder, StageRecord, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
-from .student import check_dropout, dropout_fields, shape_arguments
-
-
-@dataclass(frozen=True)
-class EncoderArguments:
-    """Shape of the encoder. Omitted values are the teacher's, or without a teacher the defaults of `TKDConfig`.
-
-    Args:
-        layers: number of layers, taken evenly from the teacher; or indices of the teacher's layers (from 0).
-        heads: attention heads per layer; without a teacher by default one per 64 dimensions.
-        intermediate_size: width of the feed-forward layers; without a teacher by default four times `hidden_size`.
-        hidden_size: width of an encoder that is initialised randomly. With a teacher, the encoder then learns from it
-            without starting from its weights.
-        dropout: dropout everywhere in the encoder; it also applies when the encoder is distilled into later. By default
-            the teacher's.
-
-    Raises:
-        InputError: if the dropout is not in [0, 1).
-
-    Example:
-
-    ```python
-    >>> from tkd_hf import EncoderArguments
-    >>> EncoderArguments(layers=4).layers
-    4
-
-    ```
-    """
-
-    layers: int | tuple[int, ...] | None = None
-    heads: int | None = None
-    intermediate_size: int | None = None
-    hidden_size: int | None = None
-    dropout: float | None = None
-
-    def __post_init__(self):
-        check_dropout(self.dropout)
+from .student import dropout_fields, shape_arguments
 
 
 def pretrain(

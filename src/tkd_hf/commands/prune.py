@@ -10,30 +10,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
 from ..core.names import label_names
-from ..data.loading import DataArguments, load_splits
+from ..data.arguments import DataArguments
+from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.modeling_tkd import TKDPreTrainedModel
 from ..models.student import student_from_teacher
 from ..objectives.arguments import DistillationTrainingArguments
-from ..pruning import (
-    ElementPruner,
-    ElementPruningCallback,
-    NNCFMasks,
-    ParameterTarget,
-    PruningCallback,
-    Schedule,
-    SpeedTarget,
-    StructuredPruner,
-    calibration_data,
-    prune_vocabulary,
-    sparsity_report,
-)
 from ..pruning.arguments import PruningArguments
-from ..pruning.targets import shape_latencies
-from ..pruning.unstructured import magnitude_masks
-from ..pruning.vocabulary import corpus_texts
+from ..pruning.callback import PruningCallback, calibration_data
+from ..pruning.nncf import NNCFMasks
+from ..pruning.pruner import StructuredPruner
+from ..pruning.schedule import Schedule
+from ..pruning.targets import ParameterTarget, SpeedTarget, shape_latencies
+from ..pruning.unstructured import ElementPruner, ElementPruningCallback, magnitude_masks, sparsity_report
+from ..pruning.vocabulary import corpus_texts, prune_vocabulary
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.combined import CombinedObjective

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..cards.generate import card
 from ..cards.metadata import read_card
 from ..core.errors import InputError
-from ..data.loading import DataArguments
+from ..data.arguments import DataArguments
 from ..hub.folder import CARD, check_folder, publishable_files, publishable_record
 from ..hub.push import PushResult, check_repo_id, push_files
 from ..records.run_folder import RECORD_NAME

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from ..core.errors import GateFailed, InputError
 from ..core.files import atomic_write, read_json
 from ..core.names import label_names
-from ..data.loading import DataArguments, load_split
+from ..data.arguments import DataArguments
+from ..data.loading import load_split
 from ..data.tokenization import tokenize
 from ..evaluation.results import check_drop
 from ..inference.runners import load_runner, runner_config

@@ -12,7 +12,7 @@ from ..cards import figures, report_tables
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
 from ..core.names import short_names
-from ..data.loading import DataArguments
+from ..data.arguments import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report
 from ..records.run_folder import RECORD_NAME, read_record

@@ -1,60 +1,14 @@
 """The student of a run: its shape, or the model to start from."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..core.errors import InputError
 from ..core.names import label_names
 from ..data.tasks import Task
+from ..models.arguments import LoraArguments, StudentArguments
 from ..models.loading import load_classifier, load_classifier_if_trained, load_encoder, load_for_training
-from ..models.lora import LoraArguments
 from ..models.student import classifier_from_base, student_from_teacher
-
-
-@dataclass(frozen=True)
-class StudentArguments:
-    """Shape of a student that is cut out of the teacher, or an existing student to start from.
-
-    Args:
-        layers: number of layers, taken evenly from the teacher; or indices of the teacher's layers (from 0). By default
-            all layers.
-        heads: attention heads per layer; by default the teacher's.
-        intermediate_size: width of the feed-forward layers; by default the teacher's.
-        student: folder or Hub id of an existing student, instead of a shape: a classifier, or a pre-trained encoder,
-            which then gets a classifier. It may have another tokenizer than the teacher.
-        dropout: dropout everywhere in a student that is cut out; by default 0. The teacher's logits already keep the
-            student from memorising the data, and without dropout it learns more per step and runs faster
-            (docs/results.md, parts of the recipe).
-
-    Raises:
-        InputError: for a shape or a dropout together with an existing student, or a dropout outside [0, 1).
-
-    Example:
-
-    ```python
-    >>> from tkd_hf import StudentArguments
-    >>> StudentArguments(layers=3, heads=6).layers
-    3
-
-    ```
-    """
-
-    layers: int | tuple[int, ...] | None = None
-    heads: int | None = None
-    intermediate_size: int | None = None
-    student: str | None = None
-    dropout: float | None = None
-
-    def __post_init__(self):
-        given = {name: value for name, value in vars(self).items() if name != "student" and value is not None}
-        check_dropout(self.dropout)
-        if self.student and given:
-            raise InputError(
-                f"the student {self.student!r} already has a shape, but {given} is for a student that is cut out of "
-                "the teacher; give only one of the two"
-            )
 
 
 def make_student(
@@ -83,12 +37,6 @@ def make_student(
     return student_from_teacher(
         model, label_names=list(names) or None, **shape, **dropout_fields(student.dropout or 0.0)
     )
-
-
-def check_dropout(dropout: float | None) -> None:
-    """Refuse a dropout outside [0, 1); `None` is allowed."""
-    if dropout is not None and not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout} must be at least 0 and below 1; 0 turns it off")
 
 
 def dropout_fields(dropout: float | None) -> dict[str, float]:

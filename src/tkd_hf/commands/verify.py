@@ -15,7 +15,8 @@ from ..cards.metadata import read_card
 from ..core.errors import CardMismatch, InputError
 from ..core.hardware import describe_software
 from ..core.names import label_names, split_revision
-from ..data.loading import DataArguments, load_split
+from ..data.arguments import DataArguments
+from ..data.loading import load_split
 from ..data.tasks import GLUE_TASKS, Task
 from ..hub.folder import CARD
 from ..hub.push import check_repo_id, hub_errors

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from ..core.errors import InputError, first_line
+from .arguments import CorpusArguments
 from .loading import explain_hub_errors
 
 
@@ -18,37 +18,6 @@ _LOADERS = {".txt": "text", ".parquet": "parquet", ".json": "json", ".jsonl": "j
 
 # Without a split for evaluation, this share of the sequences is held out, within these bounds.
 _EVAL_SHARE, _MIN_EVAL_SEQUENCES, _MAX_EVAL_SEQUENCES = 0.01, 8, 1000
-
-
-@dataclass(frozen=True)
-class CorpusArguments:
-    """The source of the text for pre-training, and how to pack it.
-
-    Args:
-        dataset: a Hub id, or a local file or folder of files of one kind (txt, parquet, json, jsonl, csv).
-        config: the configuration of a Hub data set.
-        text_column: the column that holds the text; by default `text` or `sentence`. In txt files every line is a row.
-        train_split: the split for training. By default `train`; for local files, all files but that of `eval_split`. A
-            split of a local folder is the file of that name, such as `train.txt`.
-        eval_split: the split for evaluation. By default one sequence in a hundred is held out.
-        max_length: the number of tokens per sequence, `[CLS]` and `[SEP]` included.
-        max_sequences: stop reading after this many sequences; by default, read the whole corpus.
-
-    Raises:
-        InputError: if `max_length` is less than 4.
-    """
-
-    dataset: str
-    config: str | None = None
-    text_column: str | None = None
-    train_split: str | None = None
-    eval_split: str | None = None
-    max_length: int = 128
-    max_sequences: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length < 4:
-            raise InputError(f"max_length={self.max_length} leaves no room for text; give at least 4 tokens")
 
 
 def load_corpus(corpus: CorpusArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:

@@ -9,7 +9,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset, DownloadMode, Value, load_dataset
@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
 from ..core.names import label_names
+from .arguments import DataArguments
 from .labels import (
     STRINGS,
     WORD_COLUMNS,
@@ -43,57 +44,6 @@ _COMPRESSION_MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 _LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
-
-
-@dataclass(frozen=True)
-class DataArguments:
-    """The source of the examples: exactly one of `task` and `dataset`.
-
-    Args:
-        task: the name of a built-in task, such as `sst2` (see `tkd_hf.data.tasks.GLUE_TASKS`).
-        dataset: a Hub id, or a local file or folder. Files may be parquet, csv, tsv, json, jsonl, or txt with one text
-            per line; a folder holds one file per split, such as `train.csv` and `validation.csv`.
-        data_dir: a folder with local copies of the built-in tasks, `<data_dir>/<task>/<split>.parquet`. If it is given,
-            nothing is fetched from the Hub.
-        config: the configuration of a Hub data set.
-        text_columns: one column for single texts, two for pairs, or one of lists of words. Needed with `dataset`
-            unless the data has a column `text`, `sentence`, `tokens` or `words`.
-        label_column: the column of labels. By default `label`; if the texts are lists of words, the first that exists
-            of `ner_tags`, `tags`, `labels` and `label`.
-        label_names: class names in the order of integer codes, for data that does not carry the names itself.
-        train_split, eval_split: names of the splits, or slices such as `train[:90%]`. By default those of the task.
-        max_length: the number of tokens at which the tokenizer truncates an example.
-
-    Raises:
-        InputError: if both or neither of `task` and `dataset` are given.
-
-    Example:
-
-    ```python
-    >>> from tkd_hf.data.loading import DataArguments
-    >>> data = DataArguments(dataset="org/reviews", text_columns=("title", "body"), eval_split="test")
-    >>> data.max_length
-    128
-
-    ```
-    """
-
-    task: str | None = None
-    dataset: str | None = None
-    data_dir: str | None = None
-    config: str | None = None
-    text_columns: tuple[str, ...] = ()
-    label_column: str | None = None
-    label_names: tuple[str, ...] = ()
-    train_split: str | None = None
-    eval_split: str | None = None
-    max_length: int = 128
-
-    def __post_init__(self) -> None:
-        if bool(self.task) == bool(self.dataset):
-            raise InputError(
-                f"name the data by either --task or --dataset (got task={self.task!r} and dataset={self.dataset!r})"
-            )
 
 
 def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str, ...] = ()) -> tuple[Dataset, Task]:

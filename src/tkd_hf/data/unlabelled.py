@@ -13,7 +13,8 @@ from pathlib import Path
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from ..core.errors import InputError
-from .loading import DataArguments, normalise, read_split
+from .arguments import DataArguments
+from .loading import normalise, read_split
 from .tasks import GLUE_TASKS, Task
 
 

@@ -7,7 +7,6 @@ import logging
 import re
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,10 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..core.errors import InputError, first_line
 from ..core.untrusted import NO_CODE, NO_PICKLES, check_weight_files
 from .architectures import ARCHITECTURES, TKD
+
+# LORA_LEARNING_RATE is documented under this module's name
+from .arguments import LORA_LEARNING_RATE as LORA_LEARNING_RATE
+from .arguments import LoraArguments
 from .quantized import head_modules, quantized_copy
 
 
@@ -36,67 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Adapters start at zero and hold few weights, so they need a larger learning rate than full training. Hu et al. (2021,
-# table 9) used 5e-4 for most of GLUE.
-LORA_LEARNING_RATE = 5e-4
-
 # names of the layers that compute queries, keys and values in encoders that are not in the table of architectures
 OTHER_ATTENTION_INPUTS = {
     *("query_proj", "key_proj", "value_proj", "q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
 }
 
 AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
-
-
-@dataclass(frozen=True)
-class LoraArguments:
-    """Options for LoRA, which trains adapters on the frozen weights of an encoder, and its head in full.
-
-    Use it when a model is too large to train in full: gradients and optimizer states are needed only for the adapters
-    and the head. Small students are cheap enough to train in full.
-
-    Args:
-        rank: rank of the adapter matrices (8), usually 4 to 64. Their output is scaled by 2 (`lora_alpha` is twice the
-            rank).
-        targets: `"linear"` adapts every linear layer of the encoder's blocks, which QLoRA found necessary to match full
-            fine-tuning (arXiv 2305.14314). `"attention"` adapts only queries, keys and values.
-        load_in_8bit: freeze the base in 8 bits with bitsandbytes. Adapters and head stay in floats.
-        load_in_4bit: freeze the base in 4 bits (nf4) with bitsandbytes, as QLoRA does.
-        adapter_only: save the adapter alone, for a base that several tasks share, instead of a merged model.
-
-    Raises:
-        InputError: if the rank is below 1, if the targets are unknown, or if both 8 and 4 bits are set.
-
-    Example:
-
-    ```python
-    >>> from tkd_hf.models.lora import LoraArguments
-    >>> LoraArguments(rank=4)
-    LoraArguments(rank=4, targets='linear', load_in_8bit=False, load_in_4bit=False, adapter_only=False)
-
-    ```
-    """
-
-    rank: int = 8
-    targets: str = "linear"
-    load_in_8bit: bool = False
-    load_in_4bit: bool = False
-    adapter_only: bool = False
-
-    def __post_init__(self):
-        if self.rank < 1:
-            raise InputError(f"LoRA of rank {self.rank} has nothing to train; use at least 1, usually 4 to 64")
-        if self.targets not in ("linear", "attention"):
-            raise InputError(f"LoRA targets {self.targets!r} are unknown; choose linear or attention")
-        if self.load_in_8bit and self.load_in_4bit:
-            raise InputError("load_in_8bit and load_in_4bit are both set; choose one of them")
-
-    @property
-    def base_weights(self) -> str | None:
-        """The bitsandbytes scheme of the frozen base, `"int8"` or `"nf4"`; `None` if its weights stay floats."""
-        if self.load_in_8bit:
-            return "int8"
-        return "nf4" if self.load_in_4bit else None
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":

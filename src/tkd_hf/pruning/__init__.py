@@ -10,40 +10,35 @@ Three independent kinds of pruning live here:
 - **Unstructured** pruning (`ElementPruner`, `ElementPruningCallback`) sets single weights to zero, by magnitude or as
   NNCF chooses (`NNCFMasks`). Zeros alone make nothing faster.
 
-To add an importance criterion, write a function in `importance` and register it in `IMPORTANCE`. To add a target, write
-a class with the methods of `ParameterTarget` in `targets`.
+To add an importance criterion, write a function in `importance`, register it in `IMPORTANCE`, and name it in
+`arguments.CRITERIA`. To add a target, write a class with the methods of `ParameterTarget` in `targets`.
+
+Importing this package is quick, so that `tkd-hf --help` can read `arguments`: every other name is loaded when it is
+first used.
 """
 
-from .callback import PruningCallback, calibration_data
-from .importance import IMPORTANCE
-from .nncf import NNCFMasks
-from .pruner import StructuredPruner
-from .schedule import Schedule
-from .structured import Gates, compact
-from .targets import ParameterTarget, SpeedTarget
-from .units import Units
-from .unstructured import ElementPruner, ElementPruningCallback, Sparsity, SparsityReport, sparsity_report
-from .vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
+from importlib import import_module
 
 
-__all__ = [
-    "PruningCallback",
-    "calibration_data",
-    "StructuredPruner",
-    "ParameterTarget",
-    "SpeedTarget",
-    "Schedule",
-    "IMPORTANCE",
-    "Gates",
-    "compact",
-    "Units",
-    "prune_vocabulary",
-    "corpus_texts",
-    "VocabularyReport",
-    "Sparsity",
-    "ElementPruner",
-    "ElementPruningCallback",
-    "sparsity_report",
-    "SparsityReport",
-    "NNCFMasks",
-]
+# module -> the names that it defines
+_EXPORTS = {
+    "callback": ("PruningCallback", "calibration_data"),
+    "importance": ("IMPORTANCE",),
+    "nncf": ("NNCFMasks",),
+    "pruner": ("StructuredPruner",),
+    "schedule": ("Schedule",),
+    "structured": ("Gates", "compact"),
+    "targets": ("ParameterTarget", "SpeedTarget"),
+    "units": ("Units",),
+    "unstructured": ("ElementPruner", "ElementPruningCallback", "Sparsity", "SparsityReport", "sparsity_report"),
+    "vocabulary": ("VocabularyReport", "corpus_texts", "prune_vocabulary"),
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

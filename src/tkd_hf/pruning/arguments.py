@@ -1,15 +1,94 @@
 """The options of pruning: its target, and how to get there."""
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from ..core.errors import InputError
-from .importance import IMPORTANCE
-from .schedule import Schedule
-from .units import DEFAULT_KINDS
-from .unstructured import Sparsity
+from ..core.options import option, option_class
+from .schedule import PROGRESS_CURVES, Schedule
+
+
+CRITERIA = ("taylor", "magnitude", "activation")  # their functions are in `importance`
+KINDS = ("heads", "neurons", "layers", "hidden")
+DEFAULT_KINDS = ("heads", "neurons", "layers")
+SCOPES = ("global", "layer")
+
+
+def parse_size(value: Any) -> float:
+    """Parse a size such as `10MB`, or `10`, into megabytes (10⁶ bytes)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", str(value).strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError("is not a size; write it as 10MB")
+    return float(match[1]) * {"KB": 1e-3, "MB": 1.0, "GB": 1e3}[(match[2] or "MB").upper()]
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """How many weights become zero, and which.
+
+    Give a share to choose the weights freely. Give a pattern only for a runtime that makes use of it, such as GPUs with
+    sparse matrix units (2:4): it leaves less choice, so the model usually loses more at the same sparsity.
+
+    Args:
+        share: share of the weights that become zero, above 0 and below 1.
+        scope: `"global"` compares the magnitudes of all matrices, so that layers with large weights keep more;
+            `"layer"` prunes the same share of every matrix.
+        pattern: `"N:M"`, instead of `share`: of every M neighbouring weights in a row, the N largest stay.
+
+    Raises:
+        InputError: if neither or both of `share` and `pattern` are given, or one of them is not valid.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.pruning.unstructured import Sparsity
+    >>> Sparsity(0.8).target, Sparsity(pattern="2:4").target
+    (0.8, 0.5)
+
+    ```
+    """
+
+    share: float | None = None
+    scope: str = "global"
+    pattern: str | None = None
+
+    def __post_init__(self):
+        if (self.share is None) == (self.pattern is None):
+            raise InputError(
+                f"share={self.share} and pattern={self.pattern}: give exactly one of the two, to set how many weights "
+                "become zero"
+            )
+        if self.scope not in SCOPES:
+            raise InputError(f"unknown scope {self.scope!r}; choose among {', '.join(SCOPES)}")
+        if self.share is not None and not 0 < self.share < 1:
+            raise InputError(
+                f"share={self.share} of the weights cannot become zero; choose a number between 0 and 1, such as 0.5"
+            )
+        if self.pattern is not None:
+            remaining, group = self.pattern_counts()
+            if not 0 < remaining < group:
+                raise InputError(
+                    f"pattern={self.pattern!r} keeps {remaining} of {group} weights; give N:M with 0 < N < M, as in 2:4"
+                )
+
+    def pattern_counts(self) -> tuple[int, int]:
+        """Return N and M of the pattern."""
+        remaining, _, group = (self.pattern or "").partition(":")
+        if not (remaining.isdecimal() and group.isdecimal()):
+            raise InputError(f"pattern={self.pattern!r} is not of the form N:M; give a pattern such as 2:4")
+        return int(remaining), int(group)
+
+    @property
+    def target(self) -> float:
+        """The share of the weights that are zero after the last pruning."""
+        if self.share is not None:
+            return self.share
+        remaining, group = self.pattern_counts()
+        return 1 - remaining / group
+
+
+@option_class
 class PruningArguments:
     """The target of pruning, and how to get there.
 
@@ -23,28 +102,13 @@ class PruningArguments:
     - `sparsity` and `pattern` set single weights to zero. Only a compressed file becomes smaller, and only a runtime
       that knows the pattern becomes faster.
 
-    Args:
-        target_params: share of the parameters to keep, between 0 and 1.
-        target_size: size of the saved weights, in megabytes (10⁶ bytes).
-        target_speedup: how many times as fast as the unpruned model, measured on this machine.
-        importance: how to score units: `"taylor"`, `"magnitude"` or `"activation"`; see `tkd_hf.pruning.importance`.
-        schedule: when to prune during training: `"one-shot"`, `"linear"` or `"cubic"`; see `tkd_hf.pruning.schedule`.
-        units: kinds of units that a target may remove, from `"heads"`, `"neurons"`, `"layers"` and `"hidden"`.
-        calibration: number of training examples to measure importance on.
-        vocabulary: whether to keep only the tokens that the training texts use. A target given with it refers to the
-            model with all its tokens.
-        sparsity: share of the single weights that become zero.
-        pattern: `"N:M"`, such as `"2:4"`: of every M neighbouring weights, N stay and the others become zero.
-        scope: which weights `sparsity` compares: `"global"` or `"layer"`; see `tkd_hf.pruning.unstructured`.
-        nncf: whether NNCF chooses the weights that become zero, instead of their magnitude alone.
-
     Raises:
         InputError: if no target is given, several are given, or an option belongs to a target that is not given.
 
     Example:
 
     ```python
-    >>> from tkd_hf.commands.prune import PruningArguments
+    >>> from tkd_hf import PruningArguments
     >>> PruningArguments(target_speedup=2.0, units=("heads", "neurons")).removes_units
     True
     >>> PruningArguments(pattern="2:4", vocabulary=True).element_sparsity.target
@@ -53,20 +117,59 @@ class PruningArguments:
     ```
     """
 
-    target_params: float | None = None
-    target_size: float | None = None
-    target_speedup: float | None = None
-    importance: str = "taylor"
-    schedule: str = "cubic"
-    units: tuple[str, ...] = DEFAULT_KINDS
-    calibration: int = 256
-    vocabulary: bool = False
-    sparsity: float | None = None
-    pattern: str | None = None
-    scope: str = "global"
-    nncf: bool = False
+    target_params: float | None = option(
+        default=None, help="Share of the parameters to keep, between 0 and 1, such as 0.5."
+    )
+    target_size: float | None = option(
+        default=None,
+        parse=parse_size,
+        metavar="SIZE",
+        help="Size of the saved weights, such as 10MB. A number without a unit means megabytes (10⁶ bytes).",
+    )
+    target_speedup: float | None = option(
+        default=None, help="Speed relative to the unpruned model on this machine, such as 2."
+    )
+    importance: str = option(
+        default="taylor",
+        choices=CRITERIA,
+        help="Measure of the importance of units. `tkd_hf.pruning.importance` says which to choose.",
+    )
+    schedule: str = option(
+        default="cubic",
+        choices=PROGRESS_CURVES,
+        shown_default="cubic; without training one-shot",
+        help="When to prune during training. `tkd_hf.pruning.schedule` explains the choices.",
+    )
+    units: tuple[str, ...] = option(
+        default=DEFAULT_KINDS,
+        choices=KINDS,
+        metavar="KIND,…",
+        help="Kinds of units that a target may remove. The kinds are heads, neurons, layers and hidden, the width.",
+    )
+    calibration: int = option(default=256, minimum=1, help="Number of training examples to measure importance on.")
+    vocabulary: bool = option(
+        default=False,
+        help="Keep only the tokens that the training texts use. Can stand alone or go with a target, which then refers "
+        "to the model with all its tokens.",
+    )
+    sparsity: float | None = option(
+        default=None, help="Share of the single weights that become zero, such as 0.8. Zeros save no time."
+    )
+    pattern: str | None = option(
+        default=None,
+        metavar="N:M",
+        help="Pattern of single weights, such as 2:4. Of every M neighbouring weights, N stay and the others become 0.",
+    )
+    scope: str = option(
+        default="global",
+        choices=SCOPES,
+        help="Which weights --sparsity compares. The scope global compares all of them, layer those of each layer.",
+    )
+    nncf: bool = option(
+        default=False, help="Let NNCF choose the weights of --sparsity, instead of their magnitude alone."
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         targets = ("target_params", "target_size", "target_speedup", "sparsity", "pattern")
         given = [name for name in targets if getattr(self, name) is not None]
         if len(given) > 1 or not (given or self.vocabulary):
@@ -79,8 +182,8 @@ class PruningArguments:
                 f"nncf={self.nncf} and scope={self.scope!r} apply to single weights only; add sparsity, or remove them"
             )
         Schedule(self.schedule)
-        if self.importance not in IMPORTANCE:
-            raise InputError(f"unknown importance {self.importance!r}; choose among {', '.join(IMPORTANCE)}")
+        if self.importance not in CRITERIA:
+            raise InputError(f"unknown importance {self.importance!r}; choose among {', '.join(CRITERIA)}")
 
     @property
     def element_sparsity(self) -> Sparsity | None:

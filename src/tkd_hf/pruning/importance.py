@@ -20,6 +20,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..models.modeling_tkd import TKDPreTrainedModel
 from ..models.signals import all_tokens_computed
+from .arguments import CRITERIA
 from .structured import Gates
 from .units import Units
 
@@ -193,7 +194,7 @@ class _ActivationRecorder:
         self.width += output[self._real_tokens].float().square().sum(dim=0)
 
 
-IMPORTANCE = {"taylor": taylor, "magnitude": magnitude, "activation": activation}
+IMPORTANCE = dict(zip(CRITERIA, (taylor, magnitude, activation), strict=True))
 
 
 def _squares(module: nn.Module) -> torch.Tensor:

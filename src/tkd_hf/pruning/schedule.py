@@ -31,7 +31,7 @@ class Schedule:
     Example:
 
     ```python
-    >>> from tkd_hf.pruning import Schedule
+    >>> from tkd_hf.pruning.schedule import Schedule
 
     >>> schedule = Schedule("cubic", num_prunings=4, end=0.5)
     >>> [round(schedule.completed_share(count), 3) for count in range(5)]

@@ -19,8 +19,9 @@ from ..inference.runners import PyTorchRunner
 from ..inference.timing import median_latencies
 from ..models.configuration_tkd import TKDConfig
 from ..models.modeling_tkd import TKDPreTrainedModel
+from .arguments import DEFAULT_KINDS, KINDS
 from .ranking import Costs, Unit, removal_order, remove_units
-from .units import DEFAULT_KINDS, KINDS, Units, check_kinds, resized_config
+from .units import Units, check_kinds, resized_config
 
 
 # Fewest texts to take a median latency of; shorter lists are repeated.

@@ -15,10 +15,9 @@ from transformers import PreTrainedModel
 from ..core.errors import InputError
 from ..models.configuration_tkd import TKDConfig
 from ..models.modeling_tkd import TKDPreTrainedModel
+from .arguments import KINDS
 
 
-KINDS = ("heads", "neurons", "layers", "hidden")
-DEFAULT_KINDS = ("heads", "neurons", "layers")
 # Pruning never goes below these counts. Heads and neurons are counted in every layer that stays.
 MINIMUM_UNITS = {"heads": 1, "neurons": 4, "layers": 1, "hidden": 8}
 

@@ -19,79 +19,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..core.errors import InputError
+from .arguments import Sparsity
 from .callback import PruningCallback
 
-
-SCOPES = ("global", "layer")
 
 # Weight matrices by parameter name, and masks of the same shapes whose elements are `True` if the weight stays.
 Weights = dict[str, torch.Tensor]
 Masks = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """How many weights become zero, and which.
-
-    Give a share to choose the weights freely. Give a pattern only for a runtime that makes use of it, such as GPUs with
-    sparse matrix units (2:4): it leaves less choice, so the model usually loses more at the same sparsity.
-
-    Args:
-        share: share of the weights that become zero, above 0 and below 1.
-        scope: `"global"` compares the magnitudes of all matrices, so that layers with large weights keep more;
-            `"layer"` prunes the same share of every matrix.
-        pattern: `"N:M"`, instead of `share`: of every M neighbouring weights in a row, the N largest stay.
-
-    Raises:
-        InputError: if neither or both of `share` and `pattern` are given, or one of them is not valid.
-
-    Example:
-
-    ```python
-    >>> from tkd_hf.pruning.unstructured import Sparsity
-    >>> Sparsity(0.8).target, Sparsity(pattern="2:4").target
-    (0.8, 0.5)
-
-    ```
-    """
-
-    share: float | None = None
-    scope: str = "global"
-    pattern: str | None = None
-
-    def __post_init__(self):
-        if (self.share is None) == (self.pattern is None):
-            raise InputError(
-                f"share={self.share} and pattern={self.pattern}: give exactly one of the two, to set how many weights "
-                "become zero"
-            )
-        if self.scope not in SCOPES:
-            raise InputError(f"unknown scope {self.scope!r}; choose among {', '.join(SCOPES)}")
-        if self.share is not None and not 0 < self.share < 1:
-            raise InputError(
-                f"share={self.share} of the weights cannot become zero; choose a number between 0 and 1, such as 0.5"
-            )
-        if self.pattern is not None:
-            remaining, group = self.pattern_counts()
-            if not 0 < remaining < group:
-                raise InputError(
-                    f"pattern={self.pattern!r} keeps {remaining} of {group} weights; give N:M with 0 < N < M, as in 2:4"
-                )
-
-    def pattern_counts(self) -> tuple[int, int]:
-        """Return N and M of the pattern."""
-        remaining, _, group = self.pattern.partition(":")
-        if not (remaining.isdecimal() and group.isdecimal()):
-            raise InputError(f"pattern={self.pattern!r} is not of the form N:M; give a pattern such as 2:4")
-        return int(remaining), int(group)
-
-    @property
-    def target(self) -> float:
-        """The share of the weights that are zero after the last pruning."""
-        if self.pattern is None:
-            return self.share
-        remaining, group = self.pattern_counts()
-        return 1 - remaining / group
 
 
 def prunable_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:
