@@ -10,10 +10,15 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tkd_hf import InputError
 from tkd_hf.data.arguments import DataArguments
+from tkd_hf.data.labels import ENCODERS
 from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.problem_types import ProblemType
 from tkd_hf.data.tasks import GLUE_TASKS, Task, get_task
 from tkd_hf.evaluation.metrics import METRICS
+from tkd_hf.models.loading import AUTO_CLASSES
+from tkd_hf.objectives.divergences import SOFT_LOSSES
+from tkd_hf.objectives.hard import HARD_LOSSES
+from tkd_hf.objectives.logits import CONFIDENCES
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -50,6 +55,19 @@ def test_predictions_depend_on_the_problem_type_for_numpy_and_torch(to_array):
     assert ProblemType.REGRESSION.predict(logits[:, :1]).tolist() == [-1.0, 3.0]
     with pytest.raises(ValueError, match="encoder has no head"):
         ProblemType.ENCODER.predict(logits)
+
+
+def test_every_table_by_problem_type_has_an_entry_for_each_that_it_serves():
+    with_logits = {member for member in ProblemType if member.has_logits}
+    assert set(AUTO_CLASSES) == set(ProblemType)
+    assert set(HARD_LOSSES) == set(SOFT_LOSSES) == with_logits
+    assert set(CONFIDENCES) == {member for member in with_logits if not member.has_scores}
+    assert set(ENCODERS) == {member for member in with_logits if not member.predicts_tokens}
+
+
+@pytest.mark.parametrize("problem_type", ProblemType)
+def test_the_head_of_a_problem_type_is_the_ending_of_its_auto_class(problem_type):
+    assert AUTO_CLASSES[problem_type].__name__.endswith(problem_type.head)
 
 
 def test_the_nine_glue_tasks_are_built_in():

@@ -131,7 +131,7 @@ def encode_labels(rows: Dataset, task: Task, columns: dict[str, str]) -> Dataset
         InputError: if a label has no name among those of the task, or if an example has more or fewer labels than
             words.
     """
-    return _ENCODERS[task.problem_type](rows, task, columns)
+    return ENCODERS[task.problem_type](rows, task, columns)
 
 
 def _encode_classes(rows: Dataset, task: Task, columns: dict[str, str]) -> Dataset:
@@ -213,7 +213,7 @@ def _check_known(labels: Iterable[str], codes: dict[str, int]) -> None:
         raise InputError(f"labels {unknown} are not among the label names {list(codes)}")
 
 
-_ENCODERS: dict[ProblemType, Callable[[Dataset, Task, dict[str, str]], Dataset]] = {
+ENCODERS: dict[ProblemType, Callable[[Dataset, Task, dict[str, str]], Dataset]] = {
     ProblemType.SINGLE_LABEL: _encode_classes,
     ProblemType.MULTI_LABEL: _encode_several_labels,
     ProblemType.REGRESSION: _encode_scores,

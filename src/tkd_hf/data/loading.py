@@ -247,7 +247,7 @@ def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_labe
             raise InputError(f"no label column {data.label_column!r}; the columns are {_quoted_columns(rows)}")
         return replace(task, metrics=task.problem_type.default_metrics(num_labels=0))
     problem_type, declared_names, inferred_names = infer_labels(rows, task.label_column, per_word)
-    if not problem_type.has_label_names:
+    if problem_type.has_scores:
         fallback_label_names = ()
     names = task.label_names or declared_names or fallback_label_names or inferred_names
     metrics = problem_type.default_metrics(len(names))

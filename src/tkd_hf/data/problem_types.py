@@ -1,9 +1,13 @@
 """The kinds of problems that a student can learn, and everything that depends on the kind alone.
 
-Code asks a `ProblemType` instead of comparing its name. Losses, confidences and model classes need torch, scipy or
-transformers, which the options of the command line must not load. They are in tables with one entry per problem type,
-each beside the code that uses it: `LOSSES` in `tkd_hf.objectives.losses`, `DECISIONS` in
-`tkd_hf.evaluation.predictions`, and `AUTO_CLASSES` in `tkd_hf.models.loading`.
+Code asks a `ProblemType` instead of comparing its name. What needs torch, datasets or transformers, which the command
+line's options must not load, is in tables with one entry per problem type, each beside the code that uses it:
+
+- `tkd_hf.data.labels.ENCODERS`: how the labels of a data set become codes or scores;
+- `tkd_hf.models.loading.AUTO_CLASSES`: the class of transformers that loads a model;
+- `tkd_hf.objectives.hard.HARD_LOSSES`: the loss against labels;
+- `tkd_hf.objectives.divergences.SOFT_LOSSES`: the loss against a teacher's logits;
+- `tkd_hf.objectives.logits.CONFIDENCES`: how sure a teacher is of a prediction.
 """
 
 from collections.abc import Callable
@@ -90,11 +94,6 @@ class ProblemType(StrEnum):
         return _FACTS[self].predict is not None
 
     @property
-    def has_label_names(self) -> bool:
-        """Whether labels are named by the data. Those of a masked language model are its tokens."""
-        return self not in (ProblemType.REGRESSION, ProblemType.MASKED_LM, ProblemType.ENCODER)
-
-    @property
     def has_scores(self) -> bool:
         """Whether a prediction is a score, which has neither a class nor a confidence."""
         return self is ProblemType.REGRESSION
@@ -105,8 +104,8 @@ class ProblemType(StrEnum):
         return self is ProblemType.MULTI_LABEL
 
     @property
-    def labels_from_collator(self) -> bool:
-        """Whether the collator makes the labels of each batch, so that the data has none."""
+    def predicts_tokens(self) -> bool:
+        """Whether the classes are the tokens of the vocabulary: the collator makes the labels, and none has a name."""
         return self is ProblemType.MASKED_LM
 
     def predict(self, logits: Array) -> Array:

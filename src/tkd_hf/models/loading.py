@@ -4,6 +4,7 @@ import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -31,11 +32,14 @@ from .lora import refuse_adapter
 from .quantized import QUANTIZATION_MAP_FILE, quantized_by, refuse_quantized, silence_cast_warning
 
 
-_SEQUENCE, _TOKEN = "ForSequenceClassification", "ForTokenClassification"
-_AutoClassifier = type[AutoModelForSequenceClassification | AutoModelForTokenClassification]
-_CLASSIFIERS: dict[str, _AutoClassifier] = {
-    _SEQUENCE: AutoModelForSequenceClassification,
-    _TOKEN: AutoModelForTokenClassification,
+AutoClass = type[Any]  # the Auto classes of transformers have no public base class
+AUTO_CLASSES: dict[ProblemType, AutoClass] = {
+    ProblemType.SINGLE_LABEL: AutoModelForSequenceClassification,
+    ProblemType.MULTI_LABEL: AutoModelForSequenceClassification,
+    ProblemType.REGRESSION: AutoModelForSequenceClassification,
+    ProblemType.TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
+    ProblemType.MASKED_LM: AutoModelForMaskedLM,
+    ProblemType.ENCODER: AutoModel,
 }
 _LAYER_WEIGHT = re.compile(r"\blayers?\.\d+\.")
 
@@ -118,10 +122,11 @@ def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrain
     """Load a classifier with the head that its configuration names, and list the weights missing from its files."""
     auto_class = classifier_class(load_config(model), problem_type, model)
     classifier, missing_weights = _load_with_missing_weights(auto_class, model)
-    is_regression = ProblemType.of_classifier(classifier.config) == "regression"
-    if not missing_weights and problem_type and is_regression != (problem_type == "regression"):
-        prediction = "a score" if is_regression else f"one of {classifier.config.num_labels} classes"
-        labels = "scores" if problem_type == "regression" else "classes"
+    gives_scores = ProblemType.of_classifier(classifier.config).has_scores
+    wants_scores = problem_type is not None and ProblemType(problem_type).has_scores
+    if not missing_weights and problem_type and gives_scores != wants_scores:
+        prediction = "a score" if gives_scores else f"one of {classifier.config.num_labels} classes"
+        labels = "scores" if wants_scores else "classes"
         raise InputError(
             f"{model!r} predicts {prediction}, but the labels of the data are {labels}; use a model that predicts "
             f"{labels}, or write the labels as names"
@@ -129,9 +134,7 @@ def _load_any_classifier(model: str, problem_type: str | None) -> tuple[PreTrain
     return classifier, missing_weights
 
 
-def classifier_class(
-    config: PretrainedConfig, problem_type: str | None = None, model: str = "the model"
-) -> _AutoClassifier:
+def classifier_class(config: PretrainedConfig, problem_type: str | None = None, model: str = "the model") -> AutoClass:
     """Return the Auto class that loads a classifier: of tokens, if its configuration says so, or else of texts.
 
     Args:
@@ -143,19 +146,16 @@ def classifier_class(
     Raises:
         InputError: if the model is a classifier for another problem type.
     """
-    required_head = problem_type and _head_for(problem_type)
+    required = None if problem_type is None else ProblemType(problem_type)
     architecture = next(iter(config.architectures or ()), "")
-    head = next((head for head in _CLASSIFIERS if architecture.endswith(head)), required_head or _SEQUENCE)
-    if required_head not in (None, head):
+    classifiers = (ProblemType.SINGLE_LABEL, ProblemType.TOKEN_CLASSIFICATION)
+    own = next((member for member in classifiers if architecture.endswith(member.head)), None)
+    if own and required and own.head != required.head:
         raise InputError(
             f"{model!r} is {architecture}, but the data asks for {problem_type}; name a model for that, or train one "
             "with `tkd-hf finetune`"
         )
-    return _CLASSIFIERS[head]
-
-
-def _head_for(problem_type: str) -> str:
-    return _TOKEN if problem_type == "token_classification" else _SEQUENCE
+    return AUTO_CLASSES[own or required or ProblemType.SINGLE_LABEL]
 
 
 def load_encoder(model: str) -> PreTrainedModel:
@@ -182,7 +182,7 @@ def load_masked_lm_if_trained(model: str) -> PreTrainedModel | None:
     return None if missing_weights else masked_lm
 
 
-def _load_with_missing_weights(auto_class: type, model: str) -> tuple[PreTrainedModel, list[str]]:
+def _load_with_missing_weights(auto_class: AutoClass, model: str) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and list the weights that its files lack and transformers initialised at random."""
     name, revision = split_revision(model)
     library = quantized_by(load_config(model))
@@ -212,15 +212,14 @@ def load_for_training(model: str, task: Task) -> PreTrainedModel:
         InputError: if the model cannot be loaded, or if its weights are quantized, which optimizers cannot train.
     """
     refuse_quantized(load_config(model), "train", model)
-    head = _head_for(task.problem_type)
     # transformers recognises classifiers of tokens by their class and has no problem type for them
-    fields = {} if head == _TOKEN else {"problem_type": task.problem_type.value}
+    fields: dict[str, Any] = {"problem_type": task.problem_type.value} if task.problem_type.in_config else {}
     if task.label_names:
         fields |= {"id2label": dict(enumerate(task.label_names))}
         fields |= {"label2id": {name: index for index, name in enumerate(task.label_names)}}
     name, revision = split_revision(model)
     with _loading_errors(model, "model"):
-        return _CLASSIFIERS[head].from_pretrained(
+        return AUTO_CLASSES[task.problem_type].from_pretrained(
             name, revision=revision, num_labels=task.num_labels, ignore_mismatched_sizes=True, **NO_PICKLES, **fields
         )
 

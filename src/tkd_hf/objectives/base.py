@@ -11,23 +11,13 @@ from ..data.problem_types import ProblemType
 from ..models.signals import Signals, without_adapters
 
 
-# for callers that do not yet ask the members of `ProblemType`
-TOKEN_CLASSIFICATION, MASKED_LM, ENCODER = (
-    ProblemType.TOKEN_CLASSIFICATION,
-    ProblemType.MASKED_LM,
-    ProblemType.ENCODER,
-)
-PER_TOKEN = tuple(problem_type for problem_type in ProblemType if problem_type.per_token)
-
-
 @dataclass(frozen=True)
 class ObjectiveSetup:
     """Everything an objective may read to build itself.
 
     Args:
         args: the `DistillationTrainingArguments`.
-        problem_type: `"single_label_classification"`, `"multi_label_classification"`, `"regression"`,
-            `"token_classification"`, `"masked_lm"` or `"encoder"` (a model without a head).
+        problem_type: the problem type of the student; see `tkd_hf.data.problem_types.ProblemType`.
         student: the student's configuration.
         teacher: the teacher's configuration; `None` if its logits are read from soft labels.
         layer_map: for each student layer, the index (from 0) of the teacher layer it learns from; empty without a
@@ -35,10 +25,13 @@ class ObjectiveSetup:
     """
 
     args: Any
-    problem_type: str
+    problem_type: ProblemType
     student: PretrainedConfig | None = None
     teacher: PretrainedConfig | None = None
     layer_map: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problem_type", ProblemType(self.problem_type))
 
 
 class Objective(nn.Module):
@@ -150,7 +143,7 @@ def rows_and_weights(
             examples.
         mask: (batch, length) bool, the tokens that were selected; `None` if a row is an example.
     """
-    if problem_type not in PER_TOKEN:
+    if not ProblemType(problem_type).per_token:
         return logits, logits.new_full((len(logits),), 1 / len(logits)), None
     labels = batch.get("labels")
     mask = real_tokens(batch) if labels is None else labels != -100
@@ -194,19 +187,19 @@ def batch_agreement(
         student: logits in one of the shapes that `tkd_hf.objectives.base.rows_and_weights` takes.
         teacher: logits of the same shape, with the labels in the same order.
         batch: the batch that they belong to.
-        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
+        problem_type: the problem type of the student.
 
     Returns:
         For classes, `{"agreement": …}`: the share of examples with the same predicted label. With several labels per
         example, all of them must agree. For tokens, it is the mean over examples of each example's share.
         For scores, `{"teacher_difference": …}`: the mean absolute difference.
     """
+    problem_type = ProblemType(problem_type)
     student_rows, weights, mask = rows_and_weights(student.detach(), batch, problem_type)
     teacher_rows = teacher[mask] if mask is not None and teacher.dim() == 3 else teacher
-    if problem_type == "regression":
+    if problem_type.has_scores:
         return {"teacher_difference": (weights * (student_rows - teacher_rows).abs().mean(dim=-1)).sum()}
-    if problem_type == "multi_label_classification":
-        same = ((student_rows > 0) == (teacher_rows > 0)).all(dim=-1)
-    else:
-        same = student_rows.argmax(dim=-1) == teacher_rows.argmax(dim=-1)
+    same = problem_type.predict(student_rows) == problem_type.predict(teacher_rows)
+    if problem_type.has_several_labels:
+        same = same.all(dim=-1)
     return {"agreement": (weights * same).sum()}

@@ -1,9 +1,15 @@
-"""Divergences between two distributions as pure functions of logits, one value per row."""
+"""Divergences between the predictions of two models as pure functions of logits, one value per row.
+
+`SOFT_LOSSES` says which divergence compares the predictions for a problem type.
+"""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
+
+from ..data.problem_types import ProblemType
 
 
 def forward_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -64,7 +70,11 @@ def categorical_divergence(
 
 
 def bernoulli_divergence(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, divergence: str = "forward_kl"
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float = 1.0,
+    divergence: str = "forward_kl",
+    top_k: int | None = None,
 ) -> torch.Tensor:
     """Return T² times the divergence between each label's yes and no, averaged over the labels.
 
@@ -73,16 +83,48 @@ def bernoulli_divergence(
     Args:
         student, teacher: logits, (…, labels).
         temperature, divergence: as in `categorical_divergence`.
+        top_k: not used: yes and no are only two classes.
 
     Returns:
         one value per row, (…).
     """
     # sigmoid(z) is the softmax over the two classes with logits z and 0
-    pair = [torch.stack((logits, torch.zeros_like(logits)), dim=-1) for logits in (student, teacher)]
-    return categorical_divergence(*pair, temperature, divergence).mean(dim=-1)
+    student = torch.stack((student, torch.zeros_like(student)), dim=-1)
+    teacher = torch.stack((teacher, torch.zeros_like(teacher)), dim=-1)
+    return categorical_divergence(student, teacher, temperature, divergence).mean(dim=-1)
+
+
+def squared_difference(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float = 1.0,
+    divergence: str = "mse",
+    top_k: int | None = None,
+) -> torch.Tensor:
+    """Return the squared difference of the logits, averaged over the labels.
+
+    It is the limit of the other divergences for large T, and the only divergence between scores.
+
+    Args:
+        student, teacher: logits, (…, labels).
+        temperature, divergence, top_k: not used; they are arguments of every function of `SOFT_LOSSES`.
+
+    Returns:
+        one value per row, (…).
+    """
+    return F.mse_loss(student, teacher, reduction="none").mean(dim=-1)
 
 
 def _merge_other_classes(log_probs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities of the given classes, followed by that of all others together."""
     other_classes = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1, keepdim=True)
     return torch.cat((log_probs.gather(-1, classes), other_classes), dim=-1)
+
+
+SOFT_LOSSES: dict[ProblemType, Callable[[torch.Tensor, torch.Tensor, float, str, int | None], torch.Tensor]] = {
+    ProblemType.SINGLE_LABEL: categorical_divergence,
+    ProblemType.TOKEN_CLASSIFICATION: categorical_divergence,
+    ProblemType.MASKED_LM: categorical_divergence,
+    ProblemType.MULTI_LABEL: bernoulli_divergence,
+    ProblemType.REGRESSION: squared_difference,
+}

@@ -1,8 +1,11 @@
 """Objective `hard`: the ordinary loss of the task, against the labels."""
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
+from ..data.problem_types import ProblemType
 from ..models.signals import Signals
 from .base import Objective, ObjectiveSetup, rows_and_weights
 
@@ -25,7 +28,7 @@ class HardLoss(Objective):
         Labels.
 
     Args:
-        problem_type: see `tkd_hf.objectives.base.ObjectiveSetup`.
+        problem_type: a `ProblemType` or its name.
         label_smoothing: share of the probability that is spread over all classes, for single-label classification
             (`label_smoothing_factor` of the training arguments).
 
@@ -50,7 +53,7 @@ class HardLoss(Objective):
 
     def __init__(self, problem_type: str, label_smoothing: float = 0.0):
         super().__init__()
-        self.problem_type = problem_type
+        self.problem_type = ProblemType(problem_type)
         self.label_smoothing = label_smoothing
 
     @classmethod
@@ -60,23 +63,57 @@ class HardLoss(Objective):
     def forward(self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits, weights, mask = rows_and_weights(student.logits.float(), batch, self.problem_type)
         labels = batch["labels"] if mask is None else batch["labels"][mask]
-        return (weights * self._losses(logits, labels)).sum()
-
-    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return one loss per row, (n,), 0 for rows without a label."""
-        if self.problem_type == "regression":
-            return _masked_loss(F.mse_loss, logits.squeeze(-1), labels.float())
-        if self.problem_type == "multi_label_classification":
-            return _masked_loss(F.binary_cross_entropy_with_logits, logits, labels.float()).mean(dim=-1)
-        if labels.is_floating_point():
-            raise ValueError(
-                f"labels of type {labels.dtype} with shape {tuple(labels.shape)} are not class indices; for several "
-                "labels per example set config.problem_type='multi_label_classification' on the student"
-            )
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
+        losses = HARD_LOSSES[self.problem_type](logits, labels, self.label_smoothing)
+        return (weights * losses).sum()
 
 
-def _masked_loss(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def class_losses(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return the cross-entropy of each row, (n,), and 0 for the label -100.
+
+    Args:
+        logits: (n, labels).
+        labels: (n,) class indices.
+        label_smoothing: share of the probability that is spread over all classes.
+    """
+    if labels.is_floating_point():
+        raise ValueError(
+            f"labels of type {labels.dtype} with shape {tuple(labels.shape)} are not class indices; for several "
+            "labels per example set config.problem_type='multi_label_classification' on the student"
+        )
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+
+
+def several_label_losses(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return the mean binary cross-entropy of each row, (n,); labels that are NaN count as 0, and nothing is smoothed.
+
+    Args:
+        logits, labels: (n, labels); the labels are 0 or 1.
+        label_smoothing: not used, as in transformers.
+    """
+    return _masked_loss(F.binary_cross_entropy_with_logits, logits, labels.float()).mean(dim=-1)
+
+
+def score_losses(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return the squared error of each row, (n,), and 0 for a label that is NaN.
+
+    Args:
+        logits: (n, 1).
+        labels: (n,) scores.
+        label_smoothing: not used; scores have no classes.
+    """
+    return _masked_loss(F.mse_loss, logits.squeeze(-1), labels.float())
+
+
+def _masked_loss(loss: Callable[..., torch.Tensor], logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the loss of each element, and 0 if the label is NaN."""
     labelled = ~labels.isnan()
     return loss(logits, labels.where(labelled, 0.0), reduction="none").where(labelled, 0.0)
+
+
+HARD_LOSSES: dict[ProblemType, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    ProblemType.SINGLE_LABEL: class_losses,
+    ProblemType.TOKEN_CLASSIFICATION: class_losses,
+    ProblemType.MASKED_LM: class_losses,
+    ProblemType.MULTI_LABEL: several_label_losses,
+    ProblemType.REGRESSION: score_losses,
+}

@@ -1,12 +1,14 @@
 """Objective `logits`: bring the student's predicted distribution to the teacher's softened one."""
 
+from collections.abc import Callable
+
 import torch
-from torch.nn import functional as F
 
 from ..core.errors import InputError
+from ..data.problem_types import ProblemType
 from ..models.signals import Signals
 from .base import Objective, ObjectiveSetup, rows_and_weights
-from .divergences import bernoulli_divergence, categorical_divergence
+from .divergences import SOFT_LOSSES, squared_difference
 
 
 class LogitDistillation(Objective):
@@ -26,7 +28,7 @@ class LogitDistillation(Objective):
 
     Args:
         problem_type: decides the divergence: over classes, label by label (several labels per example), or squared
-            error (regression, whatever `divergence` is). See `tkd_hf.objectives.base.ObjectiveSetup`.
+            error (regression, whatever `divergence` is). A `ProblemType` or its name.
         temperature: T at the start of training.
         final_temperature: T at the end of training, reached linearly (no change).
         divergence: `"forward_kl"`, `"reverse_kl"`, `"jensen_shannon"`, or `"mse"`, the squared difference of the logits
@@ -65,14 +67,14 @@ class LogitDistillation(Objective):
         top_k: int | None = None,
     ):
         super().__init__()
-        if confidence_weighting and problem_type == "regression":
+        self.problem_type = ProblemType(problem_type)
+        if confidence_weighting and self.problem_type.has_scores:
             raise InputError(
                 "confidence_weighting=True does not work for regression: scores have no confidence; leave it out"
             )
-        self.problem_type = problem_type
         self.first_temperature = self.temperature = temperature
         self.final_temperature = temperature if final_temperature is None else final_temperature
-        self.divergence = "mse" if problem_type == "regression" else divergence
+        self.divergence = divergence
         self.confidence_weighting = confidence_weighting
         self.top_k = top_k
 
@@ -95,17 +97,25 @@ class LogitDistillation(Objective):
                 f"{tuple(teacher_logits.shape)}; both need the same labels (SoftLabels.attach takes the student's)"
             )
         if self.confidence_weighting:
-            weights = weights * self._confidence(teacher_logits)
-        return (weights * self._divergence(student_logits, teacher_logits)).sum()
+            weights = weights * CONFIDENCES[self.problem_type](teacher_logits)
+        soft_loss = squared_difference if self.divergence == "mse" else SOFT_LOSSES[self.problem_type]
+        losses = soft_loss(student_logits, teacher_logits, self.temperature, self.divergence, self.top_k)
+        return (weights * losses).sum()
 
-    def _divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        if self.divergence == "mse":
-            return F.mse_loss(student, teacher, reduction="none").mean(dim=-1)
-        if self.problem_type == "multi_label_classification":
-            return bernoulli_divergence(student, teacher, self.temperature, self.divergence)
-        return categorical_divergence(student, teacher, self.temperature, self.divergence, self.top_k)
 
-    def _confidence(self, teacher: torch.Tensor) -> torch.Tensor:
-        if self.problem_type == "multi_label_classification":
-            return teacher.abs().sigmoid().mean(dim=-1)
-        return teacher.softmax(dim=-1).amax(dim=-1)
+def class_confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Return the probability of the likeliest class of each row, (n,)."""
+    return logits.softmax(dim=-1).amax(dim=-1)
+
+
+def several_label_confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the labels of the probability of the likelier of yes and no, (n,)."""
+    return logits.abs().sigmoid().mean(dim=-1)
+
+
+CONFIDENCES: dict[ProblemType, Callable[[torch.Tensor], torch.Tensor]] = {
+    ProblemType.SINGLE_LABEL: class_confidence,
+    ProblemType.TOKEN_CLASSIFICATION: class_confidence,
+    ProblemType.MASKED_LM: class_confidence,
+    ProblemType.MULTI_LABEL: several_label_confidence,
+}

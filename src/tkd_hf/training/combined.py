@@ -11,10 +11,11 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..core.errors import InputError
+from ..data.problem_types import ProblemType
 from ..models.signals import ATTENTION_PROJECTIONS, Signals
 from ..objectives import OBJECTIVES
 from ..objectives.arguments import DistillationTrainingArguments
-from ..objectives.base import ENCODER, Objective, ObjectiveSetup
+from ..objectives.base import Objective, ObjectiveSetup
 from .callbacks import CheckpointedCallback
 
 
@@ -49,7 +50,7 @@ class CombinedObjective(CheckpointedCallback):
         """Return the names of the objectives that read any of these features, for messages."""
         return ", ".join(name for name, objective in self._classes.items() if features & set(objective.features))
 
-    def check(self, model: nn.Module, problem_type: str) -> None:
+    def check(self, model: nn.Module, problem_type: ProblemType) -> None:
         """Check that the objectives can be computed for a student.
 
         Raises:
@@ -57,7 +58,7 @@ class CombinedObjective(CheckpointedCallback):
                 objective reads what hooks record.
         """
         reading_logits = ", ".join(name for name, objective in self._classes.items() if not objective.features)
-        if problem_type == ENCODER and reading_logits:
+        if not problem_type.has_logits and reading_logits:
             raise InputError(
                 f"{type(model).__name__} has no head and gives no logits, which {reading_logits} need; "
                 "choose a student with a head, or objectives that read features, such as relations"

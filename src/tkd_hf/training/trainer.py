@@ -7,14 +7,7 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..core.errors import InputError
@@ -24,13 +17,10 @@ from ..data.collation import DistillationCollator
 from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokenizer, to_tuple
 from ..models.conversion import to_padding_free
 from ..models.layer_map import layer_map, source_layers
+from ..models.loading import AUTO_CLASSES
 from ..models.signals import Recorder
 from ..objectives.arguments import DistillationTrainingArguments
 from ..objectives.base import (
-    ENCODER,
-    MASKED_LM,
-    PER_TOKEN,
-    TOKEN_CLASSIFICATION,
     ObjectiveSetup,
     batch_agreement,
     problem_type_of,
@@ -246,7 +236,7 @@ class DistillationTrainer(BaseTrainer):
         """Predict as `Trainer` does; give no loss if the batch lacks labels or logits that the objectives need."""
         # an objective may have asked for hidden states, which must not become predictions
         ignore_keys = ["hidden_states", "attentions"] if ignore_keys is None else ignore_keys
-        prediction_loss_only = prediction_loss_only or self.problem_type == ENCODER
+        prediction_loss_only = prediction_loss_only or not self.problem_type.has_logits
         labelled = inputs.get("labels") is not None
         lacks_labels = self.objective.needs("labels") and not labelled
         lacks_teacher = self.objective.needs("teacher") and self._teacher_for(inputs) is None
@@ -299,14 +289,9 @@ class DistillationTrainer(BaseTrainer):
 
     def _teacher_class(self) -> Any:
         """Return the auto class that loads a teacher with the head that the objectives need."""
-        if self.problem_type == MASKED_LM and "logits" not in self.objective.names:
-            return AutoModel
-        auto_classes = {
-            TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
-            MASKED_LM: AutoModelForMaskedLM,
-            ENCODER: AutoModel,
-        }
-        return auto_classes.get(self.problem_type, AutoModelForSequenceClassification)
+        if self.problem_type.predicts_tokens and "logits" not in self.objective.names:
+            return AutoModel  # a head over the vocabulary is large, and features are read below it
+        return AUTO_CLASSES[self.problem_type]
 
     def _objective_setup(self, teachers: list[PreTrainedModel]) -> ObjectiveSetup:
         student = self.model.config
@@ -343,7 +328,7 @@ class DistillationTrainer(BaseTrainer):
         return TeacherEnsemble(live, normalized) if len(live) > 1 else live[0]
 
     def _label_order(self, teacher: PreTrainedModel) -> list[int] | None:
-        if self.problem_type in (MASKED_LM, ENCODER) or "logits" not in self.objective.names:
+        if self.problem_type.predicts_tokens or "logits" not in self.objective.names:
             return None
         teacher_names, student_names = label_names(teacher.config), label_names(self.model.config)
         if teacher_names == student_names:
@@ -363,7 +348,7 @@ class DistillationTrainer(BaseTrainer):
         difference = (
             f"the teacher (vocabulary of {teacher_size}) and the student ({student_size}) have different tokenizers"
         )
-        if features or self.problem_type in PER_TOKEN:
+        if features or self.problem_type.per_token:
             raise InputError(
                 f"{difference}, so that their tokens cannot be compared one by one, which "
                 f"{self.objective.names_reading(features) or self.problem_type} needs; choose a teacher with the "
@@ -377,7 +362,7 @@ class DistillationTrainer(BaseTrainer):
 
     def _check_labels(self) -> None:
         columns = self._columns()
-        if not self.objective.needs("labels") or not columns or self.problem_type == MASKED_LM:
+        if not self.objective.needs("labels") or not columns or self.problem_type.predicts_tokens:
             return  # in masked language modelling the collator creates the labels
         if not {"label", "labels", "label_ids", *self.label_names} & set(columns):
             raise ValueError(
