@@ -1,12 +1,36 @@
-"""A run folder is never lost, never mixed up with another run, and can be resumed."""
+"""A run folder is never lost, never mixed up with another run, and can be resumed, also if version 0.1.0 wrote it.
+
+`tests/data/made_by_0_1_0.zip` was made with that version (commit 3e1e94f). The archive holds the script that made it,
+`make.py`, and the list of commands, `made.json`.
+"""
+
+import json
+import shlex
+import shutil
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel, dynamic_module_utils
 
-from tkd_hf import InputError
-from tkd_hf.records.run_folder import RECORD_NAME, RunFolder, StageRecord, fingerprint
+from tkd_hf import DataArguments, InputError, card, evaluate, label
+from tkd_hf.cards.generate import results_for_model
+from tkd_hf.commands.push import plan_push
+from tkd_hf.hub.verify import read_claims
+from tkd_hf.inference.runners import load_runner
+from tkd_hf.models.loading import load_tokenizer
+from tkd_hf.records.run_folder import RECORD_NAME, RunFolder, StageRecord, fingerprint, read_record
 
-from ..factories import read_json
+from ..factories import TEXTS, logits_of_texts, read_json
+
+
+ARCHIVE = Path(__file__).parents[1] / "data" / "made_by_0_1_0.zip"
+DATA = DataArguments(dataset="data", text_columns=("text",), label_names=("negative", "positive"), max_length=32)
 
 
 def record(stage="distill", **arguments):
@@ -140,3 +164,130 @@ def test_a_record_lists_the_previous_stages_oldest_first(tmp_path):
     unfinished = RunFolder(tmp_path / "d", StageRecord("d", {"model": str(tmp_path / "c")}, {}))
     unfinished.start()
     assert RunFolder(tmp_path / "e", StageRecord("e", {"model": str(tmp_path / "d")}, {})).record.before == []
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """Return the folder of the archive's files; no test writes to it."""
+    folder = tmp_path_factory.mktemp("made")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def made(unpacked, tmp_path, monkeypatch):
+    """Work in a copy of the archive's files, with its cache of soft labels; return the stored results."""
+    shutil.copytree(unpacked, tmp_path / "made")
+    monkeypatch.chdir(tmp_path / "made")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "made" / "home"))
+    return load_file("reference.safetensors")
+
+
+def command(folder: str) -> list[str]:
+    """Return the arguments of the command with which version 0.1.0 made a folder."""
+    commands = read_json(Path("made.json"))["commands"]
+    return next(shlex.split(line)[1:] for line in commands if f"--output-dir {folder}" in line)
+
+
+@pytest.mark.parametrize("folder", ["teacher", "student", "pruned"])
+def test_models_of_0_1_0_load_and_give_the_same_logits(made, folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.testing.assert_close(logits_of_texts(model, load_tokenizer(folder)), made[folder], rtol=0, atol=1e-5)
+    assert AutoModel.from_pretrained(folder).config.num_hidden_layers == model.config.num_hidden_layers
+
+
+@pytest.fixture
+def remote_code(tmp_path, monkeypatch):
+    """Return a function that loads a model with the code in its folder; the code is cached for this test alone."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+
+    def load(folder: str) -> PreTrainedModel:
+        reference = read_json(Path(folder, "config.json"))["auto_map"]["AutoModelForSequenceClassification"]
+        model_class = dynamic_module_utils.get_class_from_dynamic_module(reference, folder)
+        assert model_class.__module__.startswith("transformers_modules.")
+        return model_class.from_pretrained(folder)
+
+    yield load
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+def test_the_remote_code_of_0_1_0_still_runs(made, remote_code):
+    """A repository on the Hub keeps the code that it was pushed with."""
+    for folder in ("student", "pruned"):
+        logits = logits_of_texts(remote_code(folder), load_tokenizer(folder))
+        torch.testing.assert_close(logits, made[folder], rtol=0, atol=1e-5)
+
+
+def test_an_adapter_of_0_1_0_loads_on_its_base(made):
+    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained("student"), "adapter")
+    torch.testing.assert_close(logits_of_texts(model, load_tokenizer("student")), made["adapter"], rtol=0, atol=1e-5)
+
+
+def test_an_onnx_export_of_0_1_0_gives_the_same_logits(made):
+    pytest.importorskip("onnxruntime")
+    runner = load_runner("onnx")
+    logits = runner(dict(runner.tokenizer(TEXTS, padding=True, return_tensors="pt")))
+    torch.testing.assert_close(logits, made["onnx"], rtol=0, atol=1e-5)
+
+
+def test_evaluation_measures_what_0_1_0_recorded(made):
+    teacher, student = evaluate("student", DATA, teacher="teacher").models
+    recorded = read_record("student").metrics
+    report = read_json(Path("report/report.json"))["evaluation"]["models"]
+    assert {name: student.metrics[name] for name in ("accuracy", "f1")} == pytest.approx(
+        {name: recorded[name] for name in ("accuracy", "f1")}
+    )
+    assert teacher.metrics == pytest.approx(report[0]["metrics"])
+    assert student.fidelity.agreement == recorded["agreement"]
+
+
+def test_soft_labels_of_0_1_0_are_not_computed_again(made):
+    result = label("teacher", DATA)
+    assert (result.examples, result.computed) == (16, 0)
+    assert Path(result.path).is_relative_to(Path("home").absolute())
+
+
+@pytest.mark.parametrize("folder", ["student", "pruned", "adapter", "onnx"])
+def test_resuming_a_finished_run_of_0_1_0_returns_its_record(made, folder, run):
+    before = Path(folder, RECORD_NAME).read_bytes()
+    code, _, err = run(*command(folder), "--resume", "--json", "result.json")
+    assert code == 0, err
+    assert Path(folder, RECORD_NAME).read_bytes() == before
+    assert read_json(Path("result.json")) == json.loads(before)
+
+
+def test_an_interrupted_run_of_0_1_0_ends_with_the_weights_of_an_uninterrupted_one(made, run):
+    """Version 0.1.0 was killed while it wrote checkpoint 6 of 8, so checkpoint 4 is the last complete one."""
+    code, _, err = run(*command("interrupted"), "--resume")
+    assert code == 0, err
+    assert "seconds_per_epoch" not in read_record("interrupted").metrics  # it did not train from the beginning
+    weights = load_file("interrupted/model.safetensors")
+    expected = {name.removeprefix("weights."): value for name, value in made.items() if name.startswith("weights.")}
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
+
+
+def test_a_card_of_0_1_0_is_updated_once_and_keeps_what_people_wrote(made):
+    old = Path("student/README.md").read_text(encoding="utf-8")
+    new = card("student")
+    assert new.count("Words of my own.") == 1
+    assert "license: apache-2.0" in new
+    headings = [line for line in new.splitlines() if line.startswith("#")]
+    assert len(headings) == len(set(headings))
+    assert "How near to the teacher" in old
+    assert "How near to the teacher" not in new
+    assert card("student") == new
+
+
+def test_a_card_of_0_1_0_claims_the_results_of_its_report(made):
+    claims = {claim.metric: claim.value for claim in read_claims(Path("student"))}
+    results = results_for_model(read_json(Path("report/report.json")), Path("student"))
+    assert claims == pytest.approx(results["evaluation"]["models"][1]["metrics"], abs=1e-6)
+
+
+def test_runs_of_0_1_0_can_be_published(made):
+    assert "model.safetensors" in plan_push("student", "org/model").files
+    assert "model.safetensors" in plan_push("pruned", "org/model").files
+    assert "onnx/model_quantized.onnx" in plan_push("onnx", "org/model", include=["onnx"]).files
