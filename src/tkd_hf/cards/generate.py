@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
+from ..core.options import accepts
 from ..data.tokenization import to_tuple
 from ..evaluation.results import REPORT_JSON
 from ..hub.folder import CARD, PICTURES, RESULTS
@@ -21,34 +21,16 @@ from ..models.signals import without_adapters
 from ..records.redaction import redact, redacted_record
 from ..records.run_folder import StageRecord, fingerprint, read_record, training_arguments, write_record
 from ..teachers.soft_labels import teacher_revision
+from .arguments import CardOptions
 from .card import Card
 from .metadata import check_card
 
 
-def card(
-    folder: str | Path,
-    report: str | Path | None = None,
-    repo_id: str | None = None,
-    license: str | None = None,
-    language: str | Sequence[str] | None = None,
-    base_model: str | None = None,
-    tags: str | Sequence[str] | None = None,
-    record: StageRecord | None = None,
-) -> str:
+@accepts(CardOptions)
+def card(options: CardOptions) -> str:
     """Write the card of a model into its folder, or update the existing card.
 
     An update replaces the generated sections. Text and metadata that people added stay.
-
-    Args:
-        folder: the run folder.
-        report: folder of a report (`tkd-hf report`) that includes the model. The results of the model and its teacher
-            are copied into the run folder (`report.json`, `pictures/`), where later updates find them.
-        repo_id: the model's future Hub id, for the code examples (the folder's name).
-        license: the model's licence, such as `"apache-2.0"`.
-        language: language code of the texts, such as `"en"`, or several codes.
-        base_model: Hub id of the model that training started from, if the record knows only a local folder.
-        tags: tags to add to those that follow from the run.
-        record: the run record (the one in the folder).
 
     Returns:
         The content of the card.
@@ -65,17 +47,17 @@ def card(
     print(card("runs/student", license="apache-2.0", language="en"))
     ```
     """
-    folder = Path(folder)
+    folder, language = Path(options.folder), options.language
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} contains no model (config.json); name a run folder")
-    record = record or read_record(folder)
-    if report is not None:
-        _copy_results(Path(report), folder, record)
+    record = options.record or read_record(folder)
+    if options.report is not None:
+        _copy_results(Path(options.report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    content = card_from_folder(folder, record, repo_id, base_model).render(
+    content = card_from_folder(folder, record, options.repo_id, options.base_model).render(
         existing,
-        tags=to_tuple(tags or ()),
-        license=license,
+        tags=to_tuple(options.tags or ()),
+        license=options.license,
         language=list(language) if isinstance(language, (list, tuple)) else language,
     )
     check_card(content)

@@ -1,13 +1,12 @@
 """`tkd-hf augment`: make more texts like those of a task, without labels."""
 
 import time
-from pathlib import Path
 
 import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..data.augmentation import collect_words, replace_words, shuffle_pairs
 from ..data.loading import load_split
 from ..data.tasks import Task
@@ -16,23 +15,11 @@ from ..models.loading import load_encoder, load_masked_lm_if_trained, load_token
 from ..records.run_folder import RunFolder, StageRecord, fingerprint
 from ..teachers.replacement_words import MaskedWords, NearestWords
 from ..teachers.soft_labels import teacher_revision
+from .options import AugmentOptions
 
 
-def augment(
-    data: DataArguments,
-    output_dir: str | Path,
-    mlm: str | None = None,
-    neighbours: str | None = None,
-    shuffle: bool = False,
-    copies: int = 4,
-    probability: float = 0.4,
-    candidates: int = 15,
-    words_from: str | None = None,
-    seed: int = 42,
-    batch_size: int = 32,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> StageRecord:
+@accepts(AugmentOptions)
+def augment(options: AugmentOptions) -> StageRecord:
     """Make new texts from the training split, and save them for `distill(…, unlabelled=[output_dir])`.
 
     Use it if the training data are few and no other texts from the domain are at hand. Each copy of an example has some
@@ -42,22 +29,6 @@ def augment(
 
     The texts are saved in `train.parquet`, in the columns `text` and, for pairs, `text_pair`. Choose exactly one of
     `mlm`, `neighbours` and `shuffle`.
-
-    Args:
-        data: the task or data set; it must have texts, not lists of words.
-        output_dir: folder for the new texts.
-        mlm: folder or Hub id of a masked language model; words are replaced by words that it predicts in context.
-        neighbours: folder or Hub id of an encoder, such as the teacher; words are replaced by words with the nearest
-            embeddings.
-        shuffle: pair texts of different examples instead of replacing words.
-        copies: number of copies per example.
-        probability: probability of replacing a word in a copy.
-        candidates: number of words to draw a replacement from.
-        words_from: file or Hub id of texts; only words that occur in them are used as replacements.
-        seed: random seed of all draws.
-        batch_size: texts per batch for the masked language model.
-        overwrite: delete the run in the folder first.
-        resume: if the folder holds the finished result of the same call, return its record.
 
     Returns:
         the record. Its metrics are the number of `examples` in the training split and of `new` texts not among them.
@@ -77,6 +48,9 @@ def augment(
     References:
         Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1.
     """
+    data, mlm, neighbours = options.data, options.mlm, options.neighbours
+    shuffle, copies, candidates = options.shuffle, options.copies, options.candidates
+    words_from, seed = options.words_from, options.seed
     if sum(map(bool, (mlm, neighbours, shuffle))) != 1:
         raise InputError(
             f"choose one of --mlm, --neighbours and --shuffle-pairs (given: mlm={mlm!r}, neighbours={neighbours!r} and "
@@ -107,14 +81,14 @@ def augment(
         arguments={
             "shuffle_pairs": shuffle,
             "copies": copies,
-            "probability": probability,
+            "probability": options.probability,
             "candidates": candidates,
             "words_from": words_from,
             "seed": seed,
             "max_length": data.max_length,
         },
     )
-    folder = RunFolder(output_dir, record, overwrite, resume)
+    folder = RunFolder(options.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
     words = collect_words(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
@@ -123,10 +97,12 @@ def augment(
         new = shuffle_pairs(examples, copies, seed)
     else:
         if mlm:
-            propose = MaskedWords(_load_masked_lm(mlm), tokenizer, candidates, words, batch_size, data.max_length)
+            propose = MaskedWords(
+                _load_masked_lm(mlm), tokenizer, candidates, words, options.batch_size, data.max_length
+            )
         else:
             propose = NearestWords(load_encoder(neighbours), tokenizer, candidates, words)
-        new = replace_words(examples, propose, copies, probability, seed)
+        new = replace_words(examples, propose, copies, options.probability, seed)
     if len(new) == 0:
         raise InputError(f"no new text came out of {len(examples)} examples; raise --copies or --probability")
     folder.start(since=started)

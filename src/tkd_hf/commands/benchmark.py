@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.names import label_names
+from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
 from ..evaluation.results import Benchmark, ModelCost
@@ -27,12 +28,9 @@ from ..inference.timing import (
     timings,
 )
 from .evaluate import first_texts
+from .options import BenchmarkOptions
 
 
-BATCH_SIZES = (1, 8, 32)
-LENGTHS = (16, 64, 128)
-ROUNDS = 50
-PATIENCE = 10.0
 MAX_REAL_TEXTS = 1000  # the rounds cycle through them
 # the real texts if no data is given
 SENTENCES = (
@@ -48,34 +46,13 @@ SENTENCES = (
 )
 
 
-def benchmark(
-    models: Sequence[str],
-    data: DataArguments | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    lengths: Sequence[int] = LENGTHS,
-    reference: str | None = None,
-    threads: int | None = None,
-    rounds: int = ROUNDS,
-    patience: float = PATIENCE,
-    seed: int = 0,
-) -> Benchmark:
+@accepts(BenchmarkOptions)
+def benchmark(options: BenchmarkOptions) -> Benchmark:
     """Time models alternately in one process, and measure the memory of each model in a separate process.
 
     Each batch size is timed with real texts and with random tokens of each length. The load and the temperature of a
     machine change over time, so absolute times drift. The models therefore run in turns, in random order, and a
     speed-up is the ratio of times within the same round.
-
-    Args:
-        models: folders or Hub ids, in PyTorch or exported; see `tkd_hf.inference.runners`. If a model is given
-            several times, the differences between its rows show the noise.
-        data: the data whose evaluation split provides the real texts (a few built-in sentences).
-        batch_sizes: numbers of texts per batch.
-        lengths: numbers of random tokens per text.
-        reference: the model to compare with (the first). It is added if it is not in `models`.
-        threads: number of processor threads for all runtimes (torch's default).
-        rounds: number of times that each model is timed per batch size and length.
-        patience: time limit per model, batch size and length in seconds; no round starts after it.
-        seed: random seed for the order of turns.
 
     Returns:
         The measurements.
@@ -93,13 +70,19 @@ def benchmark(
     print(result.models[1].timing(batch_size=1).speedup)
     ```
     """
-    models = list(models if reference is None or reference in models else (reference, *models))
+    data, batch_sizes, lengths = options.data, options.batch_sizes, options.lengths
+    reference, threads = options.reference, options.threads
+    models = list(options.models)
+    if reference and reference not in models:
+        models.insert(0, reference)
     reference_index = models.index(reference) if reference else 0
-    check_sizes(batch_sizes=batch_sizes, lengths=lengths, rounds=[rounds], threads=[1 if threads is None else threads])
+    check_sizes(
+        batch_sizes=batch_sizes, lengths=lengths, rounds=[options.rounds], threads=[1 if threads is None else threads]
+    )
     longest = _max_common_length(models, max(lengths))
     texts, problem_type = _real_texts(data, models[0])
     max_length = min(data.max_length if data else DataArguments.max_length, longest)
-    time_limit = patience * len(models)
+    time_limit = options.patience * len(models)
     with _torch_threads(threads):
         runners = [load_runner(name, problem_type) for name in tqdm(models, desc="loading", unit="model")]
         # the loading above left all files in the system's cache, so loading times are comparable
@@ -115,11 +98,13 @@ def benchmark(
                 batches = _random_batches(runners, size, length)
             passes = (
                 [forward_pass(runner, batch) for runner, batch in zip(runners, next(batches), strict=True)]
-                for _ in range(rounds)
+                for _ in range(options.rounds)
             )
-            timings_by_shape.append(timings(time_interleaved(passes, time_limit, seed), size, length, reference_index))
+            timings_by_shape.append(
+                timings(time_interleaved(passes, time_limit, options.seed), size, length, reference_index)
+            )
         tokenizations = ([partial(text_batch, runner, [text], max_length) for runner in runners] for text in texts)
-        tokenization_times = np.median(time_interleaved(tokenizations, time_limit, seed), axis=0) * 1e6
+        tokenization_times = np.median(time_interleaved(tokenizations, time_limit, options.seed), axis=0) * 1e6
         lengths_of_texts = [
             text_batch(runners[reference_index], [text], max_length)["input_ids"].shape[1] for text in texts
         ]

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
@@ -29,6 +29,7 @@ from ..training.combined import CombinedObjective
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .label import complete_soft_labels
+from .options import DistillOptions
 from .student import make_student
 
 
@@ -44,20 +45,8 @@ QUANTIZATION_AWARE = {
 }
 
 
-def distill(
-    teacher: str | Sequence[str],
-    data: DataArguments,
-    args: DistillationTrainingArguments,
-    student: StudentArguments = StudentArguments(),
-    soft_labels: str | Path | None = None,
-    live: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-    unlabelled: Sequence[str] = (),
-    lora: LoraArguments | None = None,
-    teacher_weights: Sequence[float] | None = None,
-    quantization_aware: str | None = None,
-) -> StageRecord:
+@accepts(DistillOptions)
+def distill(options: DistillOptions) -> StageRecord:
     """Distil a teacher into a smaller student, and save the student in `args.output_dir`.
 
     By default the student is cut out of the teacher: it keeps some of the layers, copies their weights, and then learns
@@ -73,28 +62,6 @@ def distill(
 
     A student agrees poorly if it trained too briefly or on texts unlike those it meets later. Check its agreement on
     unseen texts with `evaluate` before use.
-
-    Args:
-        teacher: folder or Hub id of a classifier; or several, whose logits are averaged. The student is cut out of the
-            first.
-        data: the task or data set.
-        args: training arguments, among them the objectives; `args.output_dir` is the run folder.
-        student: the student's shape, or an existing student to start from; by default all layers of the teacher.
-        soft_labels: file of soft labels; by default one for this teacher's revision in the Hugging Face cache. Missing
-            soft labels are computed first, so the teacher runs only once per example.
-        live: run the teacher on each batch instead of storing soft labels. This is always done if an objective needs
-            more than the teacher's logits, such as `hidden` or `relations`.
-        overwrite: delete the run in the folder first.
-        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
-        unlabelled: files, Hub ids or tasks with more texts to learn from; see `tkd_hf.data.unlabelled`. Texts that also
-            occur in the evaluation split are dropped.
-        lora: train LoRA adapters on the frozen student, and merge them afterwards. They need a higher learning rate,
-            such as `tkd_hf.models.lora.LORA_LEARNING_RATE`. With `adapter_only`, the adapter is kept separate and holds
-            the task's head, so that several tasks can share the student that `student.student` names.
-        teacher_weights: weight of each of several teachers; equal by default.
-        quantization_aware: round the student to int8 while it trains, so that it loses less when it is quantized later.
-            `"weights"` rounds only weights, `"dynamic"` also activations as ONNX's int8 does, `"static"` as OpenVINO's
-            does, and `"dynamic-int4-embeddings"` as ONNX's scheme of that name does. The saved model is in floats.
 
     Returns:
         the record of the run, with the student's metrics on the evaluation split.
@@ -123,12 +90,18 @@ def distill(
         Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the recipe is that of
         TKD-NLP, arXiv 2405.11704.
     """
-    teachers, live = to_tuple(teacher), live or bool(CombinedObjective(args).features)
-    _check(teachers, teacher_weights, soft_labels, student, lora, quantization_aware)
+    data, args, student, live = options.data, options.args, options.student, options.live
+    lora, teacher_weights, quantization_aware = options.lora, options.teacher_weights, options.quantization_aware
+    teachers, live = to_tuple(options.teacher), live or bool(CombinedObjective(args).features)
+    _check(teachers, teacher_weights, options.soft_labels, student, lora, quantization_aware)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = arguments_without_labels(args, task)
-    extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), train, evaluation) if unlabelled else None
+    extra = (
+        drop_duplicates(read_unlabelled(options.unlabelled, task, data.data_dir), train, evaluation)
+        if options.unlabelled
+        else None
+    )
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
     several = {"teacher_weights": normalize_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
@@ -150,7 +123,7 @@ def distill(
             **several,
         },
     )
-    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
 
@@ -167,7 +140,7 @@ def distill(
         task,
         args,
         max_length=data.max_length,
-        soft_labels=soft_labels,
+        soft_labels=options.soft_labels,
         live=live,
         teacher_weights=teacher_weights,
     )

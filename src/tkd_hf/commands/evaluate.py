@@ -1,7 +1,7 @@
 """Evaluate models on a task, and compare them with their teacher (`tkd-hf evaluate`)."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from datasets import Dataset
 from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..core.names import label_names, label_order, short_names
+from ..core.options import accepts
 from ..core.statistics import bootstrap, confidence_interval
-from ..data.arguments import DataArguments
 from ..data.loading import load_split
 from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
@@ -25,31 +25,18 @@ from ..inference.memory import count_parameters
 from ..inference.prediction import predict_logits
 from ..inference.runners import Runner, load_runner, runner_config
 from ..inference.timing import median_latencies
+from .options import EvaluateOptions
 
 
 TIMED_SENTENCES = 100
 
 
-def evaluate(
-    model: str | Sequence[str],
-    data: DataArguments,
-    teacher: str | None = None,
-    batch_size: int = 128,
-    disagreements_file: str | Path | None = None,
-) -> Evaluation:
+@accepts(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> Evaluation:
     """Evaluate models, and optionally their teacher, on the evaluation split of a task.
 
     Models run in float32, except quantized models, which run as they were saved. If a teacher is given, each model is
     also compared with it: agreement, divergence, and the change of each metric.
-
-    Args:
-        model: folder or Hub id of a model, or of several. Exports and quantized models are accepted as well; see
-            `tkd_hf.inference.runners`.
-        data: the task, or the data set.
-        teacher: folder or Hub id of the teacher.
-        batch_size: number of examples per batch, for the metrics. Latency is measured with single texts.
-        disagreements_file: file for the examples on which model and teacher disagree, as JSON lines. The examples of
-            which the model is most confident come first. With several models, the name must contain `{model}`.
 
     Returns:
         The results; the teacher's come first, if there is one.
@@ -68,7 +55,8 @@ def evaluate(
     result.check_drop(0.01)  # GateFailed if accuracy is more than 0.01 below the teacher's
     ```
     """
-    models = to_tuple(model)
+    data, teacher, disagreements_file = options.data, options.teacher, options.disagreements_file
+    models = to_tuple(options.model)
     if disagreements_file and not teacher:
         raise InputError(f"disagreements_file={str(disagreements_file)!r} requires a teacher to compare with; name one")
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(models[0])))
@@ -76,7 +64,7 @@ def evaluate(
         raise InputError(f"split {task.eval_split!r} of {task.name} has no labels to evaluate against")
     runners = [load_runner(name, task.problem_type) for name in ((teacher, *models) if teacher else models)]
     latencies = median_latencies(runners, first_texts(examples, TIMED_SENTENCES), data.max_length)
-    predictions = [predict(runner, examples, task, data.max_length, batch_size) for runner in runners]
+    predictions = [predict(runner, examples, task, data.max_length, options.batch_size) for runner in runners]
     resampled = [
         bootstrap(metric_functions(predicted, task.metrics, task.label_names), len(examples))
         for predicted in predictions

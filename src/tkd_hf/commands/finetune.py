@@ -6,29 +6,22 @@ from functools import partial
 from transformers import set_seed
 
 from ..core.hardware import padding_multiple
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..data.collation import DistillationCollator
 from ..data.loading import load_splits
 from ..data.tokenization import tokenize
 from ..evaluation.metrics import compute_metrics_for
-from ..models.arguments import LoraArguments
 from ..models.loading import load_for_training, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
-from ..objectives.arguments import FineTuningArguments
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.base_trainer import BaseTrainer
 from ..training.stage import train_into
+from .options import FinetuneOptions
 
 
-def finetune(
-    model: str,
-    data: DataArguments,
-    args: FineTuningArguments,
-    overwrite: bool = False,
-    resume: bool = False,
-    lora: LoraArguments | None = None,
-) -> StageRecord:
+@accepts(FinetuneOptions)
+def finetune(options: FinetuneOptions) -> StageRecord:
     """Fine-tune a model on labelled data, and save a classifier in `args.output_dir`.
 
     Use it to make the teacher that `distill` needs, or to train a distilled student further on the labels. A pretrained
@@ -38,15 +31,6 @@ def finetune(
 
     A learning rate that is too high makes the gradient infinite or NaN; training stops before it damages the weights,
     and the message names the step.
-
-    Args:
-        model: folder or Hub id of a pretrained encoder or of a classifier.
-        data: the task or data set. Both splits need labels.
-        args: training arguments; `args.output_dir` is the run folder.
-        overwrite: delete the run in the folder first.
-        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
-        lora: train LoRA adapters instead of all weights, and merge them afterwards. Adapters need a higher learning
-            rate, such as `tkd_hf.models.lora.LORA_LEARNING_RATE`.
 
     Returns:
         the record of the run, with the metrics on the evaluation split.
@@ -68,6 +52,7 @@ def finetune(
     print(record.metrics["accuracy"])
     ```
     """
+    model, data, args, lora = options.model, options.data, options.args, options.lora
     train, evaluation, task = load_splits(data)
     tokenizer = load_tokenizer(model)
     record = StageRecord(
@@ -83,7 +68,7 @@ def finetune(
             **({"lora": asdict(lora)} if lora else {}),
         },
     )
-    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
 

@@ -1,6 +1,5 @@
 """`tkd-hf label`: run the teacher once and store its soft labels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +8,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..data.loading import load_split
 from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_classifier, load_tokenizer
 from ..teachers.soft_labels import SoftLabels, default_path, teacher_revision
+from .options import LabelOptions
 
 
 EXAMPLES_PER_SAVE = 1 << 16
@@ -37,15 +37,8 @@ class LabelResult:
     computed: int
 
 
-def label(
-    teacher: str,
-    data: DataArguments,
-    splits: tuple[str, ...] = ("train", "eval"),
-    path: str | Path | None = None,
-    batch_size: int = 128,
-    overwrite: bool = False,
-    unlabelled: Sequence[str] = (),
-) -> LabelResult:
+@accepts(LabelOptions)
+def label(options: LabelOptions) -> LabelResult:
     """Store the teacher's logits (its soft labels) for a task's examples in a file.
 
     Use it to pay for the teacher once and then distil several students from the same file. `distill` finds the default
@@ -54,15 +47,6 @@ def label(
     Soft labels are keyed by the tokenized example and the teacher's revision. Examples that the file already holds are
     not computed again, and reordering or extending the data set is safe. Another `max_length` changes the tokens of
     long texts, so these are labelled again.
-
-    Args:
-        teacher: folder or Hub id of a classifier of texts or of tokens.
-        data: the task or data set; it needs no labels.
-        splits: which of `"train"` and `"eval"` to label.
-        path: the file (safetensors); by default one for this teacher's revision in the Hugging Face cache.
-        batch_size: examples per batch. Batches of short texts hold more, as in `SoftLabels.compute`.
-        overwrite: compute all soft labels again.
-        unlabelled: files, Hub ids or tasks with more texts to label; see `tkd_hf.data.unlabelled`.
 
     Returns:
         the file, and how many examples the teacher was run on.
@@ -80,16 +64,19 @@ def label(
     print(result.path, result.computed)
     ```
     """
+    teacher, data, path = options.teacher, options.data, options.path
     tokenizer = load_tokenizer(teacher)  # fails early if the teacher does not exist
     revision = teacher_revision(teacher)
     path = Path(path or default_path(revision))
-    loaded = [load_split(data, split) for split in splits]
+    loaded = [load_split(data, split) for split in options.splits]
     task = loaded[0][1]
     texts = [_text_columns(rows) for rows, _ in loaded]
-    if unlabelled:
-        texts.append(read_unlabelled(unlabelled, task, data.data_dir))
+    if options.unlabelled:
+        texts.append(read_unlabelled(options.unlabelled, task, data.data_dir))
     features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
-    _, computed = complete_soft_labels(path, teacher, revision, features, batch_size, overwrite, task.problem_type)
+    _, computed = complete_soft_labels(
+        path, teacher, revision, features, options.batch_size, options.overwrite, task.problem_type
+    )
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
-from ..data.arguments import CorpusArguments
+from ..core.options import accepts
 from ..data.corpus import MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.tokenization import same_tokenizer
 from ..models.architectures import ARCHITECTURES
@@ -23,17 +23,12 @@ from ..records.run_folder import RunFolder, StageRecord, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
+from .options import PretrainOptions
 from .student import dropout_fields, shape_arguments
 
 
-def pretrain(
-    corpus: CorpusArguments,
-    args: PretrainingArguments,
-    encoder: EncoderArguments = EncoderArguments(),
-    tokenizer: str | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> StageRecord:
+@accepts(PretrainOptions)
+def pretrain(options: PretrainOptions) -> StageRecord:
     """Pre-train an encoder on raw text, and save it in `args.output_dir`.
 
     Use it if one small encoder is to serve several tasks: pre-train it once, then name it as the student in `distill`,
@@ -42,14 +37,6 @@ def pretrain(
     With `args.teacher` the encoder starts from the teacher's layers, unless `encoder.hidden_size` asks for one that is
     initialised randomly. The teacher may lack a masked-LM head (MiniLM, a sentence encoder); the student then gets a
     new one. If no objective predicts tokens, nothing is masked, and the saved encoder has no head.
-
-    Args:
-        corpus: the text.
-        args: training arguments, among them the teacher and the objectives; `args.output_dir` is the run folder.
-        encoder: the shape of the encoder.
-        tokenizer: folder or Hub id of the tokenizer; by default the teacher's.
-        overwrite: delete the run in the folder first.
-        resume: continue from the latest checkpoint in the folder. If that run has finished, return its record.
 
     Returns:
         the record of the run. Its metrics are measured on held-out sequences: the loss, each objective's part of it,
@@ -75,8 +62,9 @@ def pretrain(
     References:
         Devlin et al. 2019, BERT, arXiv 1810.04805; Wang et al. 2021, MiniLMv2, arXiv 2012.15828, for the relations.
     """
+    corpus, args = options.corpus, options.args
     teacher = _load_teacher(args)
-    loaded_tokenizer = _load_matching_tokenizer(args.teacher, tokenizer)
+    loaded_tokenizer = _load_matching_tokenizer(args.teacher, options.tokenizer)
     _check_fit(teacher, loaded_tokenizer, corpus.max_length)
     train, evaluation = load_corpus(corpus, loaded_tokenizer)
     record = StageRecord(
@@ -84,7 +72,7 @@ def pretrain(
         inputs={
             "teacher": args.teacher,
             "teacher_revision": teacher_revision(args.teacher) if args.teacher else None,
-            "tokenizer": tokenizer,
+            "tokenizer": options.tokenizer,
             "dataset": Path(corpus.dataset).name,
             "train": corpus_fingerprint(train),
             "eval": corpus_fingerprint(evaluation),
@@ -92,11 +80,11 @@ def pretrain(
         arguments={
             "max_length": corpus.max_length,
             "mlm_probability": args.mlm_probability,
-            **vars(encoder),
+            **vars(options.encoder),
             **training_arguments(args),
         },
     )
-    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
 
@@ -104,7 +92,7 @@ def pretrain(
     model_class = TKDForMaskedLM if args.predicts_tokens else TKDModel
     collator = MaskingCollator(loaded_tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
     trainer = DistillationTrainer(
-        model=_student(teacher, encoder, loaded_tokenizer, model_class, corpus.max_length),
+        model=_student(teacher, options.encoder, loaded_tokenizer, model_class, corpus.max_length),
         args=args,
         teacher_model=_teacher_part(teacher, args),
         train_dataset=train,

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
 from ..core.names import label_names
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
@@ -33,6 +32,7 @@ from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train
 from ..training.trainer import DistillationTrainer
 from .distill import arguments_without_labels, distillation_trainer
 from .evaluate import first_texts
+from .options import PruneOptions
 from .student import dropout_fields
 
 
@@ -42,34 +42,13 @@ TIMED_TEXTS = 50
 REMOVED_TOKENS_FILE = "removed_tokens.txt"
 
 
-def prune(
-    model: str,
-    data: DataArguments,
-    args: DistillationTrainingArguments,
-    pruning: PruningArguments,
-    teacher: str | None = None,
-    train: bool = True,
-    soft_labels: str | Path | None = None,
-    live: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-    unlabelled: Sequence[str] = (),
-) -> StageRecord:
+@accepts(PruneOptions)
+def prune(options: PruneOptions) -> StageRecord:
     """Prune a model while it is distilled, and save the smaller model in `args.output_dir`.
 
     Use it to make a student smaller or faster than its number of layers allows, or to remove tokens that the data never
     use. A target that removes much needs several epochs of training to recover; without training (`train=False`) the
     quality usually drops. Single weights that are set to zero (`sparsity`) save neither time nor memory by themselves.
-
-    Args:
-        model: folder or Hub id of a classifier: a student, or a teacher, which is converted to TKD first.
-        data: the task or dataset.
-        args: training arguments for the recovery: objectives, epochs, learning rate.
-        pruning: the target, and how to get there.
-        teacher: folder or Hub id of the teacher; by default the model itself before pruning.
-        train: whether to train during and after pruning. With `False` the model is pruned at once and not trained;
-            this is always so if only the vocabulary is pruned.
-        soft_labels, live, overwrite, resume, unlabelled: as in `tkd_hf.distill`.
 
     Returns:
         the record of the run. Its metrics are those of distillation, `parameters`, `megabytes`, and the measured
@@ -94,6 +73,8 @@ def prune(
     print(record.metrics["parameters"], record.metrics["speedup"])
     ```
     """
+    model, data, args, pruning = options.model, options.data, options.args, options.pruning
+    teacher, train, live = options.teacher, options.train, options.live
     is_own_teacher, teacher = teacher in (None, model), teacher or model
     train = train and (pruning.removes_units or pruning.element_sparsity is not None)
     live = live or not train or bool(CombinedObjective(args).features)
@@ -102,8 +83,8 @@ def prune(
         args = arguments_without_labels(args, task)
     _check(pruning, args, is_own_teacher, train)
     extra = None
-    if unlabelled:
-        extra = drop_duplicates(read_unlabelled(unlabelled, task, data.data_dir), examples, evaluation)
+    if options.unlabelled:
+        extra = drop_duplicates(read_unlabelled(options.unlabelled, task, data.data_dir), examples, evaluation)
     tokenizer = load_tokenizer(model)
     model_revision = teacher_revision(model)
     revision_of_teacher = model_revision if is_own_teacher else teacher_revision(teacher)
@@ -124,7 +105,7 @@ def prune(
             **(training_arguments(args) if train else {"seed": str(args.seed)}),
         },
     )
-    folder = RunFolder(args.output_dir, record, overwrite, resume)
+    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
 
@@ -146,7 +127,7 @@ def prune(
         task,
         args,
         max_length=data.max_length,
-        soft_labels=soft_labels,
+        soft_labels=options.soft_labels,
         live=live,
     )
     callback = _callback(pruning, trainer, target)

@@ -7,11 +7,12 @@ from pathlib import Path
 from ..cards.generate import card
 from ..cards.metadata import read_card
 from ..core.errors import InputError
-from ..data.arguments import DataArguments
+from ..core.options import accepts
 from ..hub.folder import CARD, check_folder, publishable_files, publishable_record
 from ..hub.push import PushResult, check_repo_id, push_files
 from ..records.run_folder import RECORD_NAME
 from .evaluate import evaluate
+from .options import PushOptions
 from .report import recorded_input
 
 
@@ -63,27 +64,11 @@ def write_card(folder: Path, repo_id: str) -> str:
     return card(folder, repo_id=repo_id, base_model=parent if isinstance(parent, str) else None)
 
 
-def push(
-    folder: str | Path,
-    repo_id: str,
-    include: Sequence[str] = (),
-    max_drop: float | None = None,
-    data: DataArguments | None = None,
-    teacher: str | None = None,
-    **options,
-) -> PushResult:
+@accepts(PushOptions)
+def push(options: PushOptions) -> PushResult:
     """Push a run folder to the Hub in a single commit; skip the commit if nothing changed.
 
     With `max_drop`, the model and its teacher are evaluated first, and a model that lost too much is not pushed.
-
-    Args:
-        folder: the run folder.
-        repo_id: `org/name`.
-        include: exports to upload as well: `"onnx"`, `"openvino"`.
-        max_drop: how far the model's main metric may be below the teacher's.
-        data: the data to evaluate on; required with `max_drop`.
-        teacher: folder or Hub id of the teacher (the one in the run record).
-        options: arguments of `tkd_hf.hub.push.push_files`.
 
     Raises:
         InputError: as `plan_push`; if `max_drop` is given without data; or if the Hub refuses the push.
@@ -98,11 +83,20 @@ def push(
     print(result.commit)
     ```
     """
-    planned = plan_push(folder, repo_id, include)
+    folder, max_drop, data = options.folder, options.max_drop, options.data
+    planned = plan_push(folder, options.repo_id, options.include)
     if max_drop is not None:
         if data is None:
             raise InputError(
                 f"max_drop={max_drop} requires data to evaluate the model and its teacher on: name the task"
             )
-        evaluate(str(folder), data, teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
-    return push_files(planned.files, repo_id, **options)
+        evaluate(str(folder), data, options.teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
+    return push_files(
+        planned.files,
+        options.repo_id,
+        private=options.private,
+        revision=options.revision,
+        tag=options.tag,
+        create_pr=options.create_pr,
+        message=options.message,
+    )

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..core.errors import GateFailed, InputError
 from ..core.files import atomic_write, read_json
 from ..core.names import label_names
+from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
 from ..data.tokenization import tokenize
@@ -25,36 +26,15 @@ from ..records.run_folder import RunFolder, StageRecord, fingerprint, read_recor
 from ..teachers.soft_labels import teacher_revision
 from .benchmark import SENTENCES
 from .evaluate import TIMED_SENTENCES, evaluate, first_texts
+from .options import QuantizeOptions
 
 
-CALIBRATION_EXAMPLES = 300
-
-
-def quantize(
-    model: str,
-    output_dir: str | Path,
-    backend: str,
-    weights: str | None = None,
-    data: DataArguments | None = None,
-    calibration: int = CALIBRATION_EXAMPLES,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> StageRecord:
+@accepts(QuantizeOptions)
+def quantize(options: QuantizeOptions) -> StageRecord:
     """Quantize or export a model into a folder, and measure it beside the float model.
 
     See `tkd_hf.quantization` for which backend to choose. The folder appears only when everything is done, so an
     interrupted run leaves nothing behind.
-
-    Args:
-        model: folder or Hub id of a float classifier.
-        output_dir: folder for the quantized model.
-        backend: one of `tkd_hf.quantization.BACKENDS`.
-        weights: one of the backend's schemes; by default its first.
-        data: the task or dataset. Its evaluation split measures how much the model lost. Some schemes need its training
-            split for calibration. Without data, only size and speed are measured.
-        calibration: number of training examples to calibrate on, for schemes that need them.
-        overwrite: whether to delete the run that the folder holds.
-        resume: whether to return a finished run as it is.
 
     Returns:
         the record of the run. Its metrics are those of the quantized model on the evaluation split, its agreement with
@@ -74,6 +54,7 @@ def quantize(
     print(record.metrics["agreement"], record.metrics["speedup"])
     ```
     """
+    model, backend, weights, data = options.model, options.backend, options.weights, options.data
     backend_module, weights = load_backend(backend, weights)
     config = runner_config(model)
     _check_not_quantized(model, config.to_dict())
@@ -101,17 +82,17 @@ def quantize(
             "backend": backend,
             "weights": weights,
             **({"max_length": data.max_length} if data else {}),
-            **({"calibration": calibration} if calibrated else {}),
+            **({"calibration": options.calibration} if calibrated else {}),
         },
     )
-    run = RunFolder(output_dir, record, overwrite, resume)
+    run = RunFolder(options.output_dir, record, options.overwrite, options.resume)
     if run.done:
         return run.record
     with run.replace_when_done() as folder:
         classifier, tokenizer = load_classifier(model, task and task.problem_type), load_tokenizer(model)
 
         def examples() -> Iterator[dict[str, torch.Tensor]]:
-            return calibration_batches(train, tokenizer, calibration, data.max_length)
+            return calibration_batches(train, tokenizer, options.calibration, data.max_length)
 
         details = backend_module.quantize(classifier, tokenizer, folder, weights=weights, calibration=examples)
         del classifier  # frees its memory before both models are measured

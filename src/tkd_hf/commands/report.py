@@ -12,45 +12,29 @@ from ..cards import figures, report_tables
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
 from ..core.names import short_names
+from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report
 from ..records.run_folder import RECORD_NAME, read_record
 from .benchmark import benchmark
 from .evaluate import evaluate
+from .options import ReportOptions
 
 
 logger = logging.getLogger(__name__)
 
 
-def report(
-    runs: Sequence[str],
-    output_dir: str | Path,
-    data: DataArguments,
-    teacher: str | None = None,
-    batch_size: int = 128,
-    disagreements: bool = True,
-    **benchmark_arguments: Any,
-) -> Report:
+@accepts(ReportOptions)
+def report(options: ReportOptions) -> Report:
     """Evaluate and time models next to their teacher, and write `report.md`, `report.json` and plots.
-
-    Args:
-        runs: folders or Hub ids of models; exported models are accepted as well. Folders without a model are skipped,
-            so `runs/*` works.
-        output_dir: folder for the report; an earlier report in it is replaced.
-        data: the task or data set; `recorded_task` returns the task that the runs were trained on.
-        teacher: folder or Hub id of the teacher (the one in the run records).
-        batch_size: number of examples per batch for the metrics.
-        disagreements: write the examples on which a model and the teacher disagree, one file per model. Switch it off
-            if the texts must not be copied.
-        benchmark_arguments: arguments of `tkd_hf.benchmark`.
 
     Returns:
         The measurements.
 
     Raises:
         InputError: as `evaluate` and `benchmark`; if there are no models; or if the run records name several teachers
-            or none.
+            or none, or no GLUE task if `data` is left out.
 
     Example:
 
@@ -62,24 +46,36 @@ def report(
     ```
     """
     figures.check_installed()  # before any work is done
-    models = [run for run in runs if _may_be_model(run)]
-    teacher = teacher or recorded_input(models, "teacher")
+    models = [run for run in options.runs if _may_be_model(run)]
+    data = options.data or DataArguments(task=recorded_task(options.runs))
+    teacher = options.teacher or recorded_input(models, "teacher")
     students = [model for model in models if Path(model).resolve() != Path(teacher).resolve()]
     if not students:
         raise InputError(
-            f"no model in {', '.join(runs) or 'the list of runs'} except the teacher {teacher}; name a student"
+            f"no model in {', '.join(options.runs) or 'the list of runs'} except the teacher {teacher}; name a student"
         )
-    output_dir = Path(output_dir)
+    output_dir = Path(options.output_dir)
     names = short_names(students)
-    disagreements_file = output_dir / "disagreements-{model}.jsonl" if disagreements else None
-    evaluation = evaluate(students, data, teacher, batch_size, disagreements_file=disagreements_file)
+    disagreements_file = output_dir / "disagreements-{model}.jsonl" if options.disagreements else None
+    evaluation = evaluate(students, data, teacher, options.batch_size, disagreements_file=disagreements_file)
     logs = {name: _training_log(student) for name, student in zip(names, students, strict=True)}
+    disagreements = {name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if options.disagreements}
     result = Report(
         names=["teacher", *names],
         evaluation=evaluation,
-        benchmark=benchmark([teacher, *students], data=data, **benchmark_arguments),
+        benchmark=benchmark(
+            [teacher, *students],
+            data,
+            options.batch_sizes,
+            options.lengths,
+            options.reference,
+            threads=options.threads,
+            rounds=options.rounds,
+            patience=options.patience,
+            seed=options.seed,
+        ),
         logs={name: log for name, log in logs.items() if log},
-        disagreements={name: f"disagreements-{name.replace('/', '-')}.jsonl" for name in names if disagreements},
+        disagreements=disagreements,
     )
     figures.draw(result, output_dir / "pictures")
     with atomic_write(output_dir / REPORT_JSON) as file:

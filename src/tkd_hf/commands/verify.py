@@ -15,6 +15,7 @@ from ..cards.metadata import read_card
 from ..core.errors import CardMismatch, InputError
 from ..core.hardware import describe_software
 from ..core.names import label_names, split_revision
+from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
 from ..data.tasks import GLUE_TASKS, Task
@@ -26,6 +27,7 @@ from ..models.loading import classifier_class
 from ..models.lora import merge_adapter
 from ..records.run_folder import read_record
 from .evaluate import evaluate, first_texts
+from .options import VerifyOptions
 from .push import write_card
 
 
@@ -92,9 +94,8 @@ class Verification:
         return asdict(self)
 
 
-def verify(
-    model: str, data: DataArguments, tolerance: float = 0.002, batch_size: int = 128, trust_remote_code: bool = False
-) -> Verification:
+@accepts(VerifyOptions)
+def verify(options: VerifyOptions) -> Verification:
     """Download a model from the Hub into a fresh cache, and compare it with its commit and its card.
 
     Three things are checked: the hash of every file; that the model gives the same logits with this package and in a
@@ -102,14 +103,6 @@ def verify(
     adapter is merged into its base model before it is evaluated.
 
     The metrics are not judged here. Call `Verification.check` on the result.
-
-    Args:
-        model: `org/name` or `org/name@revision`.
-        data: the data on which the card's metrics were measured; `claimed_task` returns the task that the card names.
-        tolerance: accepted difference between a metric in the card and the measured value. Results differ slightly
-            between processors.
-        batch_size: number of examples per batch.
-        trust_remote_code: run source files of the repository that differ from this package's. Read them first.
 
     Raises:
         InputError: if the model cannot be downloaded, if its card has no metrics for this data, or if the repository
@@ -126,10 +119,12 @@ def verify(
     result.check()  # CardMismatch if a metric of the card is wrong
     ```
     """
+    model = options.model
+    data = options.data or DataArguments(task=claimed_task(model))
     with tempfile.TemporaryDirectory() as folder:
         snapshot = fetch_snapshot(model, Path(folder, "hub"))
         untrusted = untrusted_code(snapshot)
-        if untrusted and not trust_remote_code:
+        if untrusted and not options.trust_remote_code:
             raise InputError(
                 f"{model} contains source files that differ from this package's: {', '.join(untrusted)}; read them, "
                 "and add --trust-remote-code if you trust them"
@@ -148,7 +143,7 @@ def verify(
                 f"{', '.join(task.metrics)} can be measured"
             )
         loads = _load_both_ways(snapshot, model_folder, task, first_texts(examples, COMPARED_TEXTS))
-        evaluation = evaluate(model_folder, data, batch_size=batch_size)
+        evaluation = evaluate(model_folder, data, batch_size=options.batch_size)
         text_differences = differing_numbers(snapshot.folder, snapshot.repo_id)
     measured = evaluation.models[0].metrics
     return Verification(
@@ -160,7 +155,7 @@ def verify(
         examples=len(examples),
         loads=loads,
         figures=[CheckedMetric(claim.metric, claim.value, measured.get(claim.metric)) for claim in claims],
-        tolerance=tolerance,
+        tolerance=options.tolerance,
         text=text_differences,
     )
 

@@ -12,18 +12,21 @@ from values by option name: words from the command line, or typed values from a 
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .errors import InputError
 
 
+Given = ParamSpec("Given")
 Kind = TypeVar("Kind")
+Result = TypeVar("Result")
 
 SWITCH_VALUES = dict.fromkeys(["true", "yes", "on", "1"], True) | dict.fromkeys(["false", "no", "off", "0"], False)
 
@@ -38,11 +41,8 @@ class Option:
         default: the default as text; empty if the option is required.
         kind: type of the value without `None`, such as `int` or `tuple[str, ...]`.
         group: heading in help; empty for the command's own options.
-        positional: whether it is an argument without a flag.
         off: flag of a switch that is on by default, such as `--no-train`.
-        multiple: whether the flag may be repeated.
-        choices: the accepted values, if only some are.
-        metavar: what stands for the value in help.
+        positional, multiple, choices, metavar: as in `option`.
         python_name: name of the field, which Python callers use; `path` is the name of the nested class's field.
     """
 
@@ -156,6 +156,32 @@ def option_class(kind: type[Kind]) -> type[Kind]:
     return dataclass(frozen=True)(kind)
 
 
+def accepts(kind: Callable[Given, Kind]) -> Callable[[Callable[[Kind], Result]], Callable[Given, Result]]:
+    """Return a decorator for functions of one options object: callers give the fields of its class instead.
+
+        @accepts(LabelOptions)
+        def label(options: LabelOptions) -> LabelResult: ...
+
+        label("org/teacher", DataArguments(task="sst2"), batch_size=8)
+
+    `inspect.signature` and `help` show these fields.
+    """
+
+    def decorate(function: Callable[[Kind], Result]) -> Callable[Given, Result]:
+        @functools.wraps(function)
+        def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+            return function(kind(*args, **kwargs))
+
+        parameters = inspect.signature(kind).parameters.values()
+        result = function.__annotations__.get("return", inspect.Signature.empty)
+        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # for help() and the reference
+            list(parameters), return_annotation=result
+        )
+        return call
+
+    return decorate
+
+
 @functools.cache
 def options_of(kind: type) -> tuple[Option, ...]:
     """Return the options of a class and of its groups, in the order of declaration.
@@ -229,6 +255,12 @@ def parse_switch(value: Any) -> bool:
     if not isinstance(value, bool | str) or word not in SWITCH_VALUES:
         raise ValueError("is neither true nor false")
     return SWITCH_VALUES[word]
+
+
+def parse_names(value: Any) -> str | tuple[str, ...]:
+    """Parse a model's name, or a list of names."""
+    names = _convert(tuple[str, ...], value, split=False)
+    return names[0] if isinstance(value, str) else names
 
 
 def _build_group(declared: dataclasses.Field, values: Mapping[str, Any]) -> dict[str, Any]:
