@@ -59,6 +59,7 @@ class TKDPreTrainedModel(PreTrainedModel):
     copy of this file in a model's folder does not have it.
     """
 
+    config: TKDConfig
     config_class = TKDConfig
     base_model_prefix = "tkd"
     supports_gradient_checkpointing = True

@@ -11,7 +11,7 @@ Three independent kinds of pruning live here:
   NNCF chooses (`NNCFMasks`). Zeros alone make nothing faster.
 
 To add an importance criterion, write a function in `importance`, register it in `IMPORTANCE`, and name it in
-`arguments.CRITERIA`. To add a target, write a class with the methods of `ParameterTarget` in `targets`.
+`arguments.CRITERIA`. To add a target, write a class with the members of `targets.Target`.
 
 Importing this package is quick, so that `tkd-hf --help` can read `arguments`: every other name is loaded when it is
 first used.

@@ -3,11 +3,13 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainingArguments
+from datasets import Dataset
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..core.errors import InputError
 from ..training.callbacks import CheckpointedCallback
@@ -22,15 +24,24 @@ logger = logging.getLogger(__name__)
 PRUNING_FILE = "pruning.json"
 
 
-class PruningCallback(CheckpointedCallback):
-    """Prune the student on a schedule during training, and replace it by the smaller model when training ends.
+class Pruner(Protocol):
+    """A pruner that a schedule drives step by step: `StructuredPruner` or `ElementPruner`."""
 
-    Between the prunings, the student recovers by ordinary training. Every checkpoint holds the masks, the budget and
-    the position in the schedule, so a run that is killed and resumed ends exactly as it would have without the
-    interruption.
+    def prune(self, share: float = 1.0) -> None:
+        """Prune until this share of the way to the target is done."""
 
-    During training, `trainer.model` still has its full size; it becomes the small model in `on_train_end`. If training
-    stops before the last pruning, as with early stopping, that model is larger than the target, and a warning says so.
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been pruned, as values that JSON can hold."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of another pruner of the same model."""
+
+
+class ScheduledPruning(CheckpointedCallback):
+    """Base class of the callbacks that prune the student on a schedule during training.
+
+    Every checkpoint holds the pruner's state and the position in the schedule, so a run that is killed and resumed ends
+    exactly as it would have without the interruption.
 
     Args:
         trainer: trainer of the student.
@@ -40,16 +51,9 @@ class PruningCallback(CheckpointedCallback):
     Raises:
         InputError: if the trainer loads its best checkpoint at the end, because that checkpoint may date from before
             the last pruning.
-
-    Example (`trainer`: a `DistillationTrainer`):
-
-        pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5), *calibration_data(trainer))
-        trainer.add_callback(PruningCallback(trainer, pruner, Schedule("cubic")))
-        trainer.train()
-        trainer.save_model()
     """
 
-    def __init__(self, trainer: DistillationTrainer, pruner: StructuredPruner, schedule: Schedule):
+    def __init__(self, trainer: DistillationTrainer, pruner: Pruner, schedule: Schedule):
         self.check(trainer.args)
         self.trainer, self.pruner, self.schedule = trainer, pruner, schedule
         self.position = 0  # number of prunings that are done
@@ -62,15 +66,13 @@ class PruningCallback(CheckpointedCallback):
                 "load_best_model_at_end=True could restore weights from before the last pruning; remove this argument"
             )
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._prune_if_due(state)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._prune_if_due(state)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._warn_if_unfinished(f": {describe_masks(self.pruner.masks)}")
-        self.trainer.replace_model(self.pruner.compact())
 
     def prune_without_training(self) -> None:
         """Prune to the target at once, and replace the trainer's model as at the end of training."""
@@ -98,12 +100,13 @@ class PruningCallback(CheckpointedCallback):
         self.position = state.pop("position")
         self.pruner.load_state_dict(state)
 
-    def _warn_if_unfinished(self, target: str) -> None:
+    def warn_if_unfinished(self, target: str) -> None:
+        """Log a warning if training ended before the last pruning."""
         done, total = self.position, self.schedule.total_prunings
         if done < total:
             logger.warning("training ended after %d of %d prunings, short of the target%s", done, total, target)
 
-    def _prune_if_due(self, state) -> None:
+    def _prune_if_due(self, state: TrainerState) -> None:
         due = self.schedule.prunings_due(state.global_step, state.max_steps)
         if due > self.position:
             self.pruner.prune(self.schedule.completed_share(due))
@@ -112,6 +115,45 @@ class PruningCallback(CheckpointedCallback):
                 # Each process scores units on its own calibration data, so all take over the masks of the first one.
                 pruner_state = [self.pruner.state_dict()]
                 self.pruner.load_state_dict(broadcast_object_list(pruner_state)[0])
+
+
+class PruningCallback(ScheduledPruning):
+    """Prune the student on a schedule during training, and replace it by the smaller model when training ends.
+
+    Between the prunings, the student recovers by ordinary training. Every checkpoint holds the masks, the budget and
+    the position in the schedule, so a run that is killed and resumed ends exactly as it would have without the
+    interruption.
+
+    During training, `trainer.model` still has its full size; it becomes the small model in `on_train_end`. If training
+    stops before the last pruning, as with early stopping, that model is larger than the target, and a warning says so.
+
+    Args:
+        trainer: trainer of the student.
+        pruner: prunes the trainer's model.
+        schedule: when to prune and how much.
+
+    Raises:
+        InputError: if the trainer loads its best checkpoint at the end, because that checkpoint may date from before
+            the last pruning.
+
+    Example (`trainer`: a `DistillationTrainer`):
+
+        pruner = StructuredPruner(ParameterTarget(trainer.model, 0.5), *calibration_data(trainer))
+        trainer.add_callback(PruningCallback(trainer, pruner, Schedule("cubic")))
+        trainer.train()
+        trainer.save_model()
+    """
+
+    pruner: StructuredPruner
+
+    def __init__(self, trainer: DistillationTrainer, pruner: StructuredPruner, schedule: Schedule):
+        super().__init__(trainer, pruner, schedule)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.warn_if_unfinished(f": {describe_masks(self.pruner.masks)}")
+        self.trainer.replace_model(self.pruner.compact())
 
 
 def calibration_data(trainer: DistillationTrainer, examples: int = 256) -> tuple[list[Batch], LossFunction]:
@@ -124,13 +166,20 @@ def calibration_data(trainer: DistillationTrainer, examples: int = 256) -> tuple
 
     Returns:
         batches in evaluation order, and a function that computes the trainer's loss on a batch.
+
+    Raises:
+        InputError: if the training data is not a `datasets.Dataset`.
     """
     dataset = trainer.train_dataset
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"the training data is a {type(dataset).__name__}, from which pruning cannot draw examples; convert it to "
+            "a datasets.Dataset"
+        )
     indices = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[: examples * trainer.args.world_size]
     batches = list(trainer.get_eval_dataloader(dataset.select(sorted(indices.tolist()))))
 
     def loss(batch: Batch) -> torch.Tensor:
-        with trainer.compute_loss_context_manager():
-            return trainer.compute_loss(trainer.model, batch)
+        return trainer.batch_loss(trainer.model, batch)
 
     return batches, loss

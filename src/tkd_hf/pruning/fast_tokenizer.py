@@ -71,8 +71,9 @@ def required_token_ids(
     """
     pipeline, vocabulary = read_pipeline(tokenizer), tokenizer.get_vocab()
     model = pipeline["model"]
-    unknown_id = vocabulary.get(unknown_token(tokenizer))
-    used_ids, unknown_words = set(also) | _special_ids(tokenizer, pipeline), set()
+    unknown_id = _unknown_id(tokenizer)
+    used_ids = set(also) | _special_ids(tokenizer, pipeline)
+    unknown_words: set[str] = set()
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
         used_ids.update(ids)
         if model["type"] == "WordPiece" and unknown_id in ids:
@@ -120,11 +121,22 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return getattr(tokenizer.backend_tokenizer.model, "unk_token", None) or tokenizer.unk_token
 
 
+def tokens_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """Return the tokens with these ids."""
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    return [tokens] if isinstance(tokens, str) else tokens
+
+
+def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    token = unknown_token(tokenizer)
+    return None if token is None else tokenizer.get_vocab().get(token)
+
+
 def _special_ids(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> set[int]:
-    unknown_id = tokenizer.get_vocab().get(unknown_token(tokenizer))
     pipeline_ids = {container[key] for container, key in _ids_in_pipeline(pipeline)}
     added_ids = {token["id"] for token in pipeline["added_tokens"]}
-    return {*tokenizer.all_special_ids, *pipeline_ids, *added_ids, unknown_id} - {None}
+    token_ids = (*tokenizer.all_special_ids, *pipeline_ids, *added_ids, _unknown_id(tokenizer))
+    return {token_id for token_id in token_ids if token_id is not None}
 
 
 def _ids_in_pipeline(pipeline: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -159,40 +171,40 @@ def _words(tokenizer: PreTrainedTokenizerBase, text: Text) -> Iterator[str]:
 
 def _pieces_until_unknown(word: str, vocabulary: dict[str, int], prefix: str) -> list[str]:
     """Return the pieces that WordPiece takes from a word before it meets a part that no piece fits."""
-    pieces, start = [], 0
+    pieces: list[str] = []
+    start = 0
     while start < len(word):
-        ends = range(len(word), start, -1)
-        candidates = ((end, (prefix if start else "") + word[start:end]) for end in ends)
-        end, piece = next(((end, piece) for end, piece in candidates if piece in vocabulary), (None, None))
-        if piece is None:
+        candidates = (((prefix if start else "") + word[start:end], end) for end in range(len(word), start, -1))
+        longest = next((candidate for candidate in candidates if candidate[0] in vocabulary), None)
+        if longest is None:
             break
+        piece, start = longest
         pieces.append(piece)
-        start = end
     return pieces
 
 
-def _prune_table(model: dict[str, Any], vocabulary: dict[str, int]):
+def _prune_table(model: dict[str, Any], vocabulary: dict[str, int]) -> None:
     """Prune a model whose vocabulary is a table of tokens and ids."""
     model["vocab"] = {token: vocabulary[token] for token in model["vocab"] if token in vocabulary}
 
 
-def _prune_bpe(model: dict[str, Any], vocabulary: dict[str, int]):
+def _prune_bpe(model: dict[str, Any], vocabulary: dict[str, int]) -> None:
     _prune_table(model, vocabulary)
     merges = [(left, right, _merged_token(left, right, model)) for left, right in model["merges"]]
     model["merges"] = [merge[:2] for merge in merges if all(token in vocabulary for token in merge)]
 
 
-def _prune_unigram(model: dict[str, Any], vocabulary: dict[str, int]):
-    unknown = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+def _prune_unigram(model: dict[str, Any], vocabulary: dict[str, int]) -> None:
+    if model["unk_id"] is not None:
+        model["unk_id"] = vocabulary.get(model["vocab"][model["unk_id"]][0])
     model["vocab"] = [entry for entry in model["vocab"] if entry[0] in vocabulary]
-    model["unk_id"] = vocabulary.get(unknown)
 
 
-def _add_nothing(model: dict[str, Any], tokens: set[str]):
+def _add_nothing(model: dict[str, Any], tokens: set[str]) -> None:
     """Add no tokens: this kind of tokenizer reaches each of its tokens without others."""
 
 
-def _add_merge_parts(model: dict[str, Any], tokens: set[str]):
+def _add_merge_parts(model: dict[str, Any], tokens: set[str]) -> None:
     """Add the tokens from which tokens are merged, and those from which these are merged."""
     merges = [(left, right, _merged_token(left, right, model)) for left, right in model["merges"]]
     size_before = None
@@ -204,7 +216,7 @@ def _add_merge_parts(model: dict[str, Any], tokens: set[str]):
                 tokens |= {left, right}
 
 
-def _add_least_likely(model: dict[str, Any], tokens: set[str]):
+def _add_least_likely(model: dict[str, Any], tokens: set[str]) -> None:
     tokens.add(min(model["vocab"], key=lambda entry: entry[1])[0])
 
 

@@ -12,17 +12,19 @@ it.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate.utils import find_batch_size
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..core.errors import InputError
 from ..models.modeling_tkd import TKDPreTrainedModel
 from ..models.signals import all_tokens_computed
 from .arguments import CRITERIA
 from .structured import Gates
-from .units import Units
+from .units import Units, head_dim_of, layers_of
 
 
 Batch = dict[str, torch.Tensor]
@@ -57,14 +59,15 @@ def taylor(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden: b
     Raises:
         InputError: if the loss does not depend on any unit.
     """
-    totals, examples = None, 0
+    totals: list[torch.Tensor] = []
+    examples = 0
     with _eval_mode(gates.model):
         for batch in batches:
             batch_size = find_batch_size(batch)
             with gates.for_each_example(batch_size, hidden) as values, torch.enable_grad():
                 gradients = torch.autograd.grad(loss(batch) * batch_size, values)
             sums = [gradient.square().sum(dim=(0, 1)) for gradient in gradients]
-            totals = sums if totals is None else [total + part for total, part in zip(totals, sums, strict=True)]
+            totals = [total + part for total, part in zip(totals, sums, strict=True)] if totals else sums
             examples += batch_size
     if not any(scores.any() for scores in totals):
         raise InputError(
@@ -89,13 +92,13 @@ def magnitude(gates: Gates, batches: Sequence[Batch], loss: LossFunction, hidden
     """
     heads, neurons, layers, model = [], [], [], gates.model
     width = torch.zeros(model.config.hidden_size, device=model.device)
-    for layer in model.base_model.layers:
+    for layer in layers_of(model):
         attention, feed_forward = layer.attention, layer.feed_forward
         inputs = [_squares(module) for module in (attention.query, attention.key, attention.value)]
         attention_output = _squares(attention.output)
         into_neurons, out_of_neurons = _squares(feed_forward.intermediate), _squares(feed_forward.output)
         head_rows = sum(weight.sum(dim=1) for weight in inputs) + attention_output.sum(dim=0)
-        heads.append(head_rows.unflatten(0, (-1, model.config.head_dim)).sum(dim=1))
+        heads.append(head_rows.unflatten(0, (-1, head_dim_of(model.config))).sum(dim=1))
         neurons.append(into_neurons.sum(dim=1) + out_of_neurons.sum(dim=0))
         layers.append(_squares(layer.attention_norm).sum() + _squares(layer.feed_forward_norm).sum())
         read = sum(weight.sum(dim=0) for weight in (*inputs, into_neurons))
@@ -142,13 +145,15 @@ class _ActivationRecorder:
     """
 
     def __init__(self, model: TKDPreTrainedModel):
-        self._encoder, self._head_dim, depth = model.base_model, model.config.head_dim, model.config.num_hidden_layers
-        self._head_products, self._neuron_squares = [0.0] * depth, [0.0] * depth
+        self._layers, self._head_dim = layers_of(model), head_dim_of(model.config)
+        depth = len(self._layers)
+        self._head_products: list[torch.Tensor | float] = [0.0] * depth
+        self._neuron_squares: list[torch.Tensor | float] = [0.0] * depth
         self.layers = torch.zeros(depth, device=model.device)
         self.width = torch.zeros(model.config.hidden_size, device=model.device)
         self.tokens = 0
-        self._handles = []
-        for index, layer in enumerate(self._encoder.layers):
+        self._handles: list[RemovableHandle] = []
+        for index, layer in enumerate(self._layers):
             attention_output, feed_forward_output = layer.attention.output, layer.feed_forward.output
             self._handles += [
                 attention_output.register_forward_pre_hook(partial(self._record_heads, index)),
@@ -169,7 +174,7 @@ class _ActivationRecorder:
 
     def heads(self) -> list[torch.Tensor]:
         """Return the sum of squares per head, one tensor of shape (heads,) per layer."""
-        weights = [layer.attention.output.weight.detach().float() for layer in self._encoder.layers]
+        weights = [layer.attention.output.weight.detach().float() for layer in self._layers]
         columns = [weight.unflatten(1, (-1, self._head_dim)) for weight in weights]
         weight_products = [torch.einsum("whd,whe->hde", column, column) for column in columns]
         pairs = zip(weight_products, self._head_products, strict=True)
@@ -177,27 +182,28 @@ class _ActivationRecorder:
 
     def neurons(self) -> list[torch.Tensor]:
         """Return the sum of squares per neuron, one tensor of shape (neurons,) per layer."""
-        weights = [_squares(layer.feed_forward.output).sum(dim=0) for layer in self._encoder.layers]
+        weights = [_squares(layer.feed_forward.output).sum(dim=0) for layer in self._layers]
         return [weight * squares for weight, squares in zip(weights, self._neuron_squares, strict=True)]
 
-    def _record_heads(self, layer: int, module, args):
+    def _record_heads(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
         states = args[0][self._real_tokens].float().unflatten(-1, (-1, self._head_dim))
         self._head_products[layer] += torch.einsum("thd,the->hde", states, states)
 
-    def _record_neurons(self, layer: int, module, args):
+    def _record_neurons(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._neuron_squares[layer] += args[0][self._real_tokens].float().square().sum(dim=0)
 
-    def _record_layer(self, layer: int, module, args, output):
+    def _record_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         self.layers[layer] += (output - args[0])[self._real_tokens].float().square().sum()
 
-    def _record_width(self, module, args, output):
+    def _record_width(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         self.width += output[self._real_tokens].float().square().sum(dim=0)
 
 
-IMPORTANCE = dict(zip(CRITERIA, (taylor, magnitude, activation), strict=True))
+Criterion = Callable[[Gates, Sequence[Batch], LossFunction, bool], Units]
+IMPORTANCE: dict[str, Criterion] = dict(zip(CRITERIA, (taylor, magnitude, activation), strict=True))
 
 
-def _squares(module: nn.Module) -> torch.Tensor:
+def _squares(module: nn.Linear | nn.LayerNorm) -> torch.Tensor:
     return module.weight.detach().float().square()
 
 

@@ -57,7 +57,7 @@ class NNCFMasks:
         pruned = self.nncf.prune(
             copy.deepcopy(self.model).eval(),
             modes[sparsity.scope],
-            ratio=share * sparsity.share,
+            ratio=share * sparsity.target,
             ignored_scope=self.nncf.IgnoredScope(names=ignored, validate=False),
             examples_inputs=self.example,
         )

@@ -63,7 +63,7 @@ class StructuredPruner:
         self.model, self.target = target.model, target
         self.gates = Gates(target.model)
         self._importance, self._batches, self._loss = IMPORTANCE[importance], batches, loss
-        self._budget = None
+        self._budget: float | None = None
 
     @property
     def masks(self) -> Units:
@@ -80,9 +80,9 @@ class StructuredPruner:
         price, kinds = self.target.price, self.target.kinds
         scores = self._importance(self.gates, self._batches, self._loss, "hidden" in kinds)
         order = removal_order(scores, masks, Costs.from_price(masks.pruned_config(config), price), kinds)
-        if self._budget is None:
-            self._budget = self.target.budget(masks, order)
-        limit = self._budget if share >= 1 else price(config) + share * (self._budget - price(config))
+        budget = self.target.budget(masks, order) if self._budget is None else self._budget
+        self._budget = budget
+        limit = budget if share >= 1 else price(config) + share * (budget - price(config))
         self.gates.set(prune_to_budget(lambda masks: price(masks.pruned_config(config)) <= limit, masks, order))
         logger.info("pruned to %s", describe_masks(self.masks))
 

@@ -1,13 +1,14 @@
 """When to prune and how much: all at once, or in several prunings with recovery in between."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.errors import InputError
 
 
 # Share of the pruning that is done, as a function of the progress through the schedule; both go from 0 to 1.
-PROGRESS_CURVES = {
+PROGRESS_CURVES: dict[str, Callable[[float], float]] = {
     "one-shot": lambda progress: 1.0,
     "linear": lambda progress: progress,
     "cubic": lambda progress: 1 - (1 - progress) ** 3,
@@ -47,7 +48,7 @@ class Schedule:
     start: float = 0.0
     end: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in PROGRESS_CURVES:
             raise InputError(f"unknown schedule {self.name!r}; choose among {', '.join(PROGRESS_CURVES)}")
         if self.num_prunings < 1 or not 0 <= self.start <= self.end <= 1:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..models.configuration_tkd import TKDConfig
 from ..models.modeling_tkd import TKDForSequenceClassification, TKDPreTrainedModel
 from ..models.quantized import refuse_quantized
-from .units import Units
+from .units import Units, encoder_of, head_dim_of, layers_of
 
 
 class Gates:
@@ -60,9 +61,8 @@ class Gates:
         self.masks = Units.full(model.config, True)
         # Gate values on the model's device. None means that all gates are 1, and costs no time.
         self._values = self.masks.map(lambda mask: None)
-        self._head_dim = model.config.head_dim
         self._handles = list(self._install(model))
-        self._encoder: Any = model.base_model
+        self._encoder = encoder_of(model)
         self._computed_all_tokens = self._encoder.compute_all_tokens
         self._encoder.compute_all_tokens = True
 
@@ -105,9 +105,8 @@ class Gates:
         finally:
             self._values = previous
 
-    def _install(self, model: TKDPreTrainedModel):
-        encoder = model.base_model
-        for index, layer in enumerate(encoder.layers):
+    def _install(self, model: TKDPreTrainedModel) -> Iterator[RemovableHandle]:
+        for index, layer in enumerate(layers_of(model)):
             yield layer.attention.output.register_forward_pre_hook(partial(self._gate_heads, index))
             yield layer.feed_forward.output.register_forward_pre_hook(partial(self._gate_neurons, index))
             # This hook runs before all others of the layer, so that hooks that record hidden states see the gated
@@ -115,33 +114,37 @@ class Gates:
             yield layer.register_forward_hook(partial(self._gate_layer, index), prepend=True)
         for norm in _norms_over_hidden(model):
             yield norm.register_forward_hook(self._gate_norm)
-        if encoder.embeddings.projection is not None:
-            yield encoder.embeddings.projection.register_forward_hook(self._gate_projection)
+        projection = encoder_of(model).embeddings.projection
+        if projection is not None:
+            yield projection.register_forward_hook(self._gate_projection)
         if isinstance(model, TKDForSequenceClassification):  # its dense layer has the width of the residual stream
             yield model.classifier.register_forward_pre_hook(self._gate_classifier)
 
-    def _gate_heads(self, layer: int, module: nn.Module, args: tuple):
+    def _gate_heads(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor] | None:
         gate = self._values.heads[layer]
-        return None if gate is None else (_apply_gate(args[0], gate.repeat_interleave(self._head_dim, dim=-1)),)
+        head_dim = head_dim_of(self.model.config)
+        return None if gate is None else (_apply_gate(args[0], gate.repeat_interleave(head_dim, dim=-1)),)
 
-    def _gate_neurons(self, layer: int, module: nn.Module, args: tuple):
+    def _gate_neurons(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor] | None:
         gate = self._values.neurons[layer]
         return None if gate is None else (_apply_gate(args[0], gate),)
 
-    def _gate_layer(self, layer: int, module: nn.Module, args: tuple, output: torch.Tensor):
+    def _gate_layer(
+        self, layer: int, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor
+    ) -> torch.Tensor | None:
         if self._values.layers is None:
             return None
         gate = self._values.layers[..., layer : layer + 1].to(output.dtype)
         return gate * output + (1 - gate) * args[0]
 
-    def _gate_norm(self, module: nn.LayerNorm, args: tuple, output: torch.Tensor):
+    def _gate_norm(self, module: nn.LayerNorm, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         gate = self._values.hidden
         return None if gate is None else _gated_layer_norm(args[0].float(), gate, module).to(output.dtype)
 
-    def _gate_projection(self, module: nn.Module, args: tuple, output: torch.Tensor):
+    def _gate_projection(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         return None if self._values.hidden is None else _apply_gate(output, self._values.hidden)
 
-    def _gate_classifier(self, module: nn.Module, args: tuple):
+    def _gate_classifier(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor] | None:
         return None if self._values.hidden is None else (_apply_gate(args[0], self._values.hidden),)
 
 
@@ -162,8 +165,8 @@ def _gated_layer_norm(states: torch.Tensor, gate: torch.Tensor, norm: nn.LayerNo
 def _norms_over_hidden(model: TKDPreTrainedModel) -> list[nn.LayerNorm]:
     """Return the norms of the residual stream. Norms of factorised embeddings have another width and are left out."""
     factorised = model.config.embedding_size != model.config.hidden_size
-    encoder_modules = [module for layer in model.base_model.layers for module in layer.modules()]
-    modules = encoder_modules if factorised else model.modules()
+    encoder_modules = [module for layer in layers_of(model) for module in layer.modules()]
+    modules = encoder_modules if factorised else list(model.modules())
     return [module for module in modules if isinstance(module, nn.LayerNorm)]
 
 
@@ -204,28 +207,36 @@ def compact(model: TKDPreTrainedModel, masks: Units) -> TKDPreTrainedModel:
         InputError: if the weights are quantized, because rows and columns of packed weights cannot be removed.
     """
     refuse_quantized(model, "prune")
-    config = masks.pruned_config(model.config)
+    # All initial values are overwritten. The fork keeps their initialisation from advancing the user's random state.
+    with torch.random.fork_rng(devices=[]):
+        smaller = type(model)(masks.pruned_config(model.config))
+    smaller.load_state_dict(_remaining_weights(model, masks))
+    smaller.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]  # transformers wraps `to` without types
+    return smaller.train(model.training)
+
+
+def _remaining_weights(model: TKDPreTrainedModel, masks: Units) -> dict[str, torch.Tensor]:
+    """Return the weights of the units that stay, under their names in the smaller model."""
     weights = {}
     for name, weight in model.state_dict().items():
         match = re.fullmatch(r"((?:tkd\.)?)(?:layers\.(\d+)\.)?(.*)\.(weight|bias)", name)
+        assert match is not None  # all weights of TKD have such names
         prefix, layer, module, parameter = match.groups()
-        if layer is not None and not masks.layers[int(layer)]:
-            continue
-        rows, columns = WEIGHT_AXES[module if layer is None else f"layers.#.{module}"]
-        weight = _select(weight, rows, 0, layer, masks, model.config)
-        if parameter == "weight":
-            weight = _select(weight, columns, 1, layer, masks, model.config)
-        layer_prefix = "" if layer is None else f"layers.{int(masks.layers[: int(layer)].sum())}."
+        if layer is None:
+            index, layer_prefix, axes = 0, "", WEIGHT_AXES[module]
+        else:
+            index, axes = int(layer), WEIGHT_AXES[f"layers.#.{module}"]
+            layer_prefix = f"layers.{int(masks.layers[:index].sum())}."
+            if not masks.layers[index]:
+                continue
+        for dim, units in enumerate(axes[: weight.dim()]):
+            weight = _select(weight, units, dim, index, masks, model.config)
         weights[f"{prefix}{layer_prefix}{module}.{parameter}"] = weight
-    # All initial values are overwritten. The fork keeps their initialisation from advancing the user's random state.
-    with torch.random.fork_rng(devices=[]):
-        smaller = type(model)(config)
-    smaller.load_state_dict(weights)
-    return smaller.to(device=model.device, dtype=model.dtype).train(model.training)
+    return weights
 
 
 def _select(
-    weight: torch.Tensor, units: str | None, dim: int, layer: str | None, masks: Units, config: TKDConfig
+    weight: torch.Tensor, units: str | None, dim: int, layer: int, masks: Units, config: TKDConfig
 ) -> torch.Tensor:
     """Return the rows (`dim` 0) or columns (`dim` 1) of a weight that belong to units that stay."""
     factorised = config.embedding_size != config.hidden_size
@@ -234,7 +245,7 @@ def _select(
     if units in ("hidden", "embeddings"):
         mask = masks.hidden
     elif units == "heads":
-        mask = masks.heads[int(layer)].repeat_interleave(config.head_dim)
+        mask = masks.heads[layer].repeat_interleave(head_dim_of(config))
     else:
-        mask = masks.neurons[int(layer)]
+        mask = masks.neurons[layer]
     return weight if mask.all() else weight.index_select(dim, mask.nonzero().flatten().to(weight.device))

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,35 @@ from .units import Units, check_kinds, resized_config
 
 # Fewest texts to take a median latency of; shorter lists are repeated.
 MIN_TIMED_TEXTS = 50
+
+
+class Target(Protocol):
+    """How much `StructuredPruner` removes of which model; `ParameterTarget` is the simplest.
+
+    Attributes:
+        model: model to prune.
+        kinds: kinds of units that may be removed.
+    """
+
+    model: TKDPreTrainedModel
+    kinds: tuple[str, ...]
+
+    def price(self, config: TKDConfig) -> float:
+        """Return the cost of a model of this shape."""
+
+    def budget(self, masks: Units, order: Sequence[Unit]) -> float:
+        """Return the highest price that the pruned model may have.
+
+        Args:
+            masks: units that are still in the model.
+            order: units that may be removed, in the order in which to remove them.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to continue with the same prices, as values that JSON can hold."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the prices of another run."""
 
 
 class ParameterTarget:
@@ -55,13 +84,15 @@ class ParameterTarget:
         kinds: Sequence[str] = DEFAULT_KINDS,
         reference_parameters: int | None = None,
     ):
-        if (share is None) == (megabytes is None):
-            raise InputError(f"share={share} and megabytes={megabytes}: give one of the two")
         self.model, self.kinds = model, check_kinds(kinds, model)
         self._reference = reference_parameters or model.num_parameters()
         self._bytes_per_parameter = model.dtype.itemsize
-        self._limit = share * self._reference if megabytes is None else megabytes * 1e6 / self._bytes_per_parameter
-        self._name = f"{share:g} of the parameters" if megabytes is None else f"{megabytes:g} MB"
+        if share is not None and megabytes is None:
+            self._limit, self._name = share * self._reference, f"{share:g} of the parameters"
+        elif megabytes is not None and share is None:
+            self._limit, self._name = megabytes * 1e6 / self._bytes_per_parameter, f"{megabytes:g} MB"
+        else:
+            raise InputError(f"share={share} and megabytes={megabytes}: give one of the two")
         self._check()
 
     def budget(self, masks: Units, order: Sequence[Unit]) -> float:
@@ -79,7 +110,7 @@ class ParameterTarget:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Do nothing: counting parameters needs no state."""
 
-    def _check(self):
+    def _check(self) -> None:
         parameters = self.model.num_parameters()
         if self._limit >= parameters:
             raise InputError(
@@ -253,15 +284,12 @@ def shape_latencies(
     faster because of mixed precision.
     """
     with torch.random.fork_rng(devices=[]):
-        models = [type(model)(shape).to(model.device) for shape in shapes]
-    runners = [PyTorchRunner(timed_model.eval(), tokenizer, bf16=False) for timed_model in models]
+        models = [type(model)(shape) for shape in shapes]
+    for timed_model in models:
+        timed_model.to(model.device).eval()  # type: ignore[arg-type]  # transformers wraps `to` without types
+    runners = [PyTorchRunner(timed_model, tokenizer, bf16=False) for timed_model in models]
     timed_texts = [*islice(cycle(texts), max(len(texts), MIN_TIMED_TEXTS))]
     return median_latencies(runners, timed_texts, max_length)
-
-
-# Every target has the attributes `model` and `kinds`, and the methods `price`, `budget`, `state_dict` and
-# `load_state_dict`.
-Target = ParameterTarget | SpeedTarget
 
 
 def smallest_config(config: TKDConfig, kinds: Sequence[str]) -> TKDConfig:

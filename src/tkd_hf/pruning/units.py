@@ -7,14 +7,15 @@ numbers make it scores (how important each unit is).
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from ..core.errors import InputError
 from ..models.configuration_tkd import TKDConfig
-from ..models.modeling_tkd import TKDPreTrainedModel
+from ..models.layers_tkd import TKDLayer
+from ..models.modeling_tkd import TKDModel, TKDPreTrainedModel
 from .arguments import KINDS
 
 
@@ -105,6 +106,22 @@ class Units:
         }
 
 
+def encoder_of(model: TKDPreTrainedModel) -> TKDModel:
+    """Return the encoder of a TKD model with or without a head."""
+    return cast(TKDModel, model.base_model)
+
+
+def layers_of(model: TKDPreTrainedModel) -> list[TKDLayer]:
+    """Return the layers of a TKD model's encoder."""
+    return [cast(TKDLayer, layer) for layer in encoder_of(model).layers]
+
+
+def head_dim_of(config: TKDConfig) -> int:
+    """Return the width of one attention head."""
+    assert config.head_dim is not None  # TKDConfig.__post_init__ sets it
+    return config.head_dim
+
+
 def resized_config(config: TKDConfig, heads: list[int], neurons: list[int], hidden: int) -> TKDConfig:
     """Return a copy of a configuration with other sizes.
 
@@ -138,15 +155,15 @@ def check_kinds(kinds: Iterable[str], model: PreTrainedModel) -> tuple[str, ...]
         raise InputError(
             f"{type(model).__name__} cannot be pruned by structure; convert it with tkd_hf.models.conversion.to_tkd"
         )
-    kinds = set(kinds)
-    if not kinds or not kinds <= set(KINDS):
-        raise InputError(f"units={', '.join(sorted(kinds)) or 'none'}; choose among {', '.join(KINDS)}")
-    if "hidden" in kinds and model.config.position_embedding_type == "sinusoidal":
+    chosen = set(kinds)
+    if not chosen or not chosen <= set(KINDS):
+        raise InputError(f"units={', '.join(sorted(chosen)) or 'none'}; choose among {', '.join(KINDS)}")
+    if "hidden" in chosen and model.config.position_embedding_type == "sinusoidal":
         raise InputError(
             "units=hidden does not work for a model with position_embedding_type='sinusoidal', because its position "
             "embeddings depend on its width; prune heads, neurons and layers"
         )
-    return tuple(kind for kind in KINDS if kind in kinds)
+    return tuple(kind for kind in KINDS if kind in chosen)
 
 
 def format_ranges(numbers: list[int]) -> str:
@@ -161,7 +178,7 @@ def format_ranges(numbers: list[int]) -> str:
 
     ```
     """
-    runs = []
+    runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number

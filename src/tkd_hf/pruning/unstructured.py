@@ -8,7 +8,7 @@ pattern may get faster, such as 2:4 on recent GPUs. To make a model smaller and 
 
 import base64
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,17 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from ..core.errors import InputError
+from ..training.trainer import DistillationTrainer
 from .arguments import Sparsity
-from .callback import PruningCallback
+from .callback import ScheduledPruning
+from .schedule import Schedule
 
 
 # Weight matrices by parameter name, and masks of the same shapes whose elements are `True` if the weight stays.
-Weights = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 Masks = dict[str, torch.Tensor]
 
 
@@ -61,8 +63,8 @@ def magnitude_masks(weights: Weights, sparsity: Sparsity, share: float = 1.0) ->
     if sparsity.pattern is not None:
         return {name: _largest_per_group(name, size, sparsity, share) for name, size in sizes.items()}
     if sparsity.scope == "layer":
-        return {name: _largest(size.flatten(), share * sparsity.share).view_as(size) for name, size in sizes.items()}
-    mask = _largest(torch.cat([size.flatten() for size in sizes.values()]), share * sparsity.share)
+        return {name: _largest(size.flatten(), share * sparsity.target).view_as(size) for name, size in sizes.items()}
+    mask = _largest(torch.cat([size.flatten() for size in sizes.values()]), share * sparsity.target)
     parts = mask.split([size.numel() for size in sizes.values()])
     return {name: part.view_as(size) for (name, size), part in zip(sizes.items(), parts, strict=True)}
 
@@ -165,7 +167,7 @@ class ElementPruner:
         self.masks = {name: _unpack_mask(masks[name], mask) for name, mask in self.masks.items()}
 
 
-class ElementPruningCallback(PruningCallback):
+class ElementPruningCallback(ScheduledPruning):
     """Set single weights of the student to zero on a schedule during training, and keep them at zero.
 
     Every checkpoint holds the masks and the position in the schedule, so a run that is killed and resumed ends exactly
@@ -188,12 +190,19 @@ class ElementPruningCallback(PruningCallback):
         print(sparsity_report(trainer.model))
     """
 
-    def on_step_end(self, args, state, control, **kwargs):
+    pruner: ElementPruner
+
+    def __init__(self, trainer: DistillationTrainer, pruner: ElementPruner, schedule: Schedule):
+        super().__init__(trainer, pruner, schedule)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.pruner.apply_masks()
         super().on_step_end(args, state, control, **kwargs)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self._warn_if_unfinished(f" of {100 * self.pruner.sparsity.target:.0f} % zeros")
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.warn_if_unfinished(f" of {100 * self.pruner.sparsity.target:.0f} % zeros")
 
 
 @dataclass(frozen=True)
@@ -247,7 +256,7 @@ def sparsity_report(model: PreTrainedModel) -> SparsityReport:
 
 
 def _pack_mask(mask: torch.Tensor) -> str:
-    return base64.b64encode(np.packbits(mask.cpu().numpy())).decode()
+    return base64.b64encode(np.packbits(mask.cpu().numpy()).tobytes()).decode()
 
 
 def _unpack_mask(packed: str, like: torch.Tensor) -> torch.Tensor:

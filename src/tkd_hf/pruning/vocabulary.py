@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..core.errors import InputError
 from ..data.labels import holds_word_lists
 from ..data.tokenization import with_leading_spaces
-from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_ids, unknown_token
+from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_ids, tokens_of, unknown_token
 
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class VocabularyReport:
         Args:
             tokenizer: the tokenizer before pruning.
         """
-        return tokenizer.convert_ids_to_tokens(sorted(set(tokenizer.get_vocab().values()) - set(self.kept)))
+        return tokens_of(tokenizer, sorted(set(tokenizer.get_vocab().values()) - set(self.kept)))
 
     def __str__(self) -> str:
         line = (
@@ -146,7 +146,7 @@ def prune_vocabulary(
     _check_same_tokens(tokenizer, smaller, texts, token_ids)
     pruned = _prune_model(model, token_ids)
     report = VocabularyReport(
-        tokens_before=model.get_input_embeddings().num_embeddings,
+        tokens_before=_embedding_rows(model),
         tokens_after=len(token_ids),
         megabytes_before=model.get_memory_footprint(return_buffers=False) / 1e6,
         megabytes_after=pruned.get_memory_footprint(return_buffers=False) / 1e6,
@@ -168,15 +168,21 @@ def corpus_texts(examples: Dataset) -> Iterator[Text]:
     for row in examples.select_columns(columns):
         texts = tuple(row[column] for column in columns)
         if split_into_words:
-            yield with_leading_spaces(texts)[0]
+            yield with_leading_spaces(list(texts))[0]
         else:
             yield texts if len(texts) > 1 else texts[0]
 
 
-def _check_tokenizer_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+def _embedding_rows(model: PreTrainedModel) -> int:
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)  # encoders of text embed tokens
+    return embeddings.num_embeddings
+
+
+def _check_tokenizer_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise an `InputError` if the tokenizer has tokens without embeddings, or lacks tokens of the configuration."""
     vocabulary_ids = set(tokenizer.get_vocab().values())
-    last, rows = max(vocabulary_ids), model.get_input_embeddings().num_embeddings
+    last, rows = max(vocabulary_ids), _embedding_rows(model)
     if last >= rows:
         raise InputError(
             f"the tokenizer's last token has id {last}, but the model has {rows} word embeddings; pass the model's own "
@@ -192,11 +198,11 @@ def _check_tokenizer_of_model(model: PreTrainedModel, tokenizer: PreTrainedToken
 
 def _check_same_tokens(
     tokenizer: PreTrainedTokenizerBase, smaller: PreTrainedTokenizerBase, texts: list[Text], token_ids: list[int]
-):
+) -> None:
     """Raise an `InputError` if the smaller tokenizer splits a text into different tokens."""
     for text, before, after in zip(texts, encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
         if before != [token_ids[new_id] for new_id in after]:
-            old_tokens, new_tokens = tokenizer.convert_ids_to_tokens(before), smaller.convert_ids_to_tokens(after)
+            old_tokens, new_tokens = tokens_of(tokenizer, before), tokens_of(smaller, after)
             raise InputError(
                 f"the smaller vocabulary splits {text!r} into {new_tokens} instead of {old_tokens}, so this tokenizer "
                 "cannot be pruned; choose a model with a WordPiece or BPE tokenizer"
@@ -243,7 +249,8 @@ def _prune_model(model: PreTrainedModel, token_ids: list[int]) -> PreTrainedMode
             f"{type(model).__name__} has weights per token besides word embeddings and decoder, so its vocabulary "
             "cannot be pruned; use another head or another architecture"
         ) from error
-    return smaller.to(device=model.device, dtype=model.dtype).train(model.training)
+    smaller.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]  # transformers wraps `to` without types
+    return smaller.train(model.training)
 
 
 def _compare_held_out(
@@ -253,10 +260,10 @@ def _compare_held_out(
     unknown = unknown_token(tokenizer)
     changed, unknown_counts, token_counts = 0, [0, 0], [0, 0]
     for old_ids, new_ids in zip(encode_texts(tokenizer, texts), encode_texts(smaller, texts), strict=True):
-        old_tokens, new_tokens = tokenizer.convert_ids_to_tokens(old_ids), smaller.convert_ids_to_tokens(new_ids)
+        old_tokens, new_tokens = tokens_of(tokenizer, old_ids), tokens_of(smaller, new_ids)
         changed += old_tokens != new_tokens
         for index, tokens in enumerate((old_tokens, new_tokens)):
-            unknown_counts[index] += tokens.count(unknown)
+            unknown_counts[index] += 0 if unknown is None else tokens.count(unknown)
             token_counts[index] += len(tokens)
     unknown_shares = [count / total for count, total in zip(unknown_counts, token_counts, strict=True)]
     tokens_per_text = [total / len(texts) for total in token_counts]
