@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ ModelType = TypeVar("ModelType", bound=nn.Module)
 
 @dataclass
 class Signals:
-    """The outputs of a model for one batch. Signals that no objective asked for are `None`.
+    """The outputs of a model for one batch. Features that no objective asked for are empty.
 
     Args:
         logits: (batch, labels), or (batch, length, labels) per token; `None` for a bare encoder.
@@ -35,10 +35,10 @@ class Signals:
     """
 
     logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    queries: tuple[torch.Tensor, ...] | None = None
-    keys: tuple[torch.Tensor, ...] | None = None
-    values: tuple[torch.Tensor, ...] | None = None
+    hidden_states: Sequence[torch.Tensor] = ()
+    queries: Sequence[torch.Tensor] = ()
+    keys: Sequence[torch.Tensor] = ()
+    values: Sequence[torch.Tensor] = ()
 
 
 class Recorder:

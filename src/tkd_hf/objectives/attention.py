@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from transformers import PretrainedConfig
 
 from ..core.errors import InputError
 from ..models.signals import Signals
@@ -65,7 +66,8 @@ class AttentionScores(Objective):
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "AttentionScores":
-        return cls(setup.layer_map, heads_of(setup.student), heads_of(setup.teacher))
+        student, teacher = setup.configurations()
+        return cls(setup.layer_map, heads_of(student), heads_of(teacher))
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)
@@ -94,7 +96,7 @@ def dot_products(left: torch.Tensor, right: torch.Tensor, heads: int) -> torch.T
     return left @ right.transpose(-1, -2) * left.shape[-1] ** -0.5
 
 
-def heads_of(config) -> list[int]:
+def heads_of(config: PretrainedConfig) -> list[int]:
     """Return the number of attention heads of each layer."""
     per_layer = getattr(config, "heads_per_layer", None)
     return list(per_layer or [config.num_attention_heads] * config.num_hidden_layers)

@@ -33,6 +33,17 @@ class ObjectiveSetup:
     def __post_init__(self) -> None:
         object.__setattr__(self, "problem_type", ProblemType(self.problem_type))
 
+    def configurations(self) -> tuple[PretrainedConfig, PretrainedConfig]:
+        """Return the configurations of the student and of its live teacher, for objectives that read features.
+
+        Raises:
+            ValueError: if one of them is missing, as the teacher's is with soft labels.
+        """
+        if self.student is None or self.teacher is None:
+            missing = "student" if self.student is None else "teacher"
+            raise ValueError(f"the setup has no {missing}, whose features the objective reads; pass its configuration")
+        return self.student, self.teacher
+
 
 class Objective(nn.Module):
     """Base class of the training objectives: one unweighted term of the loss.
@@ -81,12 +92,13 @@ class Objective(nn.Module):
     def set_progress(self, progress: float) -> None:
         """Adjust scheduled options; called before each step with the share of training done, from 0 to 1."""
 
-    def forward(self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the term of the loss.
 
         Args:
             student: the student's signals for the batch.
-            teacher: the teacher's signals for it; `None` if no objective of the run needs a teacher.
+            teacher: the teacher's signals for it. An objective with `needs_teacher = False` may get `None`, if no
+                objective of the run needs a teacher.
             batch: the batch, with `attention_mask` and, if the data has them, `labels`.
 
         Returns:
@@ -95,7 +107,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def problem_type_of(model: nn.Module) -> ProblemType:
+def problem_type_of(model: PreTrainedModel) -> ProblemType:
     """Return the problem type of a student.
 
     The class of the model decides for token classifiers, masked language models and bare encoders. The configuration
@@ -173,7 +185,8 @@ class ProjectedObjective(Objective):
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "ProjectedObjective":
-        return cls(setup.student.hidden_size, setup.teacher.hidden_size)
+        student, teacher = setup.configurations()
+        return cls(student.hidden_size, teacher.hidden_size)
 
 
 def batch_agreement(

@@ -61,6 +61,7 @@ class HardLoss(Objective):
         return cls(setup.problem_type, setup.args.label_smoothing_factor)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert student.logits is not None  # CombinedObjective.check refuses a student without a head
         logits, weights, mask = rows_and_weights(student.logits.float(), batch, self.problem_type)
         labels = batch["labels"] if mask is None else batch["labels"][mask]
         losses = HARD_LOSSES[self.problem_type](logits, labels, self.label_smoothing)

@@ -51,7 +51,8 @@ class HiddenStates(ProjectedObjective):
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "HiddenStates":
-        return cls(setup.layer_map, setup.student.hidden_size, setup.teacher.hidden_size)
+        student, teacher = setup.configurations()
+        return cls(setup.layer_map, student.hidden_size, teacher.hidden_size)
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = real_tokens(batch)

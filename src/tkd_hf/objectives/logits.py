@@ -88,6 +88,8 @@ class LogitDistillation(Objective):
         self.temperature = (1 - progress) * self.first_temperature + progress * self.final_temperature
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert student.logits is not None  # CombinedObjective.check refuses a student without a head
+        assert teacher.logits is not None  # DistillationTrainer loads a teacher with a head for this objective
         student_logits, weights, mask = rows_and_weights(student.logits, batch, self.problem_type)
         teacher_logits = teacher.logits[mask] if mask is not None and teacher.logits.dim() == 3 else teacher.logits
         student_logits, teacher_logits = student_logits.float(), teacher_logits.float()

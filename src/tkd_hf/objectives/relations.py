@@ -3,6 +3,7 @@
 import math
 
 import torch
+from transformers import PretrainedConfig
 
 from ..core.errors import InputError
 from ..models.signals import Signals
@@ -83,14 +84,14 @@ class SelfAttentionRelations(Objective):
 
     @classmethod
     def build(cls, setup: ObjectiveSetup) -> "SelfAttentionRelations":
+        student, teacher = setup.configurations()
         teacher_layer = setup.layer_map[-1]
-        teacher_heads = heads_of(setup.teacher)[teacher_layer]
         return cls(
             teacher_layer,
-            query_width(setup.student, setup.student.num_hidden_layers - 1),
-            query_width(setup.teacher, teacher_layer),
+            query_width(student, student.num_hidden_layers - 1),
+            query_width(teacher, teacher_layer),
             setup.args.relation_heads,
-            teacher_heads,
+            heads_of(teacher)[teacher_layer],
         )
 
     def forward(self, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -110,7 +111,7 @@ class SelfAttentionRelations(Objective):
         return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min / 2).log_softmax(dim=-1)
 
 
-def query_width(config, layer: int) -> int:
+def query_width(config: PretrainedConfig, layer: int) -> int:
     """Return the width of a layer's queries, all heads together."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return heads_of(config)[layer] * head_dim
