@@ -20,7 +20,6 @@ from tkd_hf.quantization import BACKENDS, load_backend
 
 STUDENTS = ("distill-2", "prune")  # stages of the recipe
 SHAPES = ((1, 32), (32, 128))  # batch size, tokens
-PACKAGES = {"openvino": ("openvino", "optimum-intel"), "onnx": ("onnxruntime",), "quanto": ("optimum-quanto",)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +66,7 @@ def make_quick(options) -> None:
 def quantized(backend: str, float_models: dict[str, str], data: DataArguments, folder: Path) -> dict[tuple, str]:
     """Quantize the models with every scheme of a backend; return the folders, or nothing if it is not installed."""
     try:
-        schemes = load_backend(backend)[0].SCHEMES
+        schemes = load_backend(backend)[0].schemes
     except (InputError, ImportError) as error:
         say(f"skipping {backend}: {error}")
         return {}
@@ -113,7 +112,7 @@ def measure(models: dict[tuple, str], data: DataArguments, options) -> list[dict
                     | {"speedup": timing.speedup, "interval": timing.interval, "rounds": timing.rounds}
                     for (batch_size, tokens), timing in timings
                 ],
-                **environment(*PACKAGES.get(backend, (backend,))),
+                **environment(*(BACKENDS[backend].packages if backend in BACKENDS else ())),
             }
         )
     return rows

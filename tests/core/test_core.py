@@ -120,6 +120,7 @@ def test_description_lists_optional_packages_only_if_they_are_installed(monkeypa
         return "1.0"
 
     monkeypatch.setattr(hardware, "version", version)
+    monkeypatch.setattr(hardware, "RECORDED_PACKAGES", {"onnxruntime", "openvino"})  # as backends add them
     versions = describe_software()
     assert (versions["tkd-hf"], versions["onnxruntime"]) == ("not installed", "1.0")
     assert "openvino" not in versions

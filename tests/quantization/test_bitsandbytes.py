@@ -36,11 +36,12 @@ from tkd_hf.pruning.pruner import StructuredPruner
 from tkd_hf.pruning.structured import compact
 from tkd_hf.pruning.targets import ParameterTarget
 from tkd_hf.pruning.units import Units
-from tkd_hf.quantization.bitsandbytes import SCHEMES, quantize
+from tkd_hf.quantization.bitsandbytes import BitsAndBytes
 
 from ..factories import WORDS, arguments, build_teacher, logits_of_texts, losses, read_json, student_of, weights
 
 
+quantize, SCHEMES = BitsAndBytes().quantize, tuple(BitsAndBytes.schemes)
 CONFIGS = {
     "int8": BitsAndBytesConfig(load_in_8bit=True),
     "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),

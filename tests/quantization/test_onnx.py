@@ -21,6 +21,7 @@ from transformers import (
 from tkd_hf import TKDConfig, TKDForSequenceClassification
 from tkd_hf.core.errors import InputError
 from tkd_hf.quantization import onnx as backend
+from tkd_hf.quantization.onnx import ONNX
 
 from ..factories import TEXTS, WORDS, build_teacher
 
@@ -111,7 +112,7 @@ def test_onnxruntime_returns_the_logits_of_pytorch_for_any_batch(tmp_path, token
     """Batches have other sizes and lengths than the exported one, with and without padding."""
     model = MODELS[name]().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    details = backend.quantize(model, tokenizer, tmp_path, weights="int8-dynamic", calibration=no_examples)
+    details = ONNX().quantize(model, tokenizer, tmp_path, weights="int8-dynamic", calibration=no_examples)
     assert details == {"weights": "int8", "activations": "int8 dynamic"}
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -131,7 +132,7 @@ def test_onnxruntime_returns_the_logits_of_pytorch_for_any_batch(tmp_path, token
 def test_int4_scheme_packs_word_embeddings_and_leaves_token_types_in_floats(tmp_path, tokenizer, name):
     """A packed number takes half a byte; each block of numbers takes half a byte for its zero and two for its scale."""
     model = MODELS[name]().eval()
-    details = backend.quantize(
+    details = ONNX().quantize(
         model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=no_examples
     )
     assert details == {"weights": "int8, embeddings int4", "activations": "int8 dynamic"}
@@ -157,7 +158,7 @@ def test_int4_scheme_packs_word_embeddings_and_leaves_token_types_in_floats(tmp_
 def test_onnxruntime_fuses_attention_but_not_additions_with_layer_norms(tmp_path, tokenizer, weights):
     """The fused attention is fast. The fused addition and layer norm is slower than the two operators."""
     model = uneven_student().eval()
-    backend.quantize(model, tokenizer, tmp_path, weights=weights, calibration=no_examples)
+    ONNX().quantize(model, tokenizer, tmp_path, weights=weights, calibration=no_examples)
     for name in ("model.onnx", "model_quantized.onnx"):
         options = runtime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -169,7 +170,7 @@ def test_onnxruntime_fuses_attention_but_not_additions_with_layer_norms(tmp_path
 
 
 def test_float32_scheme_writes_a_single_onnx_file(tmp_path, tokenizer, teacher):
-    details = backend.quantize(teacher, tokenizer, tmp_path, weights="float32", calibration=no_examples)
+    details = ONNX().quantize(teacher, tokenizer, tmp_path, weights="float32", calibration=no_examples)
     assert details == {"weights": "float32", "activations": "float32"}
     assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
 

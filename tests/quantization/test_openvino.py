@@ -12,7 +12,7 @@ from transformers import AutoConfig, BertForTokenClassification
 from tkd_hf import TKDConfig, TKDForSequenceClassification, student_from_teacher
 from tkd_hf.core.errors import InputError
 from tkd_hf.inference.runners import load_runner
-from tkd_hf.quantization import openvino as backend
+from tkd_hf.quantization.openvino import OpenVINO
 
 from ..factories import TEXTS, WORDS, build_teacher
 
@@ -29,10 +29,10 @@ def uneven_student():
 
 def quantize(model, tokenizer, folder, weights):
     def calibration():
-        assert weights in backend.CALIBRATED_SCHEMES
+        assert weights in OpenVINO.calibrated_schemes
         return [dict(tokenizer(text, return_tensors="pt")) for text in TEXTS]
 
-    return backend.quantize(model, tokenizer, folder, weights=weights, calibration=calibration)
+    return OpenVINO().quantize(model, tokenizer, folder, weights=weights, calibration=calibration)
 
 
 def error_and_size(folder, model, tokenizer):

@@ -12,13 +12,14 @@ from tkd_hf.core import optional_dependencies
 from tkd_hf.inference.runners import load_runner
 from tkd_hf.models.loading import load_classifier, load_encoder
 from tkd_hf.models.quantized import quantized_by
-from tkd_hf.quantization.quanto import load, quantize
+from tkd_hf.quantization.quanto import Quanto, load
 
 from ..factories import build_teacher, logits_of_texts, read_json, student_of
 from .test_bitsandbytes import UNEVEN, small_model
 
 
 quanto = pytest.importorskip("optimum.quanto")
+quantize = Quanto().quantize
 
 
 def int8_linear(linear, states):

@@ -9,6 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.metrics import METRICS
+from ..models.backends import CardExample
+from ..quantization import BACKENDS
 from ..records.redaction import basename, hub_id
 from ..records.run_folder import StageRecord
 from . import card_text, history, tables
@@ -45,7 +47,7 @@ class Card:
         record: the redacted record of the run; `None` if the folder has none.
         results: the part of a report about the model and its teacher (`tkd_hf.cards.generate.results_for_model`).
         pictures: paths of plots, relative to the folder.
-        exports: paths of exported files for `"onnx"` and `"openvino"`; the code examples load the first of each.
+        exports: paths of exported files by name of the backend; the code examples load the first of each.
         pytorch: whether the folder contains PyTorch weights.
         parameters: number of parameters.
         adapter: the content of `adapter_config.json`, if the folder contains an adapter instead of a model.
@@ -212,6 +214,17 @@ class Card:
     def arguments(self) -> str:
         """The arguments of a tokenizer in the code examples, as Python source."""
         return ", ".join(map(json.dumps, self.text if isinstance(self.text, tuple) else [self.text]))
+
+    @property
+    def export_examples(self) -> list[str]:
+        """How to run the first export of each backend, in Markdown."""
+        examples = [
+            BACKENDS[name].card_example(
+                CardExample(self.repo_id, files[0], self.auto_class, self.arguments, self.is_tkd)
+            )
+            for name, files in self.exports.items()
+        ]
+        return [example for example in examples if example]
 
     @property
     def parent(self) -> str | None:

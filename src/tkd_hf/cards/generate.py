@@ -16,8 +16,8 @@ from ..core.options import accepts
 from ..data.tokenization import to_tuple
 from ..evaluation.results import REPORT_JSON
 from ..hub.folder import CARD, PICTURES, RESULTS
-from ..inference.runners import EXPORT_FILES
 from ..models.signals import without_adapters
+from ..quantization import BACKENDS
 from ..records.redaction import redact, redacted_record
 from ..records.run_folder import StageRecord, fingerprint, read_record, training_arguments, write_record
 from ..teachers.soft_labels import teacher_revision
@@ -130,8 +130,10 @@ def card_from_folder(
     """Collect the content of a card from a run folder, without local paths; the arguments are those of `card`."""
     record = record or read_record(folder)
     name = folder.resolve().name
-    patterns = {"onnx": ("model*.onnx", "onnx/*.onnx"), "openvino": ("openvino_model.xml", "openvino/*_model.xml")}
-    exports = {backend: _exported_files(folder, *backend_patterns) for backend, backend_patterns in patterns.items()}
+    exports = {
+        name: [file.relative_to(folder).as_posix() for file in BACKENDS[name].exported_files(folder)]
+        for name in sorted(BACKENDS)
+    }
     adapter = _read_if_present(folder / "adapter_config.json", hint="save the adapter again")
     return Card(
         name=repo_id.rpartition("/")[2] if repo_id else name,
@@ -147,12 +149,6 @@ def card_from_folder(
         mask=_mask_token(folder),
         base_model=base_model or (_hub_base(adapter.get("base_model_name_or_path")) if adapter else None),
     )
-
-
-def _exported_files(folder: Path, *patterns: str) -> list[str]:
-    """List exported files; the one that commands load and reports measure comes first."""
-    names = [file.relative_to(folder).as_posix() for pattern in patterns for file in sorted(folder.glob(pattern))]
-    return sorted(names, key=lambda name: EXPORT_FILES.index(name) if name in EXPORT_FILES else len(EXPORT_FILES))
 
 
 def _read_if_present(path: Path, hint: str) -> Any:

@@ -21,11 +21,11 @@ from ..models.arguments import LoraArguments, StudentArguments
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
-from ..quantization.aware import QuantizationAwareCallback
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import attach_mean, default_path, teacher_revision
 from ..teachers.teacher import normalize_weights
 from ..training.combined import CombinedObjective
+from ..training.quantization_aware import QuantizationAwareCallback
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .label import complete_soft_labels

@@ -54,47 +54,43 @@ def quantize(options: QuantizeOptions) -> StageRecord:
     print(record.metrics["agreement"], record.metrics["speedup"])
     ```
     """
-    model, backend, weights, data = options.model, options.backend, options.weights, options.data
-    backend_module, weights = load_backend(backend, weights)
+    model, backend, data = options.model, options.backend, options.data
+    chosen, weights = load_backend(backend, options.weights)
     config = runner_config(model)
     _check_not_quantized(model, config.to_dict())
-    calibrated = weights in getattr(backend_module, "CALIBRATED_SCHEMES", ())
+    calibrated = weights in chosen.calibrated_schemes
     if calibrated and data is None:
         raise InputError(
             f"weights={weights} of {backend} needs training examples for calibration: name the data (--task)"
         )
-    evaluation, task = load_split(data, "eval", label_names(config)) if data else (None, None)
-    train = load_split(data, "train", label_names(config))[0] if calibrated else None
-    if data and "label" not in evaluation.column_names:
-        raise InputError(
-            f"split {task.eval_split!r} of {task.name} has no labels to evaluate against; name a labelled split "
-            "(--eval-split)"
-        )
-    record = StageRecord(
-        "quantize",
-        inputs={
-            "model": model,
-            "model_revision": teacher_revision(model),
-            **({"task": task.name, "eval": fingerprint(evaluation)} if data else {}),
-            **({"train": fingerprint(train)} if calibrated else {}),
-        },
-        arguments={
-            "backend": backend,
-            "weights": weights,
-            **({"max_length": data.max_length} if data else {}),
-            **({"calibration": options.calibration} if calibrated else {}),
-        },
-    )
+    inputs: dict[str, Any] = {"model": model, "model_revision": teacher_revision(model)}
+    arguments: dict[str, Any] = {"backend": backend, "weights": weights}
+    evaluation = task = train = None
+    if data is not None:
+        evaluation, task = load_split(data, "eval", label_names(config))
+        if "label" not in evaluation.column_names:
+            raise InputError(
+                f"split {task.eval_split!r} of {task.name} has no labels to evaluate against; name a labelled split "
+                "(--eval-split)"
+            )
+        inputs |= {"task": task.name, "eval": fingerprint(evaluation)}
+        arguments["max_length"] = data.max_length
+        if calibrated:
+            train, _ = load_split(data, "train", label_names(config))
+            inputs["train"], arguments["calibration"] = fingerprint(train), options.calibration
+    record = StageRecord("quantize", inputs=inputs, arguments=arguments)
     run = RunFolder(options.output_dir, record, options.overwrite, options.resume)
     if run.done:
         return run.record
     with run.replace_when_done() as folder:
-        classifier, tokenizer = load_classifier(model, task and task.problem_type), load_tokenizer(model)
+        classifier, tokenizer = load_classifier(model, task.problem_type if task else None), load_tokenizer(model)
 
         def examples() -> Iterator[dict[str, torch.Tensor]]:
+            if data is None or train is None:
+                raise RuntimeError(f"{backend} does not list {weights} in calibrated_schemes, but asks for examples")
             return calibration_batches(train, tokenizer, options.calibration, data.max_length)
 
-        details = backend_module.quantize(classifier, tokenizer, folder, weights=weights, calibration=examples)
+        details = chosen.quantize(classifier, tokenizer, folder, weights=weights, calibration=examples)
         del classifier  # frees its memory before both models are measured
         record_quantization(folder, {"backend": backend, **details})
         float_results, record.metrics = _measure(model, str(folder), data, evaluation)
@@ -181,7 +177,7 @@ def _measure(
     """
     runners = [load_runner(name) for name in (model, quantized)]
     texts = first_texts(examples, TIMED_SENTENCES) if data else [(sentence,) for sentence in SENTENCES]
-    max_length = min(data.max_length if data else DataArguments.max_length, max_input_length(runners[0].config))
+    max_length = int(min(data.max_length if data else DataArguments.max_length, max_input_length(runners[0].config)))
     rounds = (
         [forward_pass(runner, text_batch(runner, [text], max_length)) for runner in runners]
         for text in islice(cycle(texts), TIMED_SENTENCES)

@@ -16,6 +16,7 @@ from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.tasks import GLUE_TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report
+from ..inference.runners import find_export
 from ..records.run_folder import RECORD_NAME, read_record
 from .benchmark import benchmark
 from .evaluate import evaluate
@@ -100,7 +101,7 @@ def recorded_task(runs: Sequence[str]) -> str:
 def _may_be_model(run: str) -> bool:
     """Whether a name is a Hub id or a folder with a model."""
     folder = Path(run)
-    if not folder.is_dir() or any((folder / name).exists() for name in ("config.json", "openvino_model.xml")):
+    if not folder.is_dir() or (folder / "config.json").exists() or find_export(folder):
         return True
     logger.info("%s contains no model and is skipped", run)
     return False

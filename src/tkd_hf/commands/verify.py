@@ -25,6 +25,7 @@ from ..hub.verify import Claim, Snapshot, fetch_snapshot, logits_without_package
 from ..inference.runners import load_runner, runner_config
 from ..models.loading import classifier_class
 from ..models.lora import merge_adapter
+from ..quantization import BACKENDS
 from ..records.run_folder import read_record
 from .evaluate import evaluate, first_texts
 from .options import VerifyOptions
@@ -242,7 +243,7 @@ def _load_both_ways(snapshot: Snapshot, model_folder: str, task: Task, texts: li
         CardMismatch: if they differ.
     """
     runner = load_runner(model_folder, task.problem_type)
-    if runner.backend not in ("pytorch", "bitsandbytes"):
+    if runner.backend in BACKENDS and not BACKENDS[runner.backend].loaded_by_transformers:
         return [runner.backend]
     auto_class = classifier_class(runner.config).__name__
     remote_logits = logits_without_package(snapshot, auto_class, texts)

@@ -10,6 +10,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+# Packages whose versions are recorded if they are installed. Each backend adds its own.
+RECORDED_PACKAGES = {"optimum"}
+
+
 def has_fast_bf16(use_cpu: bool = False) -> bool:
     """Return whether the device multiplies bfloat16 matrices natively.
 
@@ -77,7 +81,7 @@ def describe_software() -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:  # tkd-hf may run from its source tree
             versions[name] = "not installed"
-    for name in ("bitsandbytes", "onnxruntime", "openvino", "optimum", "optimum-intel", "optimum-quanto"):
+    for name in sorted(RECORDED_PACKAGES):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions

@@ -10,24 +10,23 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import InputError, first_line
 from ..core.files import read_json
+from ..quantization import BACKENDS
 from ..records.redaction import redacted_record
 from ..records.run_folder import RECORD_NAME, read_record
 
 
 CARD, RESULTS, PICTURES = "README.md", "report.json", "pictures"
 SOURCE_FILES = ("configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py")
-EXPORTS = ("onnx", "openvino")  # folders that are published on request only
 
-# All other files stay on this machine. Files of disagreements contain other people's texts; checkpoints, the Trainer's
-# state and the training arguments contain local paths.
+# A backend adds the files that it owns. All other files stay on this machine: files of disagreements contain other
+# people's texts; checkpoints, the Trainer's state and the training arguments contain local paths.
 _PUBLISHED = (
     *(CARD, RECORD_NAME, RESULTS, "removed_tokens.txt", "LICENSE", "LICENSE.txt", *SOURCE_FILES),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
-    *("model-?????-of-?????.safetensors", "adapter_config.json", "adapter_model.safetensors", "quanto_qmap.json"),
+    *("model-?????-of-?????.safetensors", "adapter_config.json", "adapter_model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("openvino_model.xml", "openvino_model.bin", "openvino_config.json", "model*.onnx", "model*.onnx_data"),
-    *("ort_config.json", f"{PICTURES}/*.png", f"{PICTURES}/*.svg"),
+    *(f"{PICTURES}/*.png", f"{PICTURES}/*.svg"),
 )
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _LOCAL_PATH = re.compile(r"(?:/|~/|\./|\.\./|[A-Za-z]:[\\/]).+")
@@ -36,11 +35,12 @@ _LOCAL_PATH = re.compile(r"(?:/|~/|\./|\.\./|[A-Za-z]:[\\/]).+")
 def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
     """List the files of a run folder that a push uploads.
 
-    Only files on an allow-list (`_PUBLISHED`) are uploaded, so texts, logs and checkpoints stay on this machine.
+    Only files on an allow-list (`_PUBLISHED`, and `files` of the backends) are uploaded, so texts, logs and checkpoints
+    stay on this machine.
 
     Args:
         folder: the run folder.
-        include: exports to upload as well: `"onnx"`, `"openvino"`.
+        include: backends whose exports to upload as well, such as `"onnx"`.
 
     Returns:
         Sorted paths within `folder`.
@@ -52,19 +52,23 @@ def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[P
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the run folder of a model")
-    published = {path for pattern in _PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+    patterns = [*_PUBLISHED, *(pattern for backend in BACKENDS.values() for pattern in backend.files)]
+    published = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    export_folders = _export_folders()
     for name in include:
-        if name not in EXPORTS:
-            raise InputError(f"unknown export {name!r}; choose from {', '.join(EXPORTS)}")
-        files = {path for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith(".")}
+        if name not in export_folders:
+            raise InputError(f"unknown export {name!r}; choose from {', '.join(export_folders)}")
+        export = folder / export_folders[name]
+        files = {path for path in export.rglob("*") if path.is_file() and not path.name.startswith(".")}
         if not files:
-            raise InputError(f"{folder} has no {name}/ to include; export the model first: tkd-hf quantize {folder}")
+            raise InputError(
+                f"{folder} has no {export.name}/ to include; export the model first: tkd-hf quantize {folder}"
+            )
         published |= files
     never_published = {folder / "training_args.bin"}  # the Trainer writes it next to every model
     candidates = {path for path in folder.iterdir() if path.is_file()} - never_published
     for path in sorted(published | candidates):
-        openvino_weights = path.with_suffix(".xml").exists()  # OpenVINO stores a graph's weights in a .bin next to it
-        if path.suffix in _PICKLES and not openvino_weights:
+        if path.suffix in _PICKLES and not any(backend.owns(path) for backend in BACKENDS.values()):
             raise InputError(
                 f"{path} may be a pickle, which runs code when it is loaded, and is not published; save the model as "
                 "safetensors, and delete the file or move it out of the folder"
@@ -76,8 +80,15 @@ def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[P
 
 
 def publishable_record(folder: str | Path) -> bytes:
-    """Return the content of `tkd_run.json` as it is published: without local paths and tokens."""
-    return (json.dumps(asdict(redacted_record(read_record(folder))), indent=2) + "\n").encode()
+    """Return the content of `tkd_run.json` as it is published: without local paths and tokens.
+
+    Raises:
+        InputError: if the folder has no record.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise InputError(f"{folder} has no {RECORD_NAME}; name a run folder")
+    return (json.dumps(asdict(redacted_record(record)), indent=2) + "\n").encode()
 
 
 def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
@@ -85,7 +96,7 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
 
     Args:
         folder: the run folder.
-        include: exports to upload as well: `"onnx"`, `"openvino"`.
+        include: backends whose exports to upload as well, such as `"onnx"`.
 
     Raises:
         InputError: as `publishable_files`; if a file is missing or damaged; if the configuration does not name the
@@ -95,8 +106,10 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
     names = {path.relative_to(folder).as_posix() for path in files}
     adapter_weights = ["adapter_model.safetensors"] if "adapter_config.json" in names else []
     _require(folder, names, "config.json", "tokenizer_config.json", *adapter_weights)
-    if not any(Path(name).suffix in (".safetensors", ".onnx", ".xml") for name in names):
-        exports = [name for name in EXPORTS if (folder / name).is_dir()]
+    has_pytorch_weights = any(path.suffix == ".safetensors" for path in files)
+    exported = {file for backend in BACKENDS.values() for file in backend.exported_files(folder)}
+    if not has_pytorch_weights and exported.isdisjoint(files):
+        exports = [name for name, export in _export_folders().items() if (folder / export).is_dir()]
         hint = f"include {' or '.join(exports)}" if exports else "name the run folder of a model"
         raise InputError(f"{folder} contains no weights (model.safetensors); {hint}")
     for path in files:
@@ -113,9 +126,13 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
                 f"{folder / 'config.json'} has no auto_map entry for {', '.join(missing)}, so trust_remote_code cannot "
                 "load the model; save it again with save_pretrained, after `import tkd_hf`"
             )
-        has_pytorch_weights = any(Path(name).suffix == ".safetensors" for name in names)
-        # an ONNX or OpenVINO graph contains the layers; only the configuration is read from Python
+        # an exported graph contains the layers; only the configuration is read from Python
         _require(folder, names, *(SOURCE_FILES if has_pytorch_weights else SOURCE_FILES[:1]))
+
+
+def _export_folders() -> dict[str, str]:
+    """Return the folders that are published on request only, by name of the backend."""
+    return {name: folder for name, backend in sorted(BACKENDS.items()) if (folder := backend.folder)}
 
 
 def _require(folder: Path, existing: set[str], *names: str) -> None:

@@ -1,6 +1,5 @@
 """Load models and tokenizers from a folder or the Hub, with a one-line error if that fails."""
 
-import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
@@ -24,12 +22,12 @@ from transformers import (
 
 from ..core.errors import InputError, first_line
 from ..core.names import check_label_codes, split_revision
-from ..core.optional_dependencies import import_optional
 from ..core.untrusted import NO_CODE, NO_PICKLES, check_attention_kernel, check_weight_files
 from ..data.problem_types import ProblemType
 from ..data.tasks import Task
+from .backends import BACKENDS, load_pretrained
 from .lora import refuse_adapter
-from .quantized import QUANTIZATION_MAP_FILE, quantized_by, refuse_quantized, silence_cast_warning
+from .quantized import quantized_by, refuse_quantized
 
 
 AutoClass = type[Any]  # the Auto classes of transformers have no public base class
@@ -185,13 +183,10 @@ def load_masked_lm_if_trained(model: str) -> PreTrainedModel | None:
 def _load_with_missing_weights(auto_class: AutoClass, model: str) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and list the weights that its files lack and transformers initialised at random."""
     name, revision = split_revision(model)
-    library = quantized_by(load_config(model))
-    if library == "bitsandbytes":
-        silence_cast_warning()
+    backend = BACKENDS.get(quantized_by(load_config(model)) or "")
+    load = backend.load if backend else load_pretrained
     with _loading_errors(model, "model"):
-        if library == "quanto":
-            return load_quanto(name, revision), []
-        loaded, info = auto_class.from_pretrained(name, revision=revision, output_loading_info=True, **NO_PICKLES)
+        loaded, info = load(auto_class, name, revision)
         # Weights of another head may be unused, but not weights of the encoder.
         if unused := sorted(key for key in info["unexpected_keys"] if _LAYER_WEIGHT.search(key)):
             raise InputError(
@@ -229,7 +224,7 @@ def local_path(model: str) -> Path:
 
     Args:
         model: a local folder or file; `org/model/path/inside` of a Hub repository; or `org/model`. From the last, only
-            an OpenVINO export is downloaded, because transformers downloads PyTorch weights itself.
+            a `root_export` of a backend is downloaded, because transformers downloads PyTorch weights itself.
 
     Raises:
         InputError: if it cannot be downloaded.
@@ -238,11 +233,21 @@ def local_path(model: str) -> Path:
     if Path(name).exists():
         return Path(name)
     repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    patterns = ["*.json", "*.txt", f"{inside}*" if inside else "openvino_model.*"]
     with _loading_errors(model, "model"):
-        if not inside and not _on_hub(repository, "openvino_model.xml", revision):
-            return Path(name)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns), inside)
+        if inside:
+            files = f"{inside}*"
+        else:
+            root_exports = (backend.root_export for backend in BACKENDS.values() if backend.root_export)
+            export = next((file for file in root_exports if _on_hub(repository, file, revision)), None)
+            if export is None:
+                return Path(name)
+            files = f"{Path(export).stem}.*"  # an OpenVINO graph has its weights in a file of the same stem
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=["*.json", "*.txt", files]), inside)
+
+
+def model_folder(model: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a model; all files of a Hub id are downloaded."""
+    return Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), revision=revision))
 
 
 def _on_hub(repository: str, file: str, revision: str | None) -> bool:
@@ -289,30 +294,3 @@ def _loading_errors(model: str, part: str):
             f"{model!r} is neither a folder with a loadable {part} nor the Hub id of one that can be downloaded: "
             f"check the name and the network ({first_line(error)})"
         ) from error
-
-
-def load_quanto(model: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load a classifier that `tkd_hf.quantization.quanto.quantize` wrote.
-
-    Args:
-        model: folder or Hub id.
-        revision: revision of the Hub id; by default the newest.
-
-    Raises:
-        InputError: if optimum-quanto is not installed, or weights are missing.
-
-    Example (`model`, `tokenizer`, `folder`: a classifier, its tokenizer and an empty folder):
-
-        quantize(model, tokenizer, folder)
-        load_quanto(folder)(**tokenizer("a text", return_tensors="pt")).logits
-    """
-    quanto = import_optional("optimum.quanto", "quanto", str(model))
-    folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(str(model), revision=revision))
-    config = AutoConfig.from_pretrained(folder)
-    loaded = classifier_class(config).from_config(config, dtype=config.dtype)
-    stored = load_file(folder / "model.safetensors")
-    quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))
-    missing = sorted(loaded.state_dict().keys() - stored.keys())
-    if missing:  # `requantize` leaves missing weights at their random initial values
-        raise InputError(f"{model} lacks {len(missing)} weights, such as {missing[0]}; quantize the float model again")
-    return loaded.eval()

@@ -2,18 +2,24 @@
 
 import logging
 import tempfile
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from ..core.errors import InputError
 
 
-BITSANDBYTES_SCHEMES = ("int8", "nf4", "fp4")
-QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # names the layers that are quantized, and how
+# Arguments of `BitsAndBytesConfig` by name of the scheme.
+BITSANDBYTES_SCHEMES: dict[str, dict[str, Any]] = {
+    "int8": {"load_in_8bit": True},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+}
 
 
-def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
+def quantized_by(model: nn.Module | PretrainedConfig) -> str | None:
     """Return the library that quantized a model's weights, such as `"bitsandbytes"` or `"quanto"`, or `None`.
 
     Args:
@@ -38,7 +44,7 @@ def quantized_by(model: PreTrainedModel | PretrainedConfig) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def refuse_quantized(model: PreTrainedModel | PretrainedConfig, action: str, name: str | None = None) -> None:
+def refuse_quantized(model: nn.Module | PretrainedConfig, action: str, name: str | None = None) -> None:
     """Raise an error if a model is quantized, before an action that needs float weights.
 
     Args:
@@ -95,8 +101,7 @@ def quantized_copy(model: PreTrainedModel, weights: str = "int8", dtype: torch.d
             f"bitsandbytes has no scheme weights={weights!r}; choose among {', '.join(BITSANDBYTES_SCHEMES)}"
         )
     silence_cast_warning()
-    bits = {"load_in_8bit": True} if weights == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": weights}
-    config = BitsAndBytesConfig(**bits, llm_int8_skip_modules=head_modules(model))
+    config = BitsAndBytesConfig(**BITSANDBYTES_SCHEMES[weights], llm_int8_skip_modules=head_modules(model))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         copy = type(model).from_pretrained(folder, quantization_config=config, dtype=dtype or model.dtype)

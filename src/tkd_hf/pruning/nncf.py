@@ -37,7 +37,7 @@ class NNCFMasks:
     """
 
     def __init__(self, model: PreTrainedModel, example: dict[str, torch.Tensor]):
-        self.nncf = import_optional("nncf", "openvino", "pruning by NNCF")
+        self.nncf = import_optional("nncf", "tkd-hf[openvino]", "pruning by NNCF")
         self.model, self.example = model, dict(example)
 
     def __call__(self, weights: Weights, sparsity: Sparsity, share: float = 1.0) -> Masks:

@@ -9,46 +9,63 @@ shrinks little.
 format, which loses more in the experiments of that paper.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.quantized import BITSANDBYTES_SCHEMES, quantized_copy
+from ..models.backends import Backend, Calibration
+from ..models.quantized import quantized_copy, silence_cast_warning
 
 
-SCHEMES = BITSANDBYTES_SCHEMES
+class BitsAndBytes(Backend):
+    """A folder that `AutoModelForSequenceClassification.from_pretrained` loads by itself."""
 
+    name = "bitsandbytes"
+    schemes = {
+        "int8": "Linear layers in 8 bits (LLM.int8()).",
+        "nf4": "Linear layers in 4 bits, NormalFloat: values that fit normally distributed weights.",
+        "fp4": "Linear layers in 4 bits, floating point.",
+    }
+    packages = ("bitsandbytes",)  # a dependency of tkd-hf itself
+    loaded_by_transformers = True
 
-def quantize(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    weights: str = "int8",
-    calibration: Callable[[], Iterable[dict[str, Tensor]]] | None = None,
-) -> dict[str, Any]:
-    """Write a quantized model to a folder that `AutoModelForSequenceClassification.from_pretrained` loads by itself.
+    def quantize(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        *,
+        weights: str = "int8",
+        calibration: Calibration | None = None,
+    ) -> dict[str, Any]:
+        """Write a quantized model; embeddings, norms and the head stay floats.
 
-    Embeddings, norms and the head stay floats.
+        Args:
+            model: a float model. It is not changed.
+            tokenizer: its tokenizer.
+            folder: an empty folder.
+            weights: one of `schemes`.
+            calibration: not used, because only weights are quantized.
 
-    Args:
-        model: a float model. It is not changed.
-        tokenizer: its tokenizer.
-        folder: an empty folder.
-        weights: one of `SCHEMES`.
-        calibration: not used, because only weights are quantized.
+        Returns:
+            a description of the weights, for the run record.
 
-    Returns:
-        a description of the weights, for the run record.
+        Raises:
+            InputError: if the model is already quantized, has adapters that are not merged, or the scheme is unknown.
+        """
+        # Save before the first forward pass. In that pass, bitsandbytes may repack 4-bit weights, and then it saves
+        # their scales in the wrong order. `from_pretrained` of TKD models prevents repacking; other models need this
+        # order.
+        quantized_copy(model, weights).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {"weights": weights}
 
-    Raises:
-        InputError: if the model is already quantized, has adapters that are not merged, or the scheme is unknown.
-    """
-    # Save before the first forward pass. In that pass, bitsandbytes may repack 4-bit weights, and then it saves their
-    # scales in the wrong order. `from_pretrained` of TKD models prevents repacking; other models need this order.
-    quantized_copy(model, weights).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {"weights": weights}
+    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+        silence_cast_warning()
+        return super().load(auto_class, model, revision)
+
+    def weight_type(self, weight: Tensor) -> str:
+        """Return the data type of a weight; in 4 bits its name (nf4, fp4), because a uint8 holds two of them."""
+        return getattr(weight, "quant_type", None) or super().weight_type(weight)

@@ -13,6 +13,7 @@ the ordinary operators used here.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ def _unpacking_nodes(lookup, table: Tensor) -> tuple[list, list]:
     parts = [local("steps"), local("zeros"), local("padding")] if has_padding else [local("steps"), local("zeros")]
     dequantize_inputs = [local("steps"), local("float_scales"), local("zeros")]
     # operator, inputs, outputs, attributes
-    nodes = [
+    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Gather", [local("rows"), ids], [local("bytes")], {}),
         ("BitwiseAnd", [local("bytes"), local("mask")], [local("low")], {}),
         ("BitShift", [local("bytes"), local("shift")], [local("high")], {"direction": "RIGHT"}),

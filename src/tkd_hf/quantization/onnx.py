@@ -10,24 +10,24 @@ model, and takes a little longer.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.errors import InputError, first_line
-from ..inference.runners import ONNXRunner
+from ..core.optional_dependencies import import_optional, suppress_exporter_output
+from ..models.backends import Backend, Calibration, CardExample, Runner
 from ..models.signals import accepted_inputs
-from . import suppress_exporter_output
 from .int4 import pack_lookup_tables
 
 
-SCHEMES = ("int8-dynamic", "int8-dynamic-int4-embeddings", "float32")
-CALIBRATED_SCHEMES = ()
-
+REQUIREMENT = "tkd-hf[onnx]"
 FLOAT_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TOLERANCE = 1e-4  # largest difference of a logit between PyTorch and ONNX, relative to the largest logit if above 1
 OPSET = 23  # the first opset with attention as a single operator; onnxruntime runs it from version 1.23 on
@@ -44,6 +44,139 @@ _COMPARED_BATCHES = [
 ]
 
 
+class ONNX(Backend):
+    """Files for onnxruntime, in the folder `onnx/`."""
+
+    name = "onnx"
+    schemes = {
+        "int8-dynamic": "Matrices and embeddings in int8, activations rounded in the range of each batch.",
+        "int8-dynamic-int4-embeddings": "As int8-dynamic, with embeddings in 4 bits, which are half as large.",
+        "float32": "Nothing is quantized; only the runtime changes.",
+    }
+    modules = ("onnx", "onnxscript", "onnxruntime")
+    requirement = REQUIREMENT
+    packages = ("onnxruntime",)
+    files = ("model*.onnx", "model*.onnx_data", "ort_config.json")
+    folder = "onnx"
+    exports = ("model_quantized.onnx", "model.onnx", QUANTIZED_FILE, FLOAT_FILE, "model*.onnx", "onnx/*.onnx")
+
+    def require(self, purpose: str) -> None:
+        super().require(purpose)
+        import_onnxruntime(purpose)
+
+    def quantize(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        *,
+        weights: str,
+        calibration: Calibration | None = None,
+    ) -> dict[str, Any]:
+        """Write `onnx/model.onnx` in float32, and for other schemes `onnx/model_quantized.onnx` beside it.
+
+        Args:
+            model: a BERT-like classifier, TKD or another architecture. It is not changed.
+            tokenizer: its tokenizer.
+            folder: an empty folder.
+            weights: one of `schemes`.
+            calibration: not used, because activations are rounded in the range of each batch.
+
+        Returns:
+            a description of weights and activations, for the run record.
+
+        Raises:
+            InputError: if the model cannot be exported, or its logits in onnxruntime differ from those in PyTorch.
+        """
+        file = folder / FLOAT_FILE
+        file.parent.mkdir()
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]  # names the task, also of a model that was never saved
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        export(model, tokenizer, file)
+        if weights == "float32":
+            return {"weights": "float32", "activations": "float32"}
+        int4 = weights == "int8-dynamic-int4-embeddings"
+        _quantize_file(file, folder / QUANTIZED_FILE, int4)
+        return {"weights": "int8, embeddings int4" if int4 else "int8", "activations": "int8 dynamic"}
+
+    def load_export(
+        self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path
+    ) -> "ONNXRunner":
+        return ONNXRunner(name, config, tokenizer, file)
+
+    def card_example(self, example: CardExample) -> str:
+        return f"""\
+With ONNX Runtime (`pip install huggingface_hub onnxruntime`):
+
+```python
+import onnxruntime
+from huggingface_hub import hf_hub_download
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{example.repo_id}")
+session = onnxruntime.InferenceSession(hf_hub_download("{example.repo_id}", "{example.file}"))
+batch = tokenizer({example.arguments}, return_tensors="np")
+input_names = {{model_input.name for model_input in session.get_inputs()}}
+logits = session.run(["logits"], {{name: value for name, value in batch.items() if name in input_names}})[0]
+```"""
+
+
+def import_onnxruntime(purpose: str) -> ModuleType:
+    """Import onnxruntime without its telemetry.
+
+    Args:
+        purpose: what needs it, for the error message.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    runtime = import_optional("onnxruntime", REQUIREMENT, purpose)
+    runtime.disable_telemetry_events()
+    return runtime
+
+
+class ONNXRunner(Runner):
+    """An ONNX file, run by onnxruntime on the CPU with as many threads as torch uses.
+
+    Args:
+        name: the name to show to people.
+        config, tokenizer: the configuration and the tokenizer of the model.
+        file: the ONNX file.
+
+    Raises:
+        InputError: if onnxruntime is not installed or cannot load the file, or if the file gives no logits.
+    """
+
+    backend = ONNX.name
+
+    def __init__(self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path):
+        runtime = import_onnxruntime(name)
+        super().__init__(name, config, tokenizer, [file, *file.parent.glob(f"{file.name}*data")])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the errors of onnxruntime have no common base class
+            raise InputError(f"onnxruntime cannot load {file}: {first_line(error)}") from error
+        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+        if "logits" not in self._outputs:
+            raise InputError(f"{file} has the outputs {', '.join(self._outputs)}, but no logits; export a classifier")
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        # If the tokenizer gives no segment ids, they are all 0.
+        zeros = torch.zeros_like(batch["input_ids"])
+        inputs = {name: batch.get(name, zeros).numpy() for name in self.inputs}
+        return torch.from_numpy(self._session.run(["logits"], inputs)[0])
+
+    def weight_types(self) -> Iterable[tuple[str, int]]:
+        onnx = import_optional("onnx", REQUIREMENT, self.name)
+        for tensor in onnx.load(self.files[0], load_external_data=False).graph.initializer:
+            yield onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name, prod(tensor.dims)
+
+
 class _PositionalClassifier(nn.Module):
     """A classifier that takes its inputs by position, as the exporter needs it, and returns logits only."""
 
@@ -53,44 +186,6 @@ class _PositionalClassifier(nn.Module):
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         return self.model(**dict(zip(self.inputs, values, strict=True))).logits
-
-
-def quantize(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    weights: str,
-    calibration: Callable[[], Iterable[dict[str, torch.Tensor]]],
-) -> dict[str, Any]:
-    """Write `onnx/model.onnx` in float32, and for other schemes `onnx/model_quantized.onnx` beside it.
-
-    Args:
-        model: a BERT-like classifier, TKD or another architecture. It is not changed.
-        tokenizer: its tokenizer.
-        folder: an empty folder.
-        weights: `"int8-dynamic"` stores matrices and embeddings in int8. `"int8-dynamic-int4-embeddings"` stores
-            embeddings in 4 bits, which are half as large. `"float32"` quantizes nothing.
-        calibration: not used, because activations are rounded in the range of each batch.
-
-    Returns:
-        a description of weights and activations, for the run record.
-
-    Raises:
-        InputError: if the model cannot be exported, or its logits in onnxruntime differ from those in PyTorch.
-    """
-    file = folder / FLOAT_FILE
-    file.parent.mkdir()
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]  # names the task, also of a model that was never saved
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    export(model, tokenizer, file)
-    if weights == "float32":
-        return {"weights": "float32", "activations": "float32"}
-    int4 = weights == "int8-dynamic-int4-embeddings"
-    _quantize_file(file, folder / QUANTIZED_FILE, int4)
-    return {"weights": "int8, embeddings int4" if int4 else "int8", "activations": "int8 dynamic"}
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:

@@ -9,63 +9,106 @@ it; `load` can, and so can every command of tkd-hf.
 
 import copy
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
 from ..core.errors import InputError
 from ..core.optional_dependencies import import_optional
-from ..models.loading import load_quanto as load
-from ..models.quantized import QUANTIZATION_MAP_FILE, head_modules, refuse_adapters, refuse_quantized
+from ..models.backends import Backend, Calibration
+from ..models.loading import classifier_class, model_folder
+from ..models.quantized import head_modules, refuse_adapters, refuse_quantized
 
 
-__all__ = ["SCHEMES", "load", "quantize"]
+REQUIREMENT = "tkd-hf[quanto]"
+QUANTIZATION_MAP_FILE = "quanto_qmap.json"  # names the layers that are quantized, and how
 
-SCHEMES = ("int8",)
+
+class Quanto(Backend):
+    """A folder for `load`, or for a subclass of `optimum.quanto.QuantizedTransformersModel`."""
+
+    name = "quanto"
+    schemes = {"int8": "Linear layers in 8 bits."}
+    modules = ("optimum.quanto",)
+    requirement = REQUIREMENT
+    packages = ("optimum-quanto",)
+    files = (QUANTIZATION_MAP_FILE,)
+
+    def quantize(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        *,
+        weights: str = "int8",
+        calibration: Calibration | None = None,
+    ) -> dict[str, Any]:
+        """Write a quantized model; embeddings, norms and the head stay floats.
+
+        Args:
+            model: a float classifier. It is not changed.
+            tokenizer: its tokenizer.
+            folder: an empty folder.
+            weights: one of `schemes`.
+            calibration: not used, because only weights are quantized.
+
+        Returns:
+            a description of the weights, for the run record.
+
+        Raises:
+            InputError: if the model is already quantized, has adapters that are not merged, the scheme is unknown, or
+                optimum-quanto is not installed.
+        """
+        quanto = import_optional("optimum.quanto", REQUIREMENT, "quantization by quanto")
+        refuse_quantized(model, "quantize")
+        refuse_adapters(model)
+        if weights not in self.schemes:
+            raise InputError(f"quanto has no scheme weights={weights!r} here; choose among {', '.join(self.schemes)}")
+        head = head_modules(model)
+        quantized = copy.deepcopy(model).eval()
+        quanto.quantize(quantized, weights=f"q{weights}", exclude=[*head, *(f"{name}.*" for name in head)])
+        quanto.freeze(quantized)
+        quantized.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
+        quantized.save_pretrained(folder, save_original_format=False)  # keep the parameter names that `load` expects
+        (folder / QUANTIZATION_MAP_FILE).write_text(
+            json.dumps(quanto.quantization_map(quantized), indent=2), encoding="utf-8"
+        )
+        tokenizer.save_pretrained(folder)
+        return {"weights": weights}
+
+    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return load(model, revision), {"missing_keys": [], "unexpected_keys": []}
+
+    def weight_type(self, weight: Tensor) -> str:
+        """Return the data type of a weight as it is stored; its `dtype` is the one that it stands for."""
+        stored = getattr(weight, "qtype", None)
+        return super().weight_type(weight) if stored is None else str(stored.dtype).removeprefix("torch.")
 
 
-def quantize(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    weights: str = "int8",
-    calibration: Callable[[], Iterable[dict[str, Tensor]]] | None = None,
-) -> dict[str, Any]:
-    """Write a quantized model to a folder, for `load` or a subclass of `optimum.quanto.QuantizedTransformersModel`.
-
-    Embeddings, norms and the head stay floats.
+def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load a classifier that `Quanto.quantize` wrote.
 
     Args:
-        model: a float classifier. It is not changed.
-        tokenizer: its tokenizer.
-        folder: an empty folder.
-        weights: one of `SCHEMES`.
-        calibration: not used, because only weights are quantized.
-
-    Returns:
-        a description of the weights, for the run record.
+        model: folder or Hub id.
+        revision: revision of the Hub id; by default the newest.
 
     Raises:
-        InputError: if the model is already quantized, has adapters that are not merged, the scheme is unknown, or
-            optimum-quanto is not installed.
+        InputError: if optimum-quanto is not installed, or weights are missing.
+
+    Example (`folder`: written by `tkd-hf quantize --backend quanto`; `tokenizer`: its tokenizer):
+
+        load(folder)(**tokenizer("a text", return_tensors="pt")).logits
     """
-    quanto = import_optional("optimum.quanto", "quanto", "quantization by quanto")
-    refuse_quantized(model, "quantize")
-    refuse_adapters(model)
-    if weights not in SCHEMES:
-        raise InputError(f"quanto has no scheme weights={weights!r} here; choose among {', '.join(SCHEMES)}")
-    head = head_modules(model)
-    quantized = copy.deepcopy(model).eval()
-    quanto.quantize(quantized, weights=f"q{weights}", exclude=[*head, *(f"{name}.*" for name in head)])
-    quanto.freeze(quantized)
-    quantized.config.quantization_config = QuantoConfig(weights=weights, modules_to_not_convert=head).to_dict()
-    quantized.save_pretrained(folder, save_original_format=False)  # keep the parameter names that `load` expects
-    (folder / QUANTIZATION_MAP_FILE).write_text(
-        json.dumps(quanto.quantization_map(quantized), indent=2), encoding="utf-8"
-    )
-    tokenizer.save_pretrained(folder)
-    return {"weights": weights}
+    quanto = import_optional("optimum.quanto", REQUIREMENT, str(model))
+    folder = model_folder(model, revision)
+    config = AutoConfig.from_pretrained(folder)
+    loaded = classifier_class(config).from_config(config, dtype=config.dtype)
+    stored = load_file(folder / "model.safetensors")
+    quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))
+    missing = sorted(loaded.state_dict().keys() - stored.keys())
+    if missing:  # `requantize` leaves missing weights at their random initial values
+        raise InputError(f"{model} lacks {len(missing)} weights, such as {missing[0]}; quantize the float model again")
+    return loaded.eval()

@@ -10,10 +10,10 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import InputError
 from tkd_hf.commands.distill import QUANTIZATION_AWARE
-from tkd_hf.inference.runners import ONNXRunner
 from tkd_hf.models.quantized import quantized_copy
-from tkd_hf.quantization import onnx
-from tkd_hf.quantization.aware import (
+from tkd_hf.quantization.int4 import dequantized_rows, pack_lookup_tables, pack_table
+from tkd_hf.quantization.onnx import ONNX, QUANTIZED_FILE, ONNXRunner
+from tkd_hf.training.quantization_aware import (
     FakeQuantizedEmbeddingMixin,
     FakeQuantizedLinear,
     QuantizationAwareCallback,
@@ -24,7 +24,6 @@ from tkd_hf.quantization.aware import (
     remove_fake_quantization,
     train_with_fake_quantization,
 )
-from tkd_hf.quantization.int4 import dequantized_rows, pack_lookup_tables, pack_table
 
 from ..factories import build_teacher, logits_of_texts, losses, student_of, weights
 
@@ -106,8 +105,8 @@ def test_fake_quantized_logits_equal_those_of_the_onnx_file(teacher, tokenizer, 
     """Weights, inputs and embeddings are rounded as onnxruntime rounds them."""
     pytest.importorskip("onnxruntime")
     model = student_of(teacher).eval()
-    onnx.quantize(model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=list)
-    exported = ONNXRunner(str(tmp_path), model.config, tokenizer, tmp_path / onnx.QUANTIZED_FILE)
+    ONNX().quantize(model, tokenizer, tmp_path, weights="int8-dynamic-int4-embeddings", calibration=list)
+    exported = ONNXRunner(str(tmp_path), model.config, tokenizer, tmp_path / QUANTIZED_FILE)
     batch = tokenizer(["a gripping film, and a long one"], return_tensors="pt")
     fake_quantize_model(model, **QUANTIZATION_AWARE["dynamic-int4-embeddings"])
     with torch.no_grad():

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from ..core.errors import InputError
 from ..models.quantized import refuse_quantized
-from ..training.callbacks import CheckpointedCallback
-from ..training.trainer import DistillationTrainer
-from .int4 import dequantized_rows
-from .onnx import MAX_FLOAT_TABLE_ROWS
+from ..quantization.int4 import dequantized_rows
+from ..quantization.onnx import MAX_FLOAT_TABLE_ROWS
+from .callbacks import CheckpointedCallback
+from .trainer import DistillationTrainer
 
 
 STATE_FILE = "quantization_aware.json"
@@ -43,7 +43,7 @@ def fake_quantize_weight(weight: Tensor, top: int = 127) -> Tensor:
 
     ```python
     >>> import torch
-    >>> from tkd_hf.quantization.aware import fake_quantize_weight
+    >>> from tkd_hf.training.quantization_aware import fake_quantize_weight
     >>> fake_quantize_weight(torch.tensor([[0.6, -0.2, 0.25], [3.0, 1.4, -3.0]]), top=3)
     tensor([[ 0.6000, -0.2000,  0.2000],
             [ 3.0000,  1.0000, -3.0000]])
