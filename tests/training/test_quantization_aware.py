@@ -14,7 +14,7 @@ from tkd_hf.models.quantized import quantized_copy
 from tkd_hf.quantization.int4 import dequantized_rows, pack_lookup_tables, pack_table
 from tkd_hf.quantization.onnx import ONNX, QUANTIZED_FILE, ONNXRunner
 from tkd_hf.training.quantization_aware import (
-    FakeQuantizedEmbeddingMixin,
+    FakeQuantizedEmbedding,
     FakeQuantizedLinear,
     QuantizationAwareCallback,
     fake_quantize_embeddings,
@@ -139,7 +139,7 @@ def test_resumed_training_ends_with_the_same_weights(build_aware_trainer, tmp_pa
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(resumed), weights(uninterrupted))
     assert not torch.equal(logits_of_texts(loaded, tokenizer), logits_of_texts(uninterrupted.model, tokenizer))
-    fake_quantized = (FakeQuantizedLinear, FakeQuantizedEmbeddingMixin)
+    fake_quantized = (FakeQuantizedLinear, FakeQuantizedEmbedding)
     assert not [module for module in resumed.model.modules() if isinstance(module, fake_quantized)]
 
 

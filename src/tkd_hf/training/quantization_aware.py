@@ -9,10 +9,10 @@ is zero almost everywhere. The result is an ordinary float model that loses less
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..core.errors import InputError
 from ..models.quantized import refuse_quantized
@@ -95,8 +95,8 @@ class FakeQuantizedLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         if self.activations is not None:
-            self._update_range(states.detach())
-            states = fake_quantize_input(states, *self.range)
+            low, high = self._update_range(states.detach())
+            states = fake_quantize_input(states, low, high)
         return nn.functional.linear(states, fake_quantize_weight(self.weight, self.top), self.bias)
 
     def to_linear(self) -> nn.Linear:
@@ -105,23 +105,47 @@ class FakeQuantizedLinear(nn.Linear):
         linear.weight, linear.bias, linear.training = self.weight, self.bias, self.training
         return linear
 
-    def _update_range(self, states: Tensor) -> None:
+    def _update_range(self, states: Tensor) -> Tensor:
         """Set the range of inputs to that of this batch, or move a static range towards it during training."""
         if self.activations == "dynamic" or self.range is None:
             self.range = torch.stack(states.float().aminmax())
         elif self.training:
             self.range = torch.lerp(self.range, torch.stack(states.float().aminmax()), MOMENTUM)
+        return self.range
 
 
-class FakeQuantizedEmbeddingMixin:
-    """Round the output of an embedding of any class; it precedes that class in the bases of a derived class.
+class FakeQuantizedEmbedding(nn.Embedding):
+    """An embedding of any class whose output is rounded, while its parameters stay floats.
 
-    An embedding can have a class of its own in training (`tkd_hf.training.rows_in_use`), so no single class can replace
-    it. A forward hook would not do either: a TKD model warns about hooks, as it skips padding tokens.
+    Args:
+        embedding: embedding to replace; its parameters are shared, and saved and loaded under the same names.
     """
 
+    def __init__(self, embedding: nn.Embedding):
+        rows, width = embedding.weight.shape
+        super().__init__(rows, width, embedding.padding_idx, _weight=embedding.weight.detach(), _freeze=True)
+        self._original = (embedding,)  # in a tuple, so that torch does not register it as a submodule
+        for name, parameter in embedding.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.training = embedding.training
+
+    @property
+    def original(self) -> nn.Embedding:
+        """The embedding that this one replaces."""
+        return self._original[0]
+
     def forward(self, ids: Tensor) -> Tensor:
-        return fake_quantize_embeddings(super().forward(ids))
+        return fake_quantize_embeddings(self.original(ids))
+
+    def train(self, mode: bool = True) -> "FakeQuantizedEmbedding":
+        self.original.train(mode)
+        return super().train(mode)
+
+    def _save_to_state_dict(self, *args) -> None:
+        self.original._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args) -> None:
+        self.original._load_from_state_dict(*args)
 
 
 class QuantizationAwareCallback(CheckpointedCallback):
@@ -170,24 +194,29 @@ class QuantizationAwareCallback(CheckpointedCallback):
             raise InputError(f"top={top} does not fit into 8 bits with a sign; choose an integer from 1 to 127")
         if activations not in ACTIVATIONS:
             raise InputError(f"unknown activations={activations!r}; choose None, 'dynamic' or 'static'")
-        refuse_quantized(trainer.model, "train")
         self.trainer = trainer
-        self.rounding = {"top": top, "activations": activations, "int4_embeddings": int4_embeddings}
+        refuse_quantized(self._student, "train")
+        self.rounding: dict[str, Any] = {"top": top, "activations": activations, "int4_embeddings": int4_embeddings}
         self._ranges: dict[str, list[float]] = {}
 
+    @property
+    def _student(self) -> nn.Module:
+        assert self.trainer.model is not None  # a trainer without a model cannot be built
+        return self.trainer.model
+
     def on_train_begin(self, args, state, control, **kwargs):
-        layers = fake_quantize_model(self.trainer.model, **self.rounding)
+        layers = fake_quantize_model(self._student, **self.rounding)
         for name, limits in self._ranges.items():
             layers[name].range = torch.tensor(limits, device=args.device)
 
     def on_train_end(self, args, state, control, **kwargs):
-        remove_fake_quantization(self.trainer.model)
+        remove_fake_quantization(self._student)
 
     def save(self, checkpoint: str) -> None:
         """Write the settings and the ranges of inputs into a checkpoint."""
         ranges = {
             name: module.range.tolist()
-            for name, module in self.trainer.model.named_modules()
+            for name, module in self._student.named_modules()
             if isinstance(module, FakeQuantizedLinear) and module.range is not None
         }
         (Path(checkpoint) / STATE_FILE).write_text(json.dumps(self.rounding | {"ranges": ranges}), encoding="utf-8")
@@ -214,7 +243,7 @@ class QuantizationAwareCallback(CheckpointedCallback):
 
 
 def fake_quantize_model(
-    model: PreTrainedModel, top: int = 127, activations: str | None = None, int4_embeddings: bool = False
+    model: nn.Module, top: int = 127, activations: str | None = None, int4_embeddings: bool = False
 ) -> dict[str, FakeQuantizedLinear]:
     """Replace the linear layers of a model, in place, by layers that compute with rounded weights.
 
@@ -229,24 +258,26 @@ def fake_quantize_model(
     Returns:
         the new layers by name.
     """
-    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    layers = {name: FakeQuantizedLinear(model.get_submodule(name), top, activations) for name in names}
+    linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    layers = {name: FakeQuantizedLinear(linear, top, activations) for name, linear in linears.items()}
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    for module in model.modules() if int4_embeddings else ():
-        if isinstance(module, nn.Embedding) and module.num_embeddings > MAX_FLOAT_TABLE_ROWS:
-            original = type(module)
-            module.__class__ = type(f"FakeQuantized{original.__name__}", (FakeQuantizedEmbeddingMixin, original), {})
+    if int4_embeddings:
+        replaced: dict[nn.Embedding, FakeQuantizedEmbedding] = {}  # one module may have several names
+        for name, module in list(model.named_modules(remove_duplicate=False)):
+            large = isinstance(module, nn.Embedding) and module.num_embeddings > MAX_FLOAT_TABLE_ROWS
+            if large and not isinstance(module, FakeQuantizedEmbedding):
+                model.set_submodule(name, replaced.setdefault(module, FakeQuantizedEmbedding(module)))
     return layers
 
 
-def remove_fake_quantization(model: PreTrainedModel) -> None:
+def remove_fake_quantization(model: nn.Module) -> None:
     """Undo `fake_quantize_model` in place; the parameters keep their current values."""
-    for name, module in list(model.named_modules()):
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, FakeQuantizedLinear):
             model.set_submodule(name, module.to_linear())
-        elif isinstance(module, FakeQuantizedEmbeddingMixin):
-            module.__class__ = type(module).__bases__[1]
+        elif isinstance(module, FakeQuantizedEmbedding):
+            model.set_submodule(name, module.original)
 
 
 def train_with_fake_quantization(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
