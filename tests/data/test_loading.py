@@ -16,7 +16,7 @@ from tkd_hf.data.problem_types import ProblemType
 from tkd_hf.data.tasks import GLUE_TASKS, TASKS, Task, get_task, register_task
 from tkd_hf.evaluation.metrics import METRICS
 from tkd_hf.evaluation.predictions import DECISIONS
-from tkd_hf.models.loading import AUTO_CLASSES
+from tkd_hf.models.architectures import AUTO_CLASSES
 from tkd_hf.objectives.divergences import SOFT_LOSSES
 from tkd_hf.objectives.hard import HARD_LOSSES
 from tkd_hf.objectives.logits import CONFIDENCES
@@ -62,7 +62,7 @@ def test_predictions_depend_on_the_problem_type_for_numpy_and_torch(to_array):
 
 def test_every_table_by_problem_type_has_an_entry_for_each_that_it_serves():
     with_logits = {member for member in ProblemType if member.has_logits}
-    assert set(AUTO_CLASSES) == set(ProblemType)
+    assert set(AUTO_CLASSES) == {problem_type.head for problem_type in ProblemType}
     assert set(HARD_LOSSES) == set(SOFT_LOSSES) == with_logits
     assert set(CONFIDENCES) == {member for member in with_logits if not member.has_scores}
     assert set(DECISIONS) == {member for member in set(ENCODERS) if not member.has_scores}
@@ -71,7 +71,7 @@ def test_every_table_by_problem_type_has_an_entry_for_each_that_it_serves():
 
 @pytest.mark.parametrize("problem_type", ProblemType)
 def test_the_head_of_a_problem_type_is_the_ending_of_its_auto_class(problem_type):
-    assert AUTO_CLASSES[problem_type].__name__.endswith(problem_type.head)
+    assert AUTO_CLASSES[problem_type.head].__name__.endswith(problem_type.head)
 
 
 def test_the_nine_glue_tasks_are_built_in():
