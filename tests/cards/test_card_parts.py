@@ -1,5 +1,9 @@
 """The parts of cards and reports: metadata, sections, tables, facts of stages, and plots."""
 
+import ast
+import json
+import re
+from copy import deepcopy
 from dataclasses import fields
 
 import pytest
@@ -8,11 +12,27 @@ from hypothesis import strategies as st
 
 from tkd_hf import InputError
 from tkd_hf.cards import figures
+from tkd_hf.cards.card import Card
+from tkd_hf.cards.generate import card
 from tkd_hf.cards.history import _PRUNING_DEFAULTS
-from tkd_hf.cards.metadata import check_card, front_matter
+from tkd_hf.cards.markdown import (
+    Markdown,
+    code_span,
+    escape,
+    link,
+    python_string,
+    table_by_quantity,
+    table_by_result,
+)
+from tkd_hf.cards.metadata import check_card, front_matter, read_card
 from tkd_hf.cards.sections import merge_sections, user_text
 from tkd_hf.evaluation.calibration import Calibration
+from tkd_hf.evaluation.columns import Column
+from tkd_hf.evaluation.tables import Table
 from tkd_hf.pruning.arguments import PruningArguments
+
+from ..factories import read_json
+from ..hub.runs import distilled, report_folder
 
 
 VALID = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["tkd"]}
@@ -122,6 +142,101 @@ def test_sections_are_matched_by_marker_whatever_their_heading():
     headings = [line for line in page.splitlines() if line.startswith("## ")]
     assert headings == ["## How to use it", "## Agreement with the teacher"]
     assert user_text(page) == "Mine."
+
+
+SIZE = Column("size", "MB", long="size on disk (MB)", format=lambda value: f"{value:.1f}")
+SIZES = Table("models", (Column("", align="left"), SIZE, Column("backend")), [("a|b", 1.25, "onnx"), ("c", None, "x")])
+
+
+def test_a_report_has_a_row_per_model_and_a_card_a_row_per_quantity():
+    assert table_by_result(SIZES).splitlines() == [
+        "|  | size (MB) | backend |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 1.2 | onnx |",
+        "| c | – | x |",
+    ]
+    assert table_by_quantity(SIZES).splitlines() == [
+        "| models | a\\|b | c |",
+        "| --- | ---: | ---: |",
+        "| size on disk (MB) | 1.2 | – |",
+        "| backend | onnx | x |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain_name-1.0 (x) [y]", "plain_name-1.0 (x) [y]"),
+        ("x\n# heading", "x # heading"),
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)>"),
+        ("<!-- end of tkd-hf use -->", "&lt;!-- end of tkd-hf use -->"),
+        ("![x](https://example.org/x.png)", "![x]\\(https://example.org/x.png)"),
+        ("a|b\\|c", "a\\|b\\\\\\|c"),
+        ("`code`", "\\`code\\`"),
+        (Markdown("**bold**"), "**bold**"),
+    ],
+)
+def test_text_that_could_be_markdown_is_escaped(text, escaped):
+    assert escape(text) == escaped
+
+
+def test_names_that_code_cannot_hold_become_plain_text():
+    assert code_span("model.onnx") == "`model.onnx`"
+    assert code_span("x` <b>") == "x\\` &lt;b>"
+    assert code_span("") == ""
+
+
+def test_addresses_of_links_cannot_be_left():
+    assert link("a/b", "https://huggingface.co/a/b") == "[a/b](https://huggingface.co/a/b)"
+    assert link("a](x", "https://huggingface.co/a) <b>") == "[a]\\(x](https://huggingface.co/a%29%20%3Cb%3E)"
+
+
+@given(text=st.text(max_size=20))
+def test_python_source_of_a_text_is_that_text_on_one_line_without_section_marks(text):
+    source = python_string(text)
+    assert eval(source) == text
+    assert len(source.splitlines()) == 1
+    assert "<" not in source
+
+
+HOSTILE = (
+    'x"); import os; os.system("true") #\n\n# Heading\n```\n<script>alert(1)</script> ![x](https://example.org/x)|'
+)
+HEADING = re.compile(r"^#+ .*", re.MULTILINE)
+
+
+def test_hostile_names_add_no_headings_html_links_or_code(tmp_path):
+    """Names of models, data, labels and files come from strangers, and a card is read by people who trust it."""
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 9}
+    inputs = {"teacher": HOSTILE, "teacher_revision": "commit-" + HOSTILE, "task": HOSTILE, "dataset": "a/" + HOSTILE}
+    record = distilled(inputs=inputs | {"splits": {"train": HOSTILE, "eval": HOSTILE}})
+    record.arguments["note"] = record.hardware["cpu"] = record.software["torch"] = HOSTILE
+    report = read_json(report_folder(tmp_path / "report", "student") / "report.json")
+    honest = Card("x", "x", config, distilled(arguments=record.arguments), deepcopy(report), ["pictures/x.png"])
+    report["evaluation"] |= {"task": HOSTILE, "split": HOSTILE}
+    report["evaluation"]["models"][1]["fidelity"]["classes"][0]["name"] = HOSTILE
+    config = config | {"model_type": HOSTILE, "id2label": {"0": HOSTILE, "1": "good"}, "hidden_size": HOSTILE}
+    exports = {"onnx": [f"onnx/{HOSTILE}"], "openvino": [f"openvino/{HOSTILE}"]}
+    hostile = Card(HOSTILE, HOSTILE, config, record, report, [f"pictures/{HOSTILE}.png"], exports)
+    _, page = read_card(hostile.render())
+    assert HEADING.findall(page)[1:] == HEADING.findall(honest.render())[1:]  # the first one is the name
+    prose = re.sub(r"<!-- (end of )?tkd-hf [^>]*-->|```python.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    assert "<" not in prose
+    assert "](https://example.org" not in prose
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    calls = [node.func for example in examples for node in ast.walk(ast.parse(example)) if isinstance(node, ast.Call)]
+    assert len(examples) == 3
+    assert "system" not in {call.attr for call in calls if isinstance(call, ast.Attribute)}
+
+
+def test_a_report_that_is_not_one_of_ours_is_refused_by_field(tmp_path):
+    report = report_folder(tmp_path / "report", str(tmp_path))
+    content = read_json(report / "report.json")
+    content["benchmark"]["models"][1]["timings"] = {}
+    (report / "report.json").write_text(json.dumps(content))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"Report.benchmark.models\[1\].timings is \{\} instead of list"):
+        card(tmp_path, report)
 
 
 def test_card_knows_the_defaults_of_pruning():

@@ -1,11 +1,18 @@
 """`tkd-hf evaluate` and `tkd-hf benchmark` print and store what their functions measure, and explain bad input."""
 
+import io
 import json
+import os
 
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+
+from tkd_hf import InputError
+from tkd_hf.cli.output import prepare_streams, show_table, store_and_show
+from tkd_hf.evaluation.columns import NAME, Column
+from tkd_hf.evaluation.tables import Table
 
 from ..factories import LABELS, TEXTS, build_teacher, read_json
 
@@ -210,3 +217,61 @@ def test_bad_benchmark_input_gets_one_line_and_exit_code_2(run, no_processes, te
 def test_missing_models_are_refused(run):
     code, _, err = run("benchmark")
     assert (code, "missing argument 'models" in err.lower()) == (2, True)
+
+
+@pytest.fixture
+def named_classes(tmp_path, tokenizer):
+    """Return the arguments that evaluate a model, with itself as the teacher, on classes with unusual names."""
+    build_teacher(("[spam]", "[/url]")).save_pretrained(tmp_path / "exp[a]")
+    tokenizer.save_pretrained(tmp_path / "exp[a]")
+    rows = {"text": TEXTS, "label": [("[spam]", "[/url]")[label] for label in LABELS]}
+    Dataset.from_dict(rows).to_csv(tmp_path / "validation.csv")
+    data = ["--dataset", tmp_path / "validation.csv", "--eval-split", "train"]
+    return ["evaluate", tmp_path / "exp[a]", "--teacher", tmp_path / "exp[a]", *data]
+
+
+def test_names_in_square_brackets_are_printed_as_they_are(run, named_classes):
+    code, out, err = run(*named_classes)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("[")] == ["[spam]", "[/url]"]
+    assert "exp[a]" in out
+
+
+@pytest.mark.parametrize(("encoding", "dash"), [("ascii", "-"), ("latin-1", "-"), ("utf-8", "–")])
+def test_characters_that_the_terminal_lacks_are_replaced(monkeypatch, encoding, dash):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    prepare_streams()
+    column = Column("size", format=lambda value: f"{value}×")
+    show_table(Table("Größe", (NAME, column), [("ж", 2), ("x", None)]))
+    terminal.flush()
+    lines = terminal.buffer.getvalue().decode(encoding).split("\n")
+    assert lines[2].split() == ["x", dash]
+    assert lines[1].split() == {"ascii": ["?", "2x"], "latin-1": ["?", "2×"], "utf-8": ["ж", "2×"]}[encoding]
+
+
+def test_results_are_stored_before_they_are_printed(monkeypatch, tmp_path):
+    def fail(table):
+        raise UnicodeEncodeError("ascii", "–", 0, 1, "the terminal cannot print it")
+
+    monkeypatch.setattr("tkd_hf.cli.output.show_table", fail)
+    with pytest.raises(UnicodeEncodeError):
+        store_and_show(tmp_path / "e.json", {"accuracy": 0.5}, Table("", (NAME,), []))
+    assert read_json(tmp_path / "e.json") == {"accuracy": 0.5}
+
+
+def test_results_are_printed_although_they_cannot_be_stored(capsys, tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        store_and_show(tmp_path / "no" / "e.json", {}, Table("results", (NAME,), []))
+    assert "results" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_neither_stops_a_command_nor_prints_an_error(monkeypatch, capfd):
+    """As in `tkd-hf evaluate … | head -1`: the reader has gone, but the gate and the next stage still count."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        for _ in range(2):
+            show_table(Table("", (NAME,), [("x" * 1000,)] * 100))
+    assert capfd.readouterr().err == ""

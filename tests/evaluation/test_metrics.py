@@ -1,34 +1,24 @@
-"""Metrics, agreement, calibration and the gate equal values computed by hand and by scipy."""
+"""Metrics, agreement, calibration and the gate equal values computed by hand and by scipy; tables hold them."""
 
-from dataclasses import replace
+import json
+from math import inf, nan
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
 from scipy.stats import entropy
 from transformers import EvalPrediction
 
-from tkd_hf import DataArguments, InputError, report
-from tkd_hf.cards.generate import card
+from tkd_hf import InputError
 from tkd_hf.core.errors import GateFailed
-from tkd_hf.data.problem_types import ProblemType
-from tkd_hf.data.tasks import TASKS
-from tkd_hf.evaluation.calibration import calibration
-from tkd_hf.evaluation.fidelity import agreement, disagreements, fidelity
-from tkd_hf.evaluation.metrics import (
-    METRICS,
-    TextMetric,
-    compute_metrics_for,
-    entities,
-    metric_functions,
-    register_metric,
-    score,
-)
+from tkd_hf.evaluation.calibration import Calibration, calibration
+from tkd_hf.evaluation.columns import Estimate, Speedup
+from tkd_hf.evaluation.fidelity import ClassChange, Fidelity, agreement, disagreements, fidelity
+from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
 from tkd_hf.evaluation.predictions import Predictions, labels_from_logits, predicted_labels
-from tkd_hf.evaluation.results import check_drop
-
-from ..factories import build_tokenizer
-from ..hub.runs import distilled, run_folder
+from tkd_hf.evaluation.results import Evaluation, ModelResult, check_drop
+from tkd_hf.evaluation.tables import comparison_table, evaluation_tables, stage_table
+from tkd_hf.inference.memory import Parameters
+from tkd_hf.records.run_folder import StageRecord
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -289,81 +279,94 @@ def test_disagreements_of_tokens_and_of_several_labels_list_label_names():
     assert entry["model_confidence"] == pytest.approx(0.7311)
 
 
-# --- a metric from outside the package ------------------------------------------------------------------------------
+@pytest.mark.parametrize("numbers", [(0.9, nan, 0.5), (nan, 0.9, 0.5), (0.9, 0.9, nan), (0.9, 0.9, inf), (-inf, 0, 1)])
+def test_the_gate_fails_numbers_that_are_not_finite(numbers):
+    with pytest.raises(GateFailed, match="not finite never passes"):
+        check_drop(*numbers, "accuracy", "the teacher")
 
 
-@pytest.fixture
-def brier(monkeypatch):
-    """Register the Brier score: the mean squared distance between the probabilities and the true class."""
-    monkeypatch.setitem(METRICS, "brier", TextMetric)  # removes the registered metric after the test
-
-    @register_metric
-    class Brier(TextMetric):
-        """Mean squared distance between the probabilities and the true class."""
-
-        label = "brier"
-        needs_probabilities = True
-        higher_is_better = False
-        problem_types = (ProblemType.SINGLE_LABEL, ProblemType.TOKEN_CLASSIFICATION)
-
-        @staticmethod
-        def score(references, probabilities):
-            return np.square(probabilities - np.eye(probabilities.shape[-1])[references]).sum(axis=-1).mean()
-
-    return Brier
+def model_result(name: str, value: float, **fields) -> ModelResult:
+    interval = (value - 0.125, value + 0.125)
+    sizes = {"parameters": Parameters(1_000_000, 2_000_000), "megabytes": 12.0, "milliseconds": 4.0}
+    calibration = Calibration(0.0625)
+    return ModelResult(name, "pytorch", {"accuracy": value}, {"accuracy": interval}, calibration, **sizes, **fields)
 
 
-# the probabilities of the first class are 0.9, 0.9 and 0.6, and the true classes are the first, second and first
-BRIER_LOGITS, BRIER_LABELS = np.array([logits_of(0.9), logits_of(0.9), logits_of(0.6)]), np.array([0, 1, 0])
-BRIER = 2 * (0.1**2 + 0.9**2 + 0.4**2) / 3
+def evaluation() -> Evaluation:
+    classes = [ClassChange("[spam]", 4, 1.0, 0.5)]
+    change = {"accuracy": {"change": -0.125, "interval": (-0.25, 0.0)}}
+    of_student = Fidelity(0.875, 0.25, 2, 1, 1.0, classes)
+    student = model_result("student", 0.75, fidelity=of_student, changes=change)
+    return Evaluation("sst2", "validation", 8, [model_result("teacher", 0.875), student])
 
 
-@pytest.mark.usefixtures("brier")
-def test_a_metric_of_probabilities_equals_the_value_by_hand():
-    assert score(BRIER_LOGITS, BRIER_LABELS, ("brier",), CLASSES) == {"brier": pytest.approx(BRIER)}
-    (function,) = metric_functions(Predictions(BRIER_LOGITS, BRIER_LABELS, CLASSES), ("brier",))
-    assert function(np.array([0, 0, 2])) == pytest.approx(2 * (0.1**2 + 0.1**2 + 0.4**2) / 3)
-    tokens = Predictions([BRIER_LOGITS[:2], BRIER_LOGITS[1:]], [[0, 1], [-100, 0]], TOKENS)
-    (function,) = metric_functions(tokens, ("brier",))
-    assert function(np.array([0, 1])) == pytest.approx(BRIER)
+def test_evaluation_tables_hold_values_and_write_them_in_one_form():
+    quality, recalls, decisions = evaluation_tables(evaluation())
+    assert quality.title == "sst2 (8)"
+    assert [column.heading for column in quality.columns][1:4] == [
+        "accuracy",
+        "agreement with the teacher",
+        "KL divergence",
+    ]
+    assert quality.rows[1][1] == Estimate(0.75, (0.625, 0.875))
+    teacher, student = quality.cells()
+    assert teacher == ["teacher", "0.8750 (0.750–1.000)", "–", "–", "0.0625", "3.0 M", "12.0", "4.00"]
+    assert student[1:4] == ["0.7500 (0.625–0.875)", "0.8750", "0.2500"]
+    assert list(recalls.cells()) == [["[spam]", "4", "1.0000", "0.5000", "-0.5000"]]
+    assert decisions.rows == [("examples", 2, 1, 1.0)]
 
 
-@pytest.mark.usefixtures("brier")
-def test_a_metric_is_refused_for_other_problem_types_with_those_that_fit():
-    with pytest.raises(InputError, match=r"brier cannot measure regression; the metrics for that are pearson, spear"):
-        score(np.ones((2, 1)), np.ones(2), ("brier",), REGRESSION)
+def test_comparison_with_the_teacher_has_a_row_for_the_difference():
+    rows = list(comparison_table(evaluation()).cells())
+    assert rows[2] == ["difference (this model − teacher)", "-0.1250 (-0.250 to +0.000)", ""]
 
 
-def test_a_metric_without_a_name_or_a_function_cannot_be_registered():
-    with pytest.raises(ValueError, match="Nameless needs a label and a score"):
-        register_metric(type("Nameless", (TextMetric,), {}))
+def test_speedup_is_written_with_its_interval_and_the_reference_by_its_name():
+    assert [str(Speedup(2, (1.5, 2.5))), str(Speedup(2)), str(Speedup(1, is_reference=True))] == [
+        "2.00× (1.50–2.50)",
+        "2.00×",
+        "reference",
+    ]
 
 
-@pytest.mark.usefixtures("brier")
-def test_the_gate_refuses_a_rise_of_a_metric_of_which_less_is_better():
-    check_drop(0.2, 0.1, 0.01, "brier", "the teacher")
-    with pytest.raises(GateFailed, match=r"missed by 0.0900: brier 0.3000 is 0.1000 above the teacher \(0.2000\)"):
-        check_drop(0.2, 0.3, 0.01, "brier", "the teacher")
+@pytest.mark.parametrize(
+    ("stage", "inputs", "partner"),
+    [
+        ("distill", {"teacher": "org/t", "teacher_revision": "commit-1"}, "the teacher"),
+        ("distill", {"teacher": ["a", "b"], "teacher_revision": ["1", "2"]}, "the teacher"),
+        ("prune", {"model": "m", "model_revision": "1", "teacher": "t", "teacher_revision": "2"}, "the teacher"),
+        (
+            "prune",
+            {"model": "m", "model_revision": "1", "teacher": "m", "teacher_revision": "1"},
+            "the model before this stage",
+        ),
+        ("quantize", {"model": "m", "model_revision": "1"}, "the float model"),
+    ],
+)
+def test_agreement_of_a_stage_says_with_whom(stage, inputs, partner):
+    """Pruning without a teacher compares the model with itself, which says nothing about the teacher that it had."""
+    record = StageRecord(stage, inputs, {}, metrics={"accuracy": 0.75, "agreement": 0.875}, seconds=1.5)
+    table = stage_table("runs/x", record)
+    assert table.columns[2].heading == f"agreement with {partner}"
+    assert list(table.cells()) == [["runs/x", "0.7500", "0.8750", "1.5"]]
 
 
-@pytest.mark.usefixtures("brier", "no_processes")
-def test_a_metric_from_outside_reaches_evaluation_gate_report_and_card(monkeypatch, tmp_path, sst2_dir, teacher):
-    """The metric is one class and one decorator; a task names it."""
-    monkeypatch.setitem(TASKS, "sst2", replace(TASKS["sst2"], metrics=("brier", "accuracy")))
-    run_folder(tmp_path / "student", distilled())
-    teacher.save_pretrained(tmp_path / "teacher")
-    build_tokenizer().save_pretrained(tmp_path / "teacher")
-    data = DataArguments(task="sst2", data_dir=str(sst2_dir))
-    models, folder = [str(tmp_path / "student")], tmp_path / "report"
-    measured = report(models, folder, data, str(tmp_path / "teacher"), rounds=1, batch_sizes=(1,), lengths=(8,))
-    student = measured.evaluation.models[1]
-    low, high = student.intervals["brier"]
-    assert 0 < low <= student.metrics["brier"] <= high < 2
-    assert student.metrics["brier"] < measured.evaluation.models[0].metrics["brier"]
-    measured.evaluation.check_drop(0.0)  # less is better
-    value = f"{student.metrics['brier']:.4f} ({low:.3f}–{high:.3f})"
-    assert value in (folder / "report.md").read_text(encoding="utf-8")
-    page = card(models[0], folder)
-    assert f"| {value} |" in page
-    metadata = ModelCard.load(tmp_path / "student" / "README.md").data
-    assert metadata.metrics == ["brier", "accuracy"]
+def test_results_read_from_json_equal_those_written():
+    stored = json.dumps(evaluation().to_dict())
+    results = Evaluation.from_dict(json.loads(stored))
+    assert json.dumps(results.to_dict()) == stored
+    assert results.models[1].fidelity == evaluation().models[1].fidelity
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": None}, "Evaluation.models is None instead of list"),
+        ({"examples": "8"}, "Evaluation.examples is '8' instead of int"),
+        ({"models": [{"name": "x"}]}, "Evaluation.models\\[0\\].backend is missing"),
+        ({"models": [[]]}, "Evaluation.models\\[0\\] is \\[\\] instead of an object"),
+    ],
+)
+def test_foreign_json_is_refused_by_field(change, message):
+    with pytest.raises(InputError, match=message):
+        Evaluation.from_dict(evaluation().to_dict() | change)

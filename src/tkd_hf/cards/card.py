@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from huggingface_hub import EvalResult
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..data.tasks import TASKS
+from ..data.tasks import GLUE_TASKS
+from ..evaluation.columns import readable_name
 from ..evaluation.metrics import METRICS
+from ..evaluation.results import Benchmark, Evaluation, ModelResult
 from ..models.backends import CardExample
 from ..quantization import BACKENDS
 from ..records.redaction import basename, hub_id
 from ..records.run_folder import StageRecord
-from . import card_text, history, tables
+from . import card_text, history
+from .markdown import Markdown, join, key_value_table, python_string, template_environment
 from .metadata import front_matter, merge_metadata, model_index, strip_peft_template
 from .sections import merge_sections, user_text
 
@@ -84,11 +87,9 @@ class Card:
 
     def sections(self) -> dict[str, str]:
         """Return the sections of the card by name; a section without data is empty."""
-        environment = Environment(
-            loader=PackageLoader("tkd_hf.cards", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        template = environment.get_template("card.md.jinja")
-        context = template.new_context({"card": self, "card_text": card_text, "history": history, "tables": tables})
+        template = template_environment().get_template("card.md.jinja")
+        names = {"card": self, "card_text": card_text, "history": history, "key_value_table": key_value_table}
+        context = template.new_context(names)
         return {name: "".join(block(context)).strip() for name, block in template.blocks.items()}
 
     def metadata(self) -> dict[str, Any]:
@@ -106,6 +107,21 @@ class Card:
         if results:
             metadata["model-index"] = model_index(self.name, results)
         return {name: value for name, value in metadata.items() if value is not None}
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        """The metrics of the teacher and this model; `None` without a report."""
+        return Evaluation.from_dict(self.results["evaluation"]) if self.results else None
+
+    @cached_property
+    def benchmark(self) -> Benchmark | None:
+        """The speed and size of the teacher and this model; `None` without a report."""
+        return Benchmark.from_dict(self.results["benchmark"]) if self.results else None
+
+    @property
+    def student(self) -> ModelResult | None:
+        """The metrics of this model, and its agreement with the teacher; `None` without a report."""
+        return self.evaluation and self.evaluation.models[1]
 
     @property
     def architecture(self) -> str:
@@ -191,39 +207,38 @@ class Card:
     @property
     def metrics(self) -> dict[str, float]:
         """The task's metrics from the report; without a report, from the end of the run."""
-        if self.results:
-            return self.results["evaluation"]["models"][1]["metrics"]
+        if self.student:
+            return self.student.metrics
         return {name: value for name, value in (self.record.metrics if self.record else {}).items() if name in METRICS}
 
     @property
     def text(self) -> str | tuple[str, str]:
         """A text, or a pair of texts, for the code examples."""
-        glue_task = TASKS.get(self.task)
+        glue_task = GLUE_TASKS.get(self.task)
         if glue_task and len(glue_task.text_columns) == 2:
             return EXAMPLE_PAIR
         return EXAMPLE_TEXTS[self.pipeline_tag].format(mask=self.mask or "[MASK]")
 
     @property
-    def argument(self) -> str:
+    def argument(self) -> Markdown:
         """The argument of a pipeline in the code examples, as Python source."""
         if isinstance(self.text, tuple):
-            return json.dumps(dict(zip(("text", "text_pair"), self.text, strict=True)))
-        return json.dumps(self.text)
+            return Markdown(json.dumps(dict(zip(("text", "text_pair"), self.text, strict=True))))
+        return python_string(self.text)
 
     @property
-    def arguments(self) -> str:
+    def arguments(self) -> Markdown:
         """The arguments of a tokenizer in the code examples, as Python source."""
-        return ", ".join(map(json.dumps, self.text if isinstance(self.text, tuple) else [self.text]))
+        return join(map(python_string, self.text if isinstance(self.text, tuple) else [self.text]))
 
     @property
-    def export_examples(self) -> list[str]:
-        """How to run the first export of each backend, in Markdown."""
-        examples = [
-            BACKENDS[name].card_example(
-                CardExample(self.repo_id, files[0], self.auto_class, self.arguments, self.is_tkd)
-            )
-            for name, files in self.exports.items()
-        ]
+    def export_examples(self) -> list[Markdown]:
+        """How to run the first export of each backend."""
+        examples = []
+        for name, files in self.exports.items():
+            repo_id, file = python_string(self.repo_id), python_string(files[0])
+            example = CardExample(repo_id, file, self.auto_class, self.arguments, self.is_tkd)
+            examples.append(Markdown(BACKENDS[name].card_example(example)))
         return [example for example in examples if example]
 
     @property
@@ -290,10 +305,10 @@ class Card:
 
     def _eval_results(self) -> list[EvalResult]:
         inputs = self.record.inputs if self.record else {}
-        task = self.results["evaluation"]["task"] if self.results else self.task
+        task = self.evaluation.task if self.evaluation else self.task
         if not (self.metrics and task):
             return []  # the Hub requires a data set's name, which a trainer does not know
-        split = self.results["evaluation"]["split"] if self.results else (inputs.get("splits") or {}).get("eval")
+        split = self.evaluation.split if self.evaluation else (inputs.get("splits") or {}).get("eval")
         details = {
             "task_type": self.pipeline_tag,
             "dataset_type": self.dataset or task,
@@ -302,8 +317,6 @@ class Card:
             "dataset_split": split,
         }
         return [
-            EvalResult(
-                metric_type=name, metric_name=tables.readable_name(name), metric_value=round(value, 6), **details
-            )
+            EvalResult(metric_type=name, metric_name=readable_name(name), metric_value=round(value, 6), **details)
             for name, value in self.metrics.items()
         ]

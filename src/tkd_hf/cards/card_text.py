@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation import tables
+from ..evaluation.columns import readable_name
+from ..evaluation.results import Benchmark, Evaluation, ModelResult
 from ..records.redaction import basename
-from .tables import escape_cell, readable_name
+from .markdown import Markdown, code_span, escape, join, table_by_quantity, table_by_result
 
 
 if TYPE_CHECKING:
@@ -17,25 +20,27 @@ _CAPTIONS = {
 }
 
 
-def summary(card: "Card") -> str:
+def summary(card: "Card") -> Markdown:
     """Return the first sentences of a card: what kind of model it is, how large, for which task, on which data."""
     config = card.config
     sentence = (
-        "A transformer encoder (TKD architecture)" if card.is_tkd else f"A model of type `{config['model_type']}`"
+        "A transformer encoder (TKD architecture)"
+        if card.is_tkd
+        else f"A model of type {code_span(config['model_type'])}"
     )
     sizes = [
-        config.get("num_hidden_layers") and f"{config['num_hidden_layers']} layers",
+        config.get("num_hidden_layers") and escape(f"{config['num_hidden_layers']} layers"),
         card.parameters and f"{card.parameters / 1e6:.1f} M parameters",
-        card.adapter and "an adapter",
+        "an adapter" if card.adapter else None,
     ]
     if any(sizes):
         sentence += " with " + " and ".join(size for size in sizes if size)
     sentence += f" for {card.pipeline_tag.replace('-', ' ')}"
     if card.task:
-        sentence += f" (data: {escape_cell(card.task)})"
+        sentence += f" (data: {escape(card.task)})"
     if not card.is_distilled:
-        return f"{sentence}."
-    return (
+        return Markdown(f"{sentence}.")
+    return Markdown(
         f"{sentence}. It is a student model, trained by knowledge distillation to imitate a teacher model at a lower "
         "cost."
     )
@@ -53,9 +58,9 @@ def dimensions(card: "Card") -> dict[str, Any]:
         "vocabulary": vocabulary and f"{vocabulary:,} tokens",
         "longest input": longest and f"{longest} tokens",
         "parameters": card.parameters and f"{card.parameters:,}",
-        "adapter": card.adapter and f"LoRA of rank {card.adapter.get('r')} on `{card.base}`",
+        "adapter": card.adapter and Markdown(f"LoRA of rank {escape(card.adapter.get('r'))} on {code_span(card.base)}"),
         "quantization": quantization_format(card.quantization),
-        "exported files": ", ".join(f"`{file}`" for files in card.exports.values() for file in files),
+        "exported files": join(code_span(file) for files in card.exports.values() for file in files),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -85,17 +90,39 @@ def quantization_format(config: dict[str, Any] | None) -> str | None:
     return ", ".join(parts)
 
 
-def final_metrics(card: "Card") -> dict[str, str]:
+def final_metrics(card: "Card") -> Markdown:
     """Return the metrics at the end of the run, for a card without a report that compares it with the teacher."""
+    if card.record is None:
+        return Markdown()
     shown = {*card.metrics, "agreement", "loss", "masked_accuracy", "perplexity", "parameters", "megabytes", "speedup"}
-    metrics = card.record.metrics if card.record else {}
-    names = {"agreement": "agreement with the teacher", "speedup": "speed-up over the model before this stage"}
-    return {names.get(name, readable_name(name)): _formatted(value) for name, value in metrics.items() if name in shown}
+    names = [name for name in card.record.metrics if name in shown]
+    return table_by_quantity(tables.metrics_table(card.record, names))
 
 
-def benchmark_hardware(benchmark: dict[str, Any]) -> str:
+def metrics_table(evaluation: Evaluation) -> Markdown:
+    """Return the task's metrics of teacher and student, and their difference, with confidence intervals."""
+    return table_by_quantity(tables.comparison_table(evaluation))
+
+
+def agreement_table(student: ModelResult) -> Markdown:
+    """Return how far the student's predictions (or scores, in regression) agree with the teacher's."""
+    return table_by_quantity(tables.card_agreement_table(student))
+
+
+def recall_table(student: ModelResult) -> Markdown:
+    """Return the recall per class of teacher and student; empty for regression."""
+    table = tables.recall_table({"recall of this model": student}, teacher="recall of the teacher")
+    return table_by_result(table) if table else Markdown()
+
+
+def speed_table(benchmark: Benchmark) -> Markdown:
+    """Return latency, throughput, size and memory of teacher and student."""
+    return table_by_quantity(tables.card_speed_table(benchmark))
+
+
+def benchmark_hardware(benchmark: Benchmark) -> str:
     """Name the hardware on which the speed was measured."""
-    hardware, device = benchmark["hardware"], benchmark["models"][1]["device"]
+    hardware, device = benchmark.hardware, benchmark.models[1].device
     processor = f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
     return f"{hardware['accelerator']} ({processor})" if device.startswith("cuda") else processor
 
@@ -108,8 +135,6 @@ def captions(pictures: list[str]) -> dict[str, str]:
 
 def limits(card: "Card") -> list[str]:
     """Return sentences on the model's intended use and its limits, as far as they follow from the card's data."""
-    result = card.results["evaluation"]["models"][1] if card.results else {}
-    fidelity, calibration = result.get("fidelity"), result.get("calibration")
     details = {name for stage in card.stages for name in stage.details}
     sentences = []
     if card.task:
@@ -119,18 +144,7 @@ def limits(card: "Card") -> list[str]:
         )
     if card.labels and card.config.get("problem_type") != "multi_label_classification":
         sentences.append(f"It always predicts one of its {len(card.labels)} labels, even if none of them fits.")
-    if card.is_distilled:
-        disagreement = ""
-        if fidelity and fidelity["agreement"] is not None:
-            disagreement = f" The two predict differently on {1 - fidelity['agreement']:.1%} of the examples."
-        sentences.append(
-            f"It was trained to imitate its teacher, including the teacher's mistakes and biases.{disagreement}"
-        )
-    if calibration:
-        sentences.append(
-            f"Its confidence differs from its accuracy by {calibration['error']:.1%} on average. Calibrate it before "
-            "you rely on a confidence threshold."
-        )
+    sentences += _limits_of_predictions(card)
     if longest := card.config.get("max_position_embeddings"):
         sentences.append(_length_limit(card, longest))
     if "vocabulary" in details:
@@ -141,6 +155,26 @@ def limits(card: "Card") -> list[str]:
     if "sparsity" in details:
         sentences.append(
             "Its zero weights make a compressed file smaller, but do not by themselves make the model faster."
+        )
+    return sentences
+
+
+def _limits_of_predictions(card: "Card") -> list[str]:
+    """Return how far the model follows its teacher, and how far its confidence can be trusted."""
+    agreement = card.student and card.student.agreement
+    calibration = card.student and card.student.calibration
+    sentences = []
+    if card.is_distilled:
+        disagreement = ""
+        if agreement is not None:
+            disagreement = f" The two predict differently on {1 - agreement:.1%} of the examples."
+        sentences.append(
+            f"It was trained to imitate its teacher, including the teacher's mistakes and biases.{disagreement}"
+        )
+    if calibration:
+        sentences.append(
+            f"Its confidence differs from its accuracy by {calibration.error:.1%} on average. Calibrate it before "
+            "you rely on a confidence threshold."
         )
     return sentences
 
@@ -166,9 +200,3 @@ def _task_description(card: "Card") -> str:
 
 def _joined(entries: list[int] | None) -> str | None:
     return entries and ", ".join(map(str, entries))
-
-
-def _formatted(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -14,21 +14,16 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
 from ..core.options import accepts
 from ..data.tokenization import to_tuple
-from ..evaluation.results import REPORT_JSON
+from ..evaluation.results import REPORT_JSON, Report
 from ..hub.folder import CARD, PICTURES, RESULTS
-from ..hub.snapshot import refuse_links
 from ..models.signals import without_adapters
 from ..quantization import BACKENDS
 from ..records.redaction import redact, redacted_record
-from ..records.run_folder import RECORD_NAME, StageRecord, fingerprint, read_record, training_arguments, write_record
+from ..records.run_folder import StageRecord, fingerprint, read_record, training_arguments, write_record
 from ..teachers.soft_labels import teacher_revision
 from .arguments import CardOptions
 from .card import Card
 from .metadata import check_card
-
-
-# Files whose content goes into the card. A link could bring in a file that is not meant to be published.
-CARD_SOURCES = (CARD, RECORD_NAME, RESULTS, "config.json", "adapter_config.json", "tokenizer_config.json")
 
 
 @accepts(CardOptions)
@@ -55,7 +50,6 @@ def card(options: CardOptions) -> str:
     folder, language = Path(options.folder), options.language
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} contains no model (config.json); name a run folder")
-    refuse_links(folder, CARD_SOURCES)
     record = options.record or read_record(folder)
     if options.report is not None:
         _copy_results(Path(options.report), folder, record)
@@ -199,7 +193,7 @@ def _copy_results(report: Path, folder: Path, record: StageRecord | None) -> Non
     path = report / REPORT_JSON
     if not path.exists():
         raise InputError(f"{report} contains no {REPORT_JSON}; name the folder of a report: tkd-hf report {folder}")
-    content = read_json(path, hint="create the report again")
+    content = _checked_report(path)
     if record and record.finished and content["finished"] < record.finished:
         raise InputError(
             f"the report in {report} ({content['finished']}) is older than the model in {folder} ({record.finished}); "
@@ -214,6 +208,16 @@ def _copy_results(report: Path, folder: Path, record: StageRecord | None) -> Non
         (folder / PICTURES).mkdir(exist_ok=True)
         for picture in (report / PICTURES).glob("*.png"):
             shutil.copyfile(picture, folder / PICTURES / picture.name)
+
+
+def _checked_report(path: Path) -> dict[str, Any]:
+    """Return the content of a report's JSON file; an `InputError` names the field that is not as in a report."""
+    content = read_json(path, hint="create the report again")
+    try:
+        Report.from_dict(content)
+    except InputError as error:
+        raise InputError(f"{path} is not a report of tkd-hf ({error}); create it again") from None
+    return content
 
 
 def _parameter_count(folder: Path) -> int | None:

@@ -5,10 +5,11 @@ from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
 
+from ..evaluation.columns import readable_name
 from ..objectives.arguments import DistillationTrainingArguments, FineTuningArguments, PretrainingArguments
 from ..records.redaction import hub_id
 from ..records.run_folder import StageRecord, training_arguments
-from .report_tables import markdown_table, readable_name
+from .markdown import Markdown, code_span, join, link, markdown_table
 
 
 _LAYER_MATRIX = re.compile(r".*\.(\d+)\.(.+)")
@@ -40,9 +41,9 @@ def stage_facts(record: StageRecord) -> dict[str, str]:
         "starting model": _model(inputs.get("model"), inputs.get("model_revision")),
         "student": _model(arguments.get("student"), inputs.get("student_revision")),
         "teacher": _teachers(record),
-        "tokenizer": inputs.get("tokenizer") and _code(inputs["tokenizer"]),
+        "tokenizer": inputs.get("tokenizer") and code_span(inputs["tokenizer"]),
         "data": _data(inputs),
-        **{f"fingerprint of {text}": inputs.get(name) and _code(inputs[name]) for name, text in _SPLITS.items()},
+        **{f"fingerprint of {text}": inputs.get(name) and code_span(inputs[name]) for name, text in _SPLITS.items()},
         "objectives (weight × name)": _objectives(arguments.get("objectives"), arguments.get("final_objectives")),
         "temperature": _temperature(arguments.get("temperature"), arguments.get("final_temperature")),
         "teacher's predictions": _source_of_predictions(arguments),
@@ -59,13 +60,13 @@ def stage_facts(record: StageRecord) -> dict[str, str]:
         "hardware": _hardware(record.hardware),
         "finished": record.finished,
     }
-    return {name: str(value) for name, value in facts.items() if value}
+    return {name: value if isinstance(value, Markdown) else str(value) for name, value in facts.items() if value}
 
 
-def removal_tables(record: StageRecord) -> str:
+def removal_tables(record: StageRecord) -> Markdown:
     """Return tables of what pruning removed per layer, and of the sparsity per matrix; empty if nothing was removed."""
     tables = [_removed_units(record.details.get("removed")), _sparsity(record.details.get("sparsity"))]
-    return "\n\n".join(table for table in tables if table)
+    return join(filter(None, tables), "\n\n")
 
 
 def non_default_arguments(record: StageRecord) -> dict[str, str]:
@@ -113,33 +114,36 @@ def _teachers(record: StageRecord) -> str | None:
         return "the model itself, as it was before this stage" if is_itself else _model(names, revisions)
     weights = record.arguments.get("teacher_weights") or [None] * len(names)
     teachers = [
-        _model(name, revision) + (f", weight {weight:.3g}" if weight else "")
+        join(filter(None, [_model(name, revision), f"weight {weight:.3g}" if weight else None]))
         for name, revision, weight in zip(names, revisions, weights, strict=True)
     ]
-    return "; ".join(teachers)
+    return join(teachers, "; ")
 
 
-def _model(name: str | None, revision: str | None) -> str | None:
+def _model(name: str | None, revision: str | None) -> Markdown | None:
     """Return a model's name and revision; a Hub id becomes a link."""
     if not name:
         return None
     repository = hub_id(name, revision)
     kinds = {"commit": "commit", "files": "hash of its files", "state": "hash of its weights"}
     kind, _, value = str(revision).partition("-")
-    suffix = f", {kinds[kind]} {_code(value)}" if kind in kinds else ""
-    return (f"[{repository}](https://huggingface.co/{repository})" if repository else _code(name)) + suffix
+    parts = [link(repository, f"https://huggingface.co/{repository}") if repository else code_span(name)]
+    if kind in kinds:
+        parts.append(Markdown(f"{kinds[kind]} {code_span(value)}"))
+    return join(parts)
 
 
-def _data(inputs: dict[str, Any]) -> str | None:
+def _data(inputs: dict[str, Any]) -> Markdown | None:
     name = inputs.get("dataset") or inputs.get("task")
     if not name:
         return None
-    parts = [f"[{name}](https://huggingface.co/datasets/{name})" if "/" in name else _code(name)]
+    parts = [link(name, f"https://huggingface.co/datasets/{name}") if "/" in name else code_span(name)]
     if inputs.get("dataset") and inputs.get("task") not in (None, name):
-        parts.append(_code(inputs["task"]))
+        parts.append(code_span(inputs["task"]))
     if splits := inputs.get("splits"):
-        parts += [f"trained on split {_code(splits['train'])}", f"evaluated on split {_code(splits['eval'])}"]
-    return ", ".join(parts)
+        parts.append(Markdown(f"trained on split {code_span(splits['train'])}"))
+        parts.append(Markdown(f"evaluated on split {code_span(splits['eval'])}"))
+    return join(parts)
 
 
 def _objectives(weights: dict[str, float] | None, final_weights: dict[str, float] | None) -> str | None:
@@ -179,9 +183,9 @@ def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:
     return None if before is None or after is None else f"{pattern.format(before)} → {pattern.format(after)}"
 
 
-def _vocabulary(counts: dict[str, Any] | None, has_unlabelled_texts: bool) -> str | None:
+def _vocabulary(counts: dict[str, Any] | None, has_unlabelled_texts: bool) -> Markdown | None:
     texts = "training and unlabelled texts" if has_unlabelled_texts else "training texts"
-    return counts and (
+    return counts and Markdown(
         f"{counts['tokens_before']:,} → {counts['tokens_after']:,} tokens: those that occur in the {texts} "
         "(`removed_tokens.txt` lists the removed tokens)"
     )
@@ -193,18 +197,20 @@ def _hardware(hardware: dict[str, Any]) -> str | None:
     return hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
 
 
-def _removed_units(removed: dict[str, Any] | None) -> str | None:
+def _removed_units(removed: dict[str, Any] | None) -> Markdown | None:
     """Return the number of heads and neurons removed per layer, and the layers and hidden units that were removed."""
     if not removed:
         return None
     layers = sorted({*removed["heads"], *removed["neurons"]}, key=int)
     rows = [[layer, *(_range_size(removed[kind].get(layer, "")) for kind in ("heads", "neurons"))] for layer in layers]
-    parts = [markdown_table(["layer (numbered as before pruning)", "removed heads", "removed neurons"], rows)]
+    parts: list[str] = [
+        markdown_table(["layer (numbered as before pruning)", "removed heads", "removed neurons"], rows)
+    ]
     complete = [f"layers {removed['layers']}"] if removed["layers"] else []
     complete += [f"{_range_size(removed['hidden'])} hidden units"] if removed["hidden"] else []
     if complete:
         parts.append(f"Removed completely: {' and '.join(complete)}.")
-    return "\n\n".join(parts if rows else parts[1:])
+    return join(parts if rows else parts[1:], "\n\n")
 
 
 def _range_size(ranges: str) -> int:
@@ -213,7 +219,7 @@ def _range_size(ranges: str) -> int:
     return sum(part[-1] - part[0] + 1 for part in ends)
 
 
-def _sparsity(sparsity: dict[str, Any] | None) -> str | None:
+def _sparsity(sparsity: dict[str, Any] | None) -> Markdown | None:
     """Return the sparsity per layer and matrix."""
     if not sparsity:
         return None
@@ -227,12 +233,8 @@ def _sparsity(sparsity: dict[str, Any] | None) -> str | None:
         [layer, *(f"{row[matrix]:.1%}" if matrix in row else "" for matrix in matrices)]
         for layer, row in layers.items()
     ]
-    return (
+    return Markdown(
         f"{sparsity['share']:.1%} of the weights in these matrices are zero, which is {sparsity['share_of_model']:.1%} "
         f"of all weights. Zeros make a compressed file smaller, but do not by themselves make the model faster.\n\n"
         f"{markdown_table(['share of zeros in layer', *matrices], rows)}"
     )
-
-
-def _code(text: str) -> str:
-    return f"`{text}`"

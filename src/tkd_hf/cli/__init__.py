@@ -10,6 +10,7 @@ from ..core.errors import CheckFailed, InputError, TrainingStopped, storage_erro
 from ..core.processes import destroy_process_group
 from . import compress, measure, publish, train
 from .options import TrainingCommand
+from .output import prepare_streams
 from .run import run
 
 
@@ -42,6 +43,7 @@ def main() -> None:
     Exit codes: 0 for success; 1 if the model drops too much or its card is wrong; 2 for bad input or a disk error; 143
     after SIGTERM.
     """
+    prepare_streams()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tkd_hf").setLevel(logging.INFO)

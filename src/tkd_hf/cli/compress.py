@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import InputError
+from ..evaluation.tables import quantization_table, stage_table
 from . import options as o
-from .output import announce, show_quantized, show_record, suggest, write_json
+from .output import announce, store_and_show, suggest
 
 
 if TYPE_CHECKING:
@@ -115,9 +116,8 @@ def prune(
         resume=resume,
         unlabelled=unlabelled or (),
     )
-    show_record(str(output_dir), record.metrics, record.seconds)
+    content = store_and_show(json_file, vars(record), stage_table(str(output_dir), record))
     suggest(f"tkd-hf evaluate {output_dir} --teacher {teacher or model} {o.data_flags(data)}")
-    content = write_json(json_file, vars(record))
     if max_drop is not None:
         evaluate(str(output_dir), data, teacher or model).check_drop(max_drop)
     return content
@@ -163,9 +163,8 @@ def quantize(
     _, weights = load_backend(backend, weights)
     announce(f"quantizing {model} into {output_dir} with {backend}, {weights}")
     record = run(model, output_dir, backend, weights, data, calibration, overwrite, resume)
-    show_quantized(model, str(output_dir), record)
+    content = store_and_show(json_file, vars(record), quantization_table(model, str(output_dir), record))
     suggest(f"tkd-hf benchmark {model} {output_dir}{f' {o.data_flags(data)}' if data else ''}")
-    content = write_json(json_file, vars(record))
     if max_drop is not None:
         check_quantization_gate(record, max_drop)
     return content

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import InputError
+from ..evaluation.tables import benchmark_table, evaluation_tables, summary_table
 from . import options as o
-from .output import announce, show_benchmark, show_evaluation, show_report, suggest, write_json
+from .output import announce, store_and_show, suggest
 
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def evaluate(
         raise InputError(f"--max-drop {max_drop} is the largest allowed drop below the teacher: add --teacher")
     announce(f"evaluating {model}{f' and its teacher {teacher}' if teacher else ''} on {data.task or data.dataset}")
     result = run(model, data, teacher, batch_size, disagreements)
-    show_evaluation(result)
-    content = write_json(json_file, result.to_dict())
+    content = store_and_show(json_file, result.to_dict(), *evaluation_tables(result))
     if max_drop is not None:
         result.check_drop(max_drop)
     return content
@@ -75,11 +75,11 @@ def benchmark(
     texts = (data.task or data.dataset) if data else "built-in sentences"
     announce(f"benchmarking {', '.join(models)} on {texts}")
     result = run(models, data, reference=reference, threads=threads, rounds=rounds, patience=patience, **sizes)
-    show_benchmark(result)
+    content = store_and_show(json_file, result.to_dict(), benchmark_table(result))
     suggest(
         f"tkd-hf evaluate {models[-1]} --teacher {reference or models[0]} {o.data_flags(data) if data else '--task …'}"
     )
-    return write_json(json_file, result.to_dict())
+    return content
 
 
 def _task_of(values: dict[str, Any]) -> str:
@@ -120,5 +120,4 @@ def report(
     }
     announce(f"writing a report on {', '.join(models)} into {output_dir}")
     result = run(models, output_dir, data, teacher, batch_size, disagreements, threads=threads, rounds=rounds, **sizes)
-    show_report(result)
-    return write_json(json_file, result.to_dict())
+    return store_and_show(json_file, result.to_dict(), summary_table(result))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import InputError
+from ..evaluation.columns import NAME, Column
+from ..evaluation.tables import Table
 from . import options as o
-from .output import announce, format_number, show_table, suggest, write_json
+from .output import announce, show, store_and_show, suggest
 
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def card(
     if languages and len(languages) == 1:
         languages = languages[0]
     run(model, report, repo_id, license, languages, base_model)
-    print(model / "README.md")
+    show(str(model / "README.md"))
     if not report and not (model / "report.json").exists():
         suggest(f"tkd-hf report {model} && tkd-hf card {model} --report report")
     else:
@@ -85,9 +87,10 @@ def push(
     announce(f"{'listing the files of a push of' if dry_run else 'pushing'} {folder} to {repo_id}")
     if dry_run:
         plan = plan_push(folder, repo_id, exports)
-        show_table(["file", "bytes"], [[name, str(size)] for name, size in plan.sizes.items()])
-        typer.echo(f"\n{plan.card}")
-        return write_json(json_file, {"repo_id": repo_id, "files": plan.sizes, "card": plan.card})
+        files = Table("", (Column("file", align="left"), Column("bytes")), list(plan.sizes.items()))
+        content = store_and_show(json_file, {"repo_id": repo_id, "files": plan.sizes, "card": plan.card}, files)
+        show(f"\n{plan.card}")
+        return content
     pushed = run(
         folder,
         repo_id,
@@ -103,14 +106,13 @@ def push(
     )
     changes = f"{len(pushed.changed)} in one commit" if pushed.changed else "none, so no commit"
     visibility = "private" if pushed.private else "public"
-    show_table(
-        ["", "visibility", "files changed", "commit", "version"],
-        [[pushed.url, visibility, changes, pushed.commit[:8], tag or "–"]],
-    )
+    columns = (NAME, *map(Column, ("visibility", "files changed", "commit", "version")))
+    row = (pushed.url, visibility, changes, pushed.commit[:8], tag)
+    content = store_and_show(json_file, vars(pushed), Table("", columns, [row]))
     if pushed.left:
         announce(f"other files kept in {repo_id}: {', '.join(pushed.left)}")
     suggest(f"tkd-hf verify {repo_id}{'' if pushed.revision == 'main' else f'@{pushed.revision}'}")
-    return write_json(json_file, vars(pushed))
+    return content
 
 
 def _task_of(values: dict[str, Any]) -> str:
@@ -147,10 +149,12 @@ def verify(
         verdict = "wrong" if metric in result.false else "right"
         if metric.measured is None:
             verdict = "not measured"
-        rows.append([metric.metric, format_number(metric.card), format_number(metric.measured), verdict])
-    show_table([f"{result.task} {result.split} ({result.examples})", "card", "measured", ""], rows)
-    commit = result.commit[:8]
-    typer.echo(f"{result.files} files match the hashes of commit {commit}; loads {' and '.join(result.loads)}")
-    content = write_json(json_file, result.to_dict())
+        rows.append((metric.metric, metric.card, metric.measured, verdict))
+    card_value, measured_value = (Column(name, format=lambda value: f"{value:g}") for name in ("card", "measured"))
+    table = Table(
+        f"{result.task} {result.split} ({result.examples})", (NAME, card_value, measured_value, Column("")), rows
+    )
+    content = store_and_show(json_file, result.to_dict(), table)
+    show(f"{result.files} files match the hashes of commit {result.commit[:8]}; loads {' and '.join(result.loads)}")
     result.check()
     return content

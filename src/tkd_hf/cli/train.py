@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import InputError
+from ..evaluation.columns import Column
+from ..evaluation.tables import Table, stage_table
 from . import options as o
-from .output import announce, show_record, show_table, suggest, write_json
+from .output import announce, store_and_show, suggest
 
 
 if TYPE_CHECKING:
@@ -76,9 +78,9 @@ def pretrain(
     encoder = EncoderArguments(parse_layers(layers), heads, intermediate_size, hidden_size, dropout)
     announce(f"pre-training on {dataset}{f' with the teacher {teacher}' if teacher else ''} into {output_dir}")
     record = run(corpus, args, encoder, tokenizer, overwrite, resume)
-    show_record(str(output_dir), record.metrics, record.seconds)
+    content = store_and_show(json_file, vars(record), stage_table(str(output_dir), record))
     suggest(f"tkd-hf finetune {output_dir} --task sst2 --output-dir …")
-    return write_json(json_file, vars(record))
+    return content
 
 
 @o.with_data
@@ -105,12 +107,12 @@ def finetune(
     args = o.training_arguments(FineTuningArguments, context, output_dir, lora, seed=seed)
     announce(f"fine-tuning {model} on {data.task or data.dataset} into {output_dir}")
     record = run(model, data, args, overwrite=overwrite, resume=resume, lora=lora)
-    show_record(str(output_dir), record.metrics, record.seconds)
+    content = store_and_show(json_file, vars(record), stage_table(str(output_dir), record))
     suggest(
         o.merge_suggestion(lora, output_dir)
         or f"tkd-hf distill {output_dir} {o.data_flags(data)} --layers 3 --output-dir …"
     )
-    return write_json(json_file, vars(record))
+    return content
 
 
 @o.with_data
@@ -161,9 +163,9 @@ def augment(
         overwrite=overwrite,
         resume=resume,
     )
-    show_record(str(output_dir), record.metrics, record.seconds)
+    content = store_and_show(json_file, vars(record), stage_table(str(output_dir), record))
     suggest(f"tkd-hf distill TEACHER {o.data_flags(data)} --unlabelled {output_dir} --layers 3 --output-dir …")
-    return write_json(json_file, vars(record))
+    return content
 
 
 @o.with_data
@@ -187,9 +189,12 @@ def label(
     result = run(
         teacher, data, path=soft_labels, batch_size=batch_size, overwrite=overwrite, unlabelled=unlabelled or ()
     )
-    show_table(["soft labels", "examples", "computed"], [[result.path, str(result.examples), str(result.computed)]])
+    columns = (Column("soft labels", align="left"), Column("examples"), Column("computed"))
+    content = store_and_show(
+        json_file, vars(result), Table("", columns, [(str(result.path), result.examples, result.computed)])
+    )
     suggest(f"tkd-hf distill {teacher} {o.data_flags(data)} --layers 3 --output-dir …")
-    return write_json(json_file, vars(result))
+    return content
 
 
 @o.with_data
@@ -268,11 +273,11 @@ def distill(
         teacher_weights=weights,
         quantization_aware=quantization_aware,
     )
-    show_record(str(output_dir), record.metrics, record.seconds)
+    content = store_and_show(json_file, vars(record), stage_table(str(output_dir), record))
     suggest(
         o.merge_suggestion(lora, output_dir) or f"tkd-hf evaluate {output_dir} --teacher {teacher} {o.data_flags(data)}"
     )
-    return write_json(json_file, vars(record))
+    return content
 
 
 def parse_layers(text: str | None) -> int | tuple[int, ...] | None:

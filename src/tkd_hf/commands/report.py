@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..cards import figures, report_tables
+from ..cards import figures
+from ..cards.markdown import report_markdown
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
 from ..core.names import short_names
 from ..core.options import accepts
 from ..data.arguments import DataArguments
-from ..data.tasks import TASKS
+from ..data.tasks import GLUE_TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report
 from ..inference.runners import find_export
 from ..records.run_folder import RECORD_NAME, read_record
@@ -82,7 +83,7 @@ def report(options: ReportOptions) -> Report:
     with atomic_write(output_dir / REPORT_JSON) as file:
         file.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     with atomic_write(output_dir / REPORT_MARKDOWN) as file:
-        file.write_text(report_tables.markdown(result), encoding="utf-8")
+        file.write_text(report_markdown(result), encoding="utf-8")
     return result
 
 
@@ -93,7 +94,7 @@ def recorded_task(runs: Sequence[str]) -> str:
         InputError: if they name no task, several tasks, or data that is not a GLUE task.
     """
     task = recorded_input(runs, "task")
-    if task not in TASKS:
+    if task not in GLUE_TASKS:
         raise InputError(f"the runs were trained on {task!r}; name that data with --dataset and its columns")
     return task
 

@@ -1,6 +1,7 @@
-"""Exceptions of tkd-hf: the input is wrong, a check failed, or training was stopped."""
+"""Exceptions of tkd-hf: wrong input, a failed check, training that was stopped; and the numbers that gates compare."""
 
 import errno
+import math
 
 
 class InputError(ValueError):
@@ -82,3 +83,46 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def is_at_most(value: float, limit: float) -> bool:
+    """Whether a number is at most a limit. Every gate asks this, because NaN passes a comparison that is turned around.
+
+    Args:
+        value: the number to judge.
+        limit: the largest number that passes; rounding in the last binary digits is tolerated.
+
+    Returns:
+        False if the value or the limit is not finite.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.core.errors import is_at_most
+    >>> is_at_most(0.90 - 0.895, 0.005), is_at_most(0.01, 0.005), is_at_most(float("nan"), 0.005)
+    (True, False, False)
+
+    ```
+    """
+    return math.isfinite(value) and math.isfinite(limit) and value <= limit + 1e-12
+
+
+def check_finite(**numbers: float | None) -> None:
+    """Check that numbers which set a target or a limit are finite; `None` stands for a number that is not set.
+
+    Raises:
+        InputError: naming the number.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.core.errors import check_finite
+    >>> check_finite(target_params=float("nan"), target_size=None)
+    Traceback (most recent call last):
+    tkd_hf.core.errors.InputError: target_params=nan is not a finite number; choose one, such as 0.5
+
+    ```
+    """
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{name}={value} is not a finite number; choose one, such as 0.5")

@@ -1,6 +1,6 @@
 """Calibration: how well the confidence of a model matches its accuracy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Calibration:
     """
 
     error: float
-    bins: list[dict[str, float]]
+    bins: list[dict[str, float]] = field(default_factory=list)
 
 
 def calibration(predictions: Predictions) -> Calibration | None:
@@ -53,7 +53,7 @@ def calibration(predictions: Predictions) -> Calibration | None:
 
     ```
     """
-    if predictions.problem_type.has_scores:
+    if predictions.problem_type == "regression":
         return None
     return _binned(*predictions.confidence_and_correctness())
 

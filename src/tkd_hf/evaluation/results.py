@@ -1,19 +1,37 @@
 """The results of evaluations, benchmarks and reports, stored as JSON, and the gate on how much a model may lose."""
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from ..core.errors import GateFailed
+from ..core.errors import GateFailed, InputError, is_at_most
 from ..core.hardware import describe_hardware, describe_software
 from ..inference.memory import Footprint, Parameters
 from ..inference.timing import Timing
 from .calibration import Calibration
 from .fidelity import Fidelity
-from .metrics import higher_is_better
 
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+
+class Results:
+    """Results that are stored as JSON and read again."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the results as a dictionary for JSON."""
+        return asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Self:
+        """Return the results that `to_dict` made into a dictionary; fields that this version does not know are dropped.
+
+        Raises:
+            InputError: if a field is missing or has another type; the message names it.
+        """
+        return _read(cls, content, cls.__name__)
 
 
 @dataclass
@@ -51,18 +69,16 @@ class ModelResult:
 
         `None` without a teacher, and for regression.
         """
-        return None if self.fidelity is None else self.fidelity.agreement
+        return self.fidelity and self.fidelity.agreement
 
     @property
     def agreement_or_correlation(self) -> float | None:
         """The agreement with the teacher; for regression, the correlation of the scores."""
-        if self.fidelity is None:
-            return None
-        return self.fidelity.pearson if self.fidelity.agreement is None else self.fidelity.agreement
+        return self.fidelity and (self.fidelity.pearson if self.agreement is None else self.agreement)
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Results):
     """The results of all models on one task; `tkd-hf evaluate --json` writes it.
 
     Args:
@@ -78,12 +94,8 @@ class Evaluation:
     split: str
     examples: int
     models: list[ModelResult]
-    software: dict = field(default_factory=describe_software)
-    hardware: dict = field(default_factory=describe_hardware)
-
-    def to_dict(self) -> dict:
-        """Return the results as a dictionary for JSON."""
-        return asdict(self)
+    software: dict[str, Any] = field(default_factory=describe_software)
+    hardware: dict[str, Any] = field(default_factory=describe_hardware)
 
     def check_drop(self, max_drop: float) -> None:
         """Check that no model loses more than `max_drop` of the teacher's main metric.
@@ -132,7 +144,7 @@ class ModelCost:
 
 
 @dataclass
-class Benchmark:
+class Benchmark(Results):
     """The measurements of all models; `tkd-hf benchmark --json` writes it.
 
     Args:
@@ -152,16 +164,12 @@ class Benchmark:
     tokens: float
     batch_sizes: tuple[int, ...]
     lengths: tuple[int, ...]
-    software: dict = field(default_factory=describe_software)
-    hardware: dict = field(default_factory=describe_hardware)
-
-    def to_dict(self) -> dict:
-        """Return the measurements as a dictionary for JSON."""
-        return asdict(self)
+    software: dict[str, Any] = field(default_factory=describe_software)
+    hardware: dict[str, Any] = field(default_factory=describe_hardware)
 
 
 @dataclass
-class Report:
+class Report(Results):
     """The measurements of all models in a report; the content of `report.json`.
 
     Args:
@@ -181,19 +189,15 @@ class Report:
     disagreements: dict[str, str] = field(default_factory=dict)
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def to_dict(self) -> dict:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
-
 
 def check_drop(reference: float, value: float, max_drop: float, metric: str, reference_name: str) -> None:
-    """Refuse a model whose metric is worse than that of its reference by more than `max_drop`.
+    """Refuse a model whose metric is more than `max_drop` below that of its reference.
 
     Args:
-        reference: the metric of the model that it was made from.
+        reference: the metric of the model that it was made from; higher is better.
         value: the metric of the model itself.
         max_drop: the largest drop that passes, as an absolute number: 0.005 of accuracy is half a percentage point.
-        metric: the name of the metric; `tkd_hf.evaluation.metrics` knows whether higher or lower values are better.
+        metric: the name of the metric.
         reference_name: what to call the reference in the message, such as `"the teacher"`.
 
     Raises:
@@ -207,9 +211,50 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, ref
 
     ```
     """
-    drop, direction = (reference - value, "below") if higher_is_better(metric) else (value - reference, "above")
-    if drop > max_drop + 1e-12:  # tolerate rounding: 0.90 - 0.895 is slightly more than 0.005 in binary
+    drop = reference - value
+    if is_at_most(drop, max_drop):
+        return
+    if not math.isfinite(drop - max_drop):
         raise GateFailed(
-            f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} {direction} "
-            f"{reference_name} ({reference:.4f}), and max_drop allows {max_drop:g}"
+            f"the gate compares {metric} {value:.4f} with {reference_name} ({reference:.4f}), and max_drop is "
+            f"{max_drop:g}; a number that is not finite never passes"
         )
+    raise GateFailed(
+        f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} below {reference_name} "
+        f"({reference:.4f}), and max_drop allows {max_drop:g}"
+    )
+
+
+def _read(kind: Any, content: Any, path: str) -> Any:
+    """Return JSON as a value of a type: a dataclass, a list, a tuple, a dictionary, an optional or a plain value."""
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Any:
+        return content
+    if origin is UnionType:
+        return (
+            None if content is None else _read(next(part for part in arguments if part is not NoneType), content, path)
+        )
+    if is_dataclass(kind):
+        return _read_dataclass(kind, content, path)
+    accepted = {float: (float, int), tuple: (tuple, list)}.get(origin, origin)
+    if not isinstance(content, accepted) or (isinstance(content, bool) and origin is not bool):
+        raise InputError(f"{path} is {content!r:.50} instead of {origin.__name__}")
+    if origin is dict and arguments:
+        return {name: _read(arguments[1], value, f"{path}.{name}") for name, value in content.items()}
+    if origin in (list, tuple) and arguments:
+        if len(arguments) > 1 and Ellipsis not in arguments and len(arguments) != len(content):
+            raise InputError(f"{path} has {len(content)} values instead of {len(arguments)}")
+        return origin(_read(arguments[0], value, f"{path}[{index}]") for index, value in enumerate(content))
+    return content
+
+
+def _read_dataclass(kind: Any, content: Any, path: str) -> Any:
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is {content!r:.50} instead of an object")
+    types, values = get_type_hints(kind), {}
+    for entry in fields(kind):
+        if entry.name in content:
+            values[entry.name] = _read(types[entry.name], content[entry.name], f"{path}.{entry.name}")
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise InputError(f"{path}.{entry.name} is missing")
+    return kind(**values)

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..core.hardware import RECORDED_PACKAGES
 from ..core.optional_dependencies import import_optional
-from .checks import NO_PICKLES
+from ..core.untrusted import NO_PICKLES
 
 
 Calibration = Callable[[], Iterable[dict[str, torch.Tensor]]]
@@ -87,8 +87,8 @@ class CardExample:
     """What the example code in a model card is made of.
 
     Args:
-        repo_id: Hub id of the model.
-        file: path of the export in the repository.
+        repo_id: Hub id of the model, as Python source, because it may contain quotes.
+        file: path of the export in the repository, as Python source.
         auto_class: the Auto class of transformers for the model's task.
         arguments: the arguments of the tokenizer, as Python source.
         is_tkd: whether the model is of this package's own architecture.
@@ -165,21 +165,18 @@ class Backend(ABC):
             InputError: if the backend cannot store this model.
         """
 
-    def load(
-        self, auto_class: Any, model: str, revision: str | None, **options: Any
-    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a model whose `quantization_config` names this backend; by default, as transformers does.
 
         Args:
             auto_class: the Auto class for the model's task.
             model: folder or Hub id.
             revision: revision of the Hub id.
-            options: more arguments of `from_pretrained`.
 
         Returns:
             the model, and a dictionary with the `missing_keys` and `unexpected_keys` of its files.
         """
-        return load_pretrained(auto_class, model, revision, **options)
+        return load_pretrained(auto_class, model, revision)
 
     def load_export(
         self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path
@@ -245,15 +242,9 @@ def register_backend(backend: Backend) -> None:
     RECORDED_PACKAGES.update(backend.packages)
 
 
-def load_pretrained(
-    auto_class: Any, model: str, revision: str | None, **options: Any
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model with an Auto class of transformers, for `tkd_hf.models.loading`, which checks the result.
-
-    Returns:
-        the model, and a dictionary with the `missing_keys` and `unexpected_keys` of its files.
-    """
-    return auto_class.from_pretrained(model, revision=revision, output_loading_info=True, **NO_PICKLES, **options)
+def load_pretrained(auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model with an Auto class of transformers; return it and the names of missing and unexpected weights."""
+    return auto_class.from_pretrained(model, revision=revision, output_loading_info=True, **NO_PICKLES)
 
 
 def stored_type(weight: torch.Tensor) -> str:

@@ -115,8 +115,8 @@ import onnxruntime
 from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{example.repo_id}")
-session = onnxruntime.InferenceSession(hf_hub_download("{example.repo_id}", "{example.file}"))
+tokenizer = AutoTokenizer.from_pretrained({example.repo_id})
+session = onnxruntime.InferenceSession(hf_hub_download({example.repo_id}, {example.file}))
 batch = tokenizer({example.arguments}, return_tensors="np")
 input_names = {{model_input.name for model_input in session.get_inputs()}}
 logits = session.run(["logits"], {{name: value for name, value in batch.items() if name in input_names}})[0]

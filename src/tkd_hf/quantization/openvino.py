@@ -103,8 +103,8 @@ With OpenVINO (`pip install "tkd-hf[openvino]"`):
 {import_tkd}from optimum.intel import {model_class}
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{example.repo_id}")
-model = {model_class}.from_pretrained("{example.repo_id}"{subfolder})
+tokenizer = AutoTokenizer.from_pretrained({example.repo_id})
+model = {model_class}.from_pretrained({example.repo_id}{subfolder})
 ```"""
 
     def owns(self, file: Path) -> bool:
