@@ -1,6 +1,7 @@
 """Verify that a model on the Hub matches its commit and its card (`tkd-hf verify`)."""
 
 import difflib
+import math
 import os
 import re
 import shutil
@@ -12,13 +13,14 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from ..cards.metadata import read_card
-from ..core.errors import CardMismatch, InputError
+from ..core.errors import CardMismatch, InputError, is_at_most
 from ..core.hardware import describe_software
 from ..core.names import label_names, split_revision
 from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
-from ..data.tasks import TASKS, Task
+from ..data.tasks import GLUE_TASKS, Task
+from ..evaluation.columns import number
 from ..hub.folder import CARD
 from ..hub.push import check_repo_id, hub_errors
 from ..hub.verify import Claim, Snapshot, fetch_snapshot, logits_without_package, read_claims, untrusted_code
@@ -75,9 +77,13 @@ class Verification:
 
     @property
     def false(self) -> list[CheckedMetric]:
-        """The metrics that differ from the card by more than the tolerance."""
-        measured = [metric for metric in self.figures if metric.measured is not None]
-        return [metric for metric in measured if abs(metric.card - metric.measured) > self.tolerance]
+        """The metrics that differ from the card by more than the tolerance, or that are not finite."""
+        return [
+            metric
+            for metric in self.figures
+            if not math.isfinite(metric.card)
+            or (metric.measured is not None and not is_at_most(abs(metric.card - metric.measured), self.tolerance))
+        ]
 
     def check(self) -> None:
         """Check that the card matches the measurements.
@@ -85,7 +91,9 @@ class Verification:
         Raises:
             CardMismatch: if it does not. The message lists the differences.
         """
-        problems = [f"{metric.metric} {metric.card:g}, but {metric.measured:.4f} was measured" for metric in self.false]
+        problems = [
+            f"{metric.metric} {metric.card:g}, but {number(metric.measured)} was measured" for metric in self.false
+        ]
         problems += self.text
         if problems:
             raise CardMismatch(f"the card of {self.model} is wrong: it says {'; '.join(problems)}")
@@ -172,7 +180,7 @@ def claimed_task(model: str) -> str:
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
     claims = read_claims(Path(card).parent)
-    tasks = [task.name for task in TASKS.values() if _claims_for(task, claims)]
+    tasks = [task.name for task in GLUE_TASKS.values() if _claims_for(task, claims)]
     if len(tasks) != 1:
         datasets = ", ".join(sorted({claim.dataset for claim in claims}))
         raise InputError(f"the card of {model} has metrics for {datasets}; name the data with --task or --dataset")

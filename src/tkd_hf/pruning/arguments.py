@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, check_finite
 from ..core.options import option, option_class
 from .schedule import PROGRESS_CURVES, Schedule
 
@@ -177,6 +177,7 @@ class PruningArguments:
                 f"{' and '.join(given) or 'no target'} given; give one of {', '.join(targets)}; vocabulary can be "
                 "given alone or with any of them"
             )
+        check_finite(target_params=self.target_params, target_size=self.target_size, target_speedup=self.target_speedup)
         if self.element_sparsity is None and (self.nncf or self.scope != "global"):
             raise InputError(
                 f"nncf={self.nncf} and scope={self.scope!r} apply to single weights only; add sparsity, or remove them"

@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..core.errors import InputError
-from ..models.loading import load_tokenizer
 
 
 # A text, a pair of texts, or a text split into words.
@@ -241,7 +240,7 @@ def _reload(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Pre
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(pipeline, ensure_ascii=False), encoding="utf-8")
-        smaller = load_tokenizer(folder)
+        smaller = AutoTokenizer.from_pretrained(folder)
     smaller.name_or_path = tokenizer.name_or_path
     return smaller
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..core.errors import InputError
+from ..core.errors import InputError, check_finite
 from ..inference.runners import PyTorchRunner
 from ..inference.timing import median_latencies
 from ..models.configuration_tkd import TKDConfig
@@ -84,6 +84,7 @@ class ParameterTarget:
         kinds: Sequence[str] = DEFAULT_KINDS,
         reference_parameters: int | None = None,
     ):
+        check_finite(share=share, megabytes=megabytes)
         self.model, self.kinds = model, check_kinds(kinds, model)
         self._reference = reference_parameters or model.num_parameters()
         self._bytes_per_parameter = model.dtype.itemsize
@@ -191,6 +192,7 @@ class SpeedTarget:
         max_length: int = 128,
         kinds: Sequence[str] = DEFAULT_KINDS,
     ):
+        check_finite(speedup=speedup)
         if not speedup > 1:
             raise InputError(f"a speedup of {speedup:g} makes nothing faster; choose one above 1")
         self.model, self.kinds = model, check_kinds(kinds, model)
