@@ -64,7 +64,7 @@ def test_number_of_threads_applies_to_all_models_and_is_restored(footprint_calls
     result = benchmark([str(teacher_folder)], threads=before + 1, **SMALL)
     assert result.hardware["threads"] == before + 1
     assert seen == [before + 1]
-    assert footprint_calls == [(str(teacher_folder), 2, 8, before + 1)]
+    assert footprint_calls == [(str(teacher_folder), 2, 8, None, None, before + 1)]
     assert torch.get_num_threads() == before
     assert benchmark([str(teacher_folder)], **SMALL).hardware["threads"] == before
 

@@ -27,6 +27,7 @@ from ..inference.timing import (
     time_interleaved,
     timings,
 )
+from ..quantization import BACKENDS
 from .evaluate import first_texts
 from .options import BenchmarkOptions
 
@@ -87,8 +88,8 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         runners = [load_runner(name, problem_type) for name in tqdm(models, desc="loading", unit="model")]
         # the loading above left all files in the system's cache, so loading times are comparable
         footprints = [
-            measure_footprint(name, max(batch_sizes), max(lengths))
-            for name in tqdm(models, desc="memory", unit="model")
+            measure_footprint(runner.name, max(batch_sizes), max(lengths), None, BACKENDS.get(runner.backend))
+            for runner in tqdm(runners, desc="memory", unit="model")
         ]
         timings_by_shape = []
         for size, length in tqdm(list(product(batch_sizes, (None, *lengths))), desc="timing", unit="shape"):

@@ -1,7 +1,9 @@
 """The parameters of a model, and the memory and loading time that it needs, measured in a new process per model."""
 
+import base64
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from transformers import PretrainedConfig
 
 from ..core.errors import InputError
 from ..models.loading import classifier_class
+from ..quantization import Backend, register_backend
 from .runners import load_runner
 from .timing import forward_pass, random_batch
 
@@ -33,7 +36,9 @@ class Footprint:
     peak_megabytes: float
 
 
-def measure_footprint(model: str, batch_size: int, length: int, threads: int | None = None) -> Footprint:
+def measure_footprint(
+    model: str, batch_size: int, length: int, threads: int | None = None, backend: Backend | None = None
+) -> Footprint:
     """Load and run a model in a new process, and measure its time and memory.
 
     A new process is needed because a peak never falls: in this process, an earlier and larger model would hide it.
@@ -42,11 +47,13 @@ def measure_footprint(model: str, batch_size: int, length: int, threads: int | N
         model: as in `load_runner`.
         batch_size, length: the number of texts in the batch to run, and the tokens of each.
         threads: the number of threads; by default that of torch in this process.
+        backend: the backend of the model. The new process registers it, and so imports the module of its class.
 
     Raises:
         InputError: if the process fails, for example because memory runs out.
     """
-    arguments = [model, batch_size, length, threads or torch.get_num_threads()]
+    pickled_backend = base64.b64encode(pickle.dumps(backend)).decode()
+    arguments = [model, batch_size, length, threads or torch.get_num_threads(), pickled_backend]
     # Pass on the import path, so that the new process finds the same modules.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", __name__, json.dumps(arguments)]
@@ -72,8 +79,10 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _measure(model: str, batch_size: int, length: int, threads: int) -> Footprint:
+def _measure(model: str, batch_size: int, length: int, threads: int, pickled_backend: str) -> Footprint:
     """Measure the footprint of a model in this process."""
+    if backend := pickle.loads(base64.b64decode(pickled_backend)):  # written by `measure_footprint`
+        register_backend(backend)
     torch.set_num_threads(threads)
     before, start = peak_megabytes(), time.perf_counter()
     runner = load_runner(model)
