@@ -14,12 +14,21 @@ import torch
 from transformers import BertForTokenClassification
 
 from tkd_hf import DistillationTrainer, SoftLabels
-from tkd_hf.cli import main
 from tkd_hf.core.statistics import bootstrap
 from tkd_hf.data.tokenization import tokenize
 from tkd_hf.inference.memory import Footprint
 
-from .factories import LABELS, TEXTS, arguments, build_teacher, build_tokenizer, student_of, write_task
+from .factories import (
+    LABELS,
+    TEXTS,
+    SharedFolder,
+    arguments,
+    build_teacher,
+    build_tokenizer,
+    run_command,
+    student_of,
+    write_task,
+)
 
 
 # What `--fast` leaves out: tests that run a command, train, export, or talk to a server.
@@ -49,21 +58,16 @@ def _fixtures(item) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def own_caches(tmp_path_factory, monkeypatch):
-    """Cache data sets and soft labels in a folder of the test's own."""
+def settings(tmp_path_factory, monkeypatch):
+    """Change what would make a test depend on other tests or on the processor, or take long."""
+    change_settings(tmp_path_factory, monkeypatch)
+
+
+def change_settings(tmp_path_factory, monkeypatch) -> None:
+    """Cache in new folders, compute in float32, as tolerances assume, and draw 50 bootstrap resamples, not 1,000."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path_factory.mktemp("home")))
-
-
-@pytest.fixture(autouse=True)
-def float32(monkeypatch):
-    """Compute in float32 on every processor, as the tolerances of the tests assume."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Draw 50 bootstrap resamples instead of 1,000, which take seconds per metric."""
     monkeypatch.setattr("tkd_hf.commands.evaluate.bootstrap", partial(bootstrap, resamples=50))
 
 
@@ -141,13 +145,14 @@ def sst2_dir(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run():
     """Return a function that runs `tkd-hf ARGS` and returns the exit code, standard output and standard error."""
+    return run_command
 
-    def call(*args):
-        monkeypatch.setattr("sys.argv", ["tkd-hf", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return exit_.value.code or 0, *capsys.readouterr()
 
-    return call
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Return a folder with a teacher and a tiny SST-2, and run commands in it for several tests of a module."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        change_settings(tmp_path_factory, monkeypatch)
+        yield SharedFolder(tmp_path_factory.mktemp("shared"))

@@ -3,14 +3,17 @@
 `conftest.py` makes fixtures of them. Processes that a test starts import this module, not `conftest.py`.
 """
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import datasets
+import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -22,6 +25,7 @@ from transformers import (
 )
 
 from tkd_hf import DistillationTrainingArguments, student_from_teacher
+from tkd_hf.cli import main
 from tkd_hf.data.tasks import get_task
 
 
@@ -129,6 +133,37 @@ def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
     (folder / name).mkdir(parents=True)
     for split in (task.train_split, task.eval_split):
         rows.to_parquet(folder / name / f"{split}.parquet")
+
+
+def run_command(*args) -> tuple[int, str, str]:
+    """Run `tkd-hf ARGS` in this process; return the exit code, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(out), redirect_stderr(err):
+        monkeypatch.setattr("sys.argv", ["tkd-hf", *map(str, args)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    return exit_.value.code or 0, out.getvalue(), err.getvalue()
+
+
+class SharedFolder:
+    """A folder with a teacher and a tiny SST-2, for commands whose results several tests look at.
+
+    Args:
+        path: the folder, which is empty.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.teacher = path, path / "teacher"
+        self.data = ["--task", "sst2", "--data-dir", str(path / "data")]
+        build_teacher().save_pretrained(self.teacher)
+        build_tokenizer().save_pretrained(self.teacher)
+        write_task(path / "data", "sst2")
+
+    def run(self, *args) -> tuple[str, str]:
+        """Run `tkd-hf ARGS`, which must succeed; return standard output and standard error."""
+        code, out, err = run_command(*args)
+        assert code == 0, err
+        return out, err
 
 
 def read_json(path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,44 +19,59 @@ from ..factories import FAST, read_json
 COMMANDS = typer.main.get_command(app).commands
 
 
-def test_finetune_label_distill_and_evaluate_work_on_one_task(run, tmp_path, teacher_folder, sst2_dir):
-    """Each command uses the output of the one before."""
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    teacher, student = tmp_path / "tuned", tmp_path / "student"
+@pytest.fixture(scope="module")
+def workflow(shared):
+    """Fine-tune a teacher, label twice, distil and evaluate; return what the commands printed and wrote."""
 
-    code, out, _ = run("finetune", teacher_folder, *data, "--output-dir", teacher, *FAST.split())
-    assert code == 0
-    assert "accuracy" in out
+    def run(command, *args):
+        file = shared.path / "result.json"
+        out, err = shared.run(command, *args, *shared.data, "--json", file)
+        return SimpleNamespace(out=out, err=err, content=read_json(file))
 
-    code, out, _ = run("label", teacher, *data, "--json", tmp_path / "label.json")
-    assert code == 0
-    assert read_json(tmp_path / "label.json")["computed"] == 8
-    code, out, _ = run("label", teacher, *data, "--json", tmp_path / "label.json")
-    assert read_json(tmp_path / "label.json")["computed"] == 0
-
-    code, out, err = run(
-        "distill", teacher, *data, "--layers", 2, "--output-dir", student, "--json", tmp_path / "d.json", *FAST.split()
+    teacher, student = shared.path / "tuned", shared.path / "student"
+    finetune = run("finetune", shared.teacher, "--output-dir", teacher, *FAST.split())
+    labels = [run("label", teacher) for _ in range(2)]
+    distill = run("distill", teacher, "--layers", 2, "--output-dir", student, *FAST.split())
+    evaluate = run("evaluate", student, "--teacher", teacher)
+    return SimpleNamespace(
+        teacher=teacher, student=student, finetune=finetune, labels=labels, distill=distill, evaluate=evaluate
     )
-    assert code == 0
-    assert "distilling" in err.splitlines()[0]
-    assert "seconds" in out
-    record = read_json(tmp_path / "d.json")
-    assert record == read_json(student / "tkd_run.json")
+
+
+def test_finetune_shows_the_metric_of_the_task(workflow):
+    assert "accuracy" in workflow.finetune.out
+
+
+def test_label_computes_each_soft_label_once(workflow):
+    assert [label.content["computed"] for label in workflow.labels] == [8, 0]
+
+
+def test_distill_announces_its_work_and_shows_its_duration(workflow):
+    assert "distilling" in workflow.distill.err.splitlines()[0]
+    assert "seconds" in workflow.distill.out
+
+
+def test_distill_records_the_metrics_and_the_loss_of_each_objective(workflow):
+    record = workflow.distill.content
+    assert record == read_json(workflow.student / "tkd_run.json")
     assert {"accuracy", "loss", "loss_logits", "loss_hard"} <= set(record["metrics"])
+
+
+def test_distill_writes_a_student_that_loads_with_its_source_files(workflow):
     assert {"configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py", "tokenizer.json"} <= {
-        path.name for path in student.iterdir()
+        path.name for path in workflow.student.iterdir()
     }
-    config = AutoModelForSequenceClassification.from_pretrained(student).config
+    config = AutoModelForSequenceClassification.from_pretrained(workflow.student).config
     assert (config.num_hidden_layers, config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (2, 0, 0)
 
-    code, out, _ = run("evaluate", student, "--teacher", teacher, *data, "--json", tmp_path / "e.json")
-    assert code == 0
-    assert "agreement" in out
-    rows = read_json(tmp_path / "e.json")["models"]
-    assert [row["name"] for row in rows] == [str(teacher), str(student)]
-    assert rows[0]["parameters"]["encoder"] > rows[1]["parameters"]["encoder"]
-    assert rows[1]["metrics"]["accuracy"] == record["metrics"]["accuracy"]
-    assert 0 <= rows[1]["fidelity"]["agreement"] <= 1
+
+def test_evaluate_compares_the_student_with_its_teacher(workflow):
+    assert "agreement" in workflow.evaluate.out
+    teacher, student = workflow.evaluate.content["models"]
+    assert [teacher["name"], student["name"]] == [str(workflow.teacher), str(workflow.student)]
+    assert teacher["parameters"]["encoder"] > student["parameters"]["encoder"]
+    assert student["metrics"]["accuracy"] == workflow.distill.content["metrics"]["accuracy"]
+    assert 0 <= student["fidelity"]["agreement"] <= 1
 
 
 def test_results_are_printed_as_a_table_and_written_as_json(run, tmp_path, teacher_folder, sst2_dir):

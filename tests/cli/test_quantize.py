@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,51 +44,71 @@ def quantize(run, exported, teacher_folder, sst2_dir, tmp_path):
     return run_quantize
 
 
-@pytest.mark.slow
-def test_onnx_folder_is_measured_and_works_with_the_other_commands(quantize, run, tmp_path, teacher_folder, sst2_dir):
-    """The folder has the layout that transformers.js and optimum read."""
-    code, out, err = quantize("--json", tmp_path / "q.json")
-    assert code == 0, err
-    assert f"quantizing {teacher_folder} into {tmp_path / 'int8'} with onnx, int8-dynamic" in err
-    assert f"next: tkd-hf benchmark {teacher_folder} {tmp_path / 'int8'} --task sst2" in err
-    for column in ("accuracy", "agreement", "MB", "p50 ms", "reference", "×"):
-        assert column in out
-    record = read_json(tmp_path / "q.json")
-    assert record == read_json(tmp_path / "int8" / "tkd_run.json")
+INT8 = {"backend": "onnx", "weights": "int8", "activations": "int8 dynamic"}
+
+
+@pytest.fixture(scope="module")
+def int8(graph, shared):
+    """Return a folder with the teacher in int8, and what the command printed."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("tkd_hf.quantization.onnx.export", lambda model, tokenizer, file: shutil.copy(graph, file))
+        args = ["--backend", "onnx", *shared.data, "--json", shared.path / "q.json"]
+        out, err = shared.run("quantize", shared.teacher, *args, "--output-dir", shared.path / "int8")
+    return SimpleNamespace(path=shared.path / "int8", out=out, err=err)
+
+
+def test_quantize_announces_its_work_and_suggests_a_benchmark(int8, shared):
+    assert f"quantizing {shared.teacher} into {int8.path} with onnx, int8-dynamic" in int8.err
+    assert f"next: tkd-hf benchmark {shared.teacher} {int8.path} --task sst2" in int8.err
+
+
+def test_quantize_shows_quality_size_and_latency_of_both_models(int8):
+    assert [
+        column for column in ("accuracy", "agreement", "MB", "p50 ms", "reference", "×") if column not in int8.out
+    ] == []
+
+
+def test_the_record_of_a_quantization_holds_the_measurements(int8, shared):
+    record = read_json(int8.path / "tkd_run.json")
+    assert record == read_json(shared.path / "q.json")
     assert record["inputs"]["task"] == "sst2"
     assert record["metrics"]["speedup"] > 0
+    assert record["metrics"]["megabytes"] == (int8.path / "onnx/model_quantized.onnx").stat().st_size / 1e6
     quantization = record["details"]["quantization"]
-    assert {name: quantization[name] for name in ("backend", "weights", "activations")} == {
-        "backend": "onnx",
-        "weights": "int8",
-        "activations": "int8 dynamic",
-    }
+    assert {name: quantization[name] for name in INT8} == INT8
     assert quantization["float"]["metrics"]["accuracy"] == 0.5
-    assert record["metrics"]["megabytes"] == (tmp_path / "int8/onnx/model_quantized.onnx").stat().st_size / 1e6
 
-    files = {path.name for path in (tmp_path / "int8").iterdir()}
+
+def test_an_onnx_folder_has_the_layout_that_transformers_js_and_optimum_read(int8):
+    files = {path.name for path in int8.path.iterdir()}
     assert {"config.json", "tokenizer.json", "tkd_run.json", "onnx"} == files - {"tokenizer_config.json"}
-    assert {path.name for path in (tmp_path / "int8" / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
-    config = AutoConfig.from_pretrained(tmp_path / "int8")
-    assert config.quantization == {"backend": "onnx", "weights": "int8", "activations": "int8 dynamic"}
+    assert {path.name for path in (int8.path / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
+    config = AutoConfig.from_pretrained(int8.path)
+    assert config.quantization == INT8
     assert config.architectures == ["BertForSequenceClassification"]
 
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    options = ["--teacher", teacher_folder, "--json", tmp_path / "e.json"]
-    assert run("evaluate", tmp_path / "int8", *data, *options)[0] == 0
-    teacher, model = read_json(tmp_path / "e.json")["models"]
-    assert (teacher["backend"], model["backend"]) == ("pytorch", "onnx")
-    assert model["metrics"]["accuracy"] == record["metrics"]["accuracy"]
-    assert model["fidelity"]["agreement"] == record["metrics"]["agreement"]
-    assert model["megabytes"] == record["metrics"]["megabytes"]
-    options = ["--batch-sizes", 1, "--lengths", 8, "--rounds", 2, "--json", tmp_path / "b.json"]
-    assert run("benchmark", teacher_folder, tmp_path / "int8", *options)[0] == 0
-    assert "int8" in read_json(tmp_path / "b.json")["models"][1]["dtype"]
 
-    code, _, err = quantize("--overwrite", model=tmp_path / "int8")
+def test_evaluate_gives_the_results_that_quantize_recorded(int8, shared):
+    shared.run("evaluate", int8.path, *shared.data, "--teacher", shared.teacher, "--json", shared.path / "e.json")
+    teacher, model = read_json(shared.path / "e.json")["models"]
+    recorded = read_json(int8.path / "tkd_run.json")["metrics"]
+    assert (teacher["backend"], model["backend"]) == ("pytorch", "onnx")
+    assert model["metrics"]["accuracy"] == recorded["accuracy"]
+    assert model["fidelity"]["agreement"] == recorded["agreement"]
+    assert model["megabytes"] == recorded["megabytes"]
+
+
+def test_benchmark_names_the_data_types_of_a_quantized_model(int8, shared, no_processes):
+    args = ["--batch-sizes", 1, "--lengths", 8, "--rounds", 2, "--json", shared.path / "b.json"]
+    shared.run("benchmark", shared.teacher, int8.path, *args)
+    assert "int8" in read_json(shared.path / "b.json")["models"][1]["dtype"]
+
+
+def test_a_quantized_model_is_not_quantized_again(int8, shared, run, tmp_path):
+    code, _, err = run("quantize", int8.path, "--backend", "onnx", "--output-dir", tmp_path / "again")
     assert code == 2
     assert "is already quantized (by onnx); quantize the float model that it was made from, " in err
-    assert str(teacher_folder) in err
+    assert str(shared.teacher) in err
 
 
 def test_without_data_size_and_speed_are_measured_and_previous_stages_recorded(quantize, tmp_path):

@@ -1,5 +1,9 @@
 """`tkd-hf run`: stages use the models of earlier stages, mistakes show before any work, and a killed run resumes."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 import typer
@@ -35,48 +39,77 @@ def same_weights(*folders) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first | second)
 
 
-def test_a_recipe_runs_all_stages_once_and_again_only_with_overwrite(run, tmp_path, teacher_folder, sst2_dir, caplog):
-    """A teacher, its soft labels, a student in two distillations, fine-tuning and evaluation."""
-    stages = [
-        {"finetune": FAST},
-        {"label": None},
-        {"distill": {**FAST, "layers": 2, "objectives": {"hidden": 1.0}}},
-        {"distill": {**FAST, "objectives": {"logits": 1.0}}},
-        {"finetune": {**FAST, "seed": 3}},
-        {"evaluate": {}},
-    ]
-    recipe = write_recipe(tmp_path, stages, model=str(teacher_folder), data={"task": "sst2"}, output_dir="elsewhere")
-    out = tmp_path / "out"
-    args = ["run", recipe, "--output-dir", out, "--data-dir", sst2_dir, "--json", tmp_path / "run.json"]
-    code, printed, err = run(*args)
-    assert code == 0, err
-    announced = [line for line in err.splitlines() if line.startswith("stage ")]
-    assert [line.partition(":")[0] for line in announced] == [f"stage {number} of 6" for number in range(1, 7)]
-    assert announced[2].startswith(f"stage 3 of 6: distilling {out}/finetune on sst2 into {out}/distill")
-    assert "next:" not in err
-    assert len(printed.strip().splitlines()) == 5 * 2 + 3 + 3 + 2  # five tables of one row, and three of the evaluation
+STAGES = [
+    {"finetune": FAST},
+    {"label": None},
+    {"distill": {**FAST, "layers": 2, "objectives": {"hidden": 1.0}}},
+    {"distill": {**FAST, "objectives": {"logits": 1.0}}},
+    {"finetune": {**FAST, "seed": 3}},
+    {"evaluate": {}},
+]
 
-    results = read_json(tmp_path / "run.json")["stages"]
-    assert [result["stage"] for result in results] == [next(iter(stage)) for stage in stages]
+
+@pytest.fixture(scope="module")
+def recipe_run(shared):
+    """Run a teacher, its soft labels, a student in two distillations, fine-tuning and evaluation."""
+    data = {"task": "sst2"}
+    recipe = write_recipe(shared.path, STAGES, model=str(shared.teacher), data=data, output_dir="elsewhere")
+    out = shared.path / "out"
+    args = ["run", recipe, "--output-dir", out, "--data-dir", shared.path / "data", "--json", shared.path / "run.json"]
+    printed, err = shared.run(*args)
+    results = read_json(shared.path / "run.json")["stages"]
+    return SimpleNamespace(args=args, out=out, printed=printed, err=err, results=results)
+
+
+def files(folder: Path) -> dict[Path, int]:
+    """Return when each file in a folder was changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_each_stage_of_a_recipe_is_announced_with_its_number(recipe_run):
+    announced = [line for line in recipe_run.err.splitlines() if line.startswith("stage ")]
+    assert [line.partition(":")[0] for line in announced] == [f"stage {number} of 6" for number in range(1, 7)]
+    out = recipe_run.out
+    assert announced[2].startswith(f"stage 3 of 6: distilling {out}/finetune on sst2 into {out}/distill")
+    assert "next:" not in recipe_run.err
+
+
+def test_a_recipe_prints_one_table_per_stage(recipe_run):
+    tables_of_one_row, evaluation = 5 * 2, 3
+    blank_lines = 3 + 2
+    assert len(recipe_run.printed.strip().splitlines()) == tables_of_one_row + evaluation + blank_lines
+
+
+def test_a_recipe_passes_each_model_to_the_next_stage(recipe_run):
+    out, results = recipe_run.out, recipe_run.results
+    assert [result["stage"] for result in results] == [next(iter(stage)) for stage in STAGES]
     first, second, tuned = (results[number] for number in (2, 3, 4))
     assert first["inputs"]["teacher"] == second["inputs"]["teacher"] == str(out / "finetune")
     assert second["arguments"]["student"] == str(out / "distill")
     assert tuned["inputs"]["model"] == str(out / "distill-2")
-    assert tuned["arguments"]["seed"] == "3"
-    assert read_json(out / "finetune-2" / "tkd_run.json")["metrics"] == tuned["metrics"]
-    student = AutoModelForSequenceClassification.from_pretrained(out / "finetune-2")
-    assert (student.config.model_type, student.config.num_hidden_layers) == ("tkd", 2)
     assert [row["name"] for row in results[5]["models"]] == [str(out / "finetune"), str(out / "finetune-2")]
 
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    code, _, err = run(*args)
-    assert code == 0, err
-    assert f"{out}/distill-2 is already finished" in caplog.text
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
 
-    code, _, err = run(*args, "--seed", 1)
-    assert (code, f"stage 1 of 6, finetune: the run in {out}/finetune differs: seed was '42'" in err) == (2, True)
-    assert run(*args, "--seed", 1, "--overwrite")[0] == 0
+def test_the_options_of_a_stage_apply_to_it_alone(recipe_run):
+    assert [recipe_run.results[number]["arguments"]["seed"] for number in (0, 4)] == ["42", "3"]
+    student = AutoModelForSequenceClassification.from_pretrained(recipe_run.out / "finetune-2")
+    assert (student.config.model_type, student.config.num_hidden_layers) == ("tkd", 2)
+
+
+def test_a_finished_recipe_changes_no_file_when_it_runs_again(recipe_run, shared, caplog):
+    before = files(recipe_run.out)
+    shared.run(*recipe_run.args)
+    assert f"{recipe_run.out}/distill-2 is already finished" in caplog.text
+    assert files(recipe_run.out) == before
+
+
+def test_a_recipe_with_another_seed_needs_overwrite(recipe_run, run, tmp_path):
+    shutil.copytree(recipe_run.out, tmp_path / "out")
+    args = [*recipe_run.args, "--output-dir", tmp_path / "out", "--json", tmp_path / "run.json", "--seed", 1]
+    code, _, err = run(*args)
+    expected = f"stage 1 of 6, finetune: the run in {tmp_path}/out/finetune differs: seed was '42'"
+    assert (code, expected in err) == (2, True)
+    assert run(*args, "--overwrite")[0] == 0
     results = read_json(tmp_path / "run.json")["stages"]
     assert {result["arguments"]["seed"] for result in results if "arguments" in result} == {"1"}
     assert results[1]["computed"] == 8

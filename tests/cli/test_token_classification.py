@@ -1,6 +1,8 @@
 """Token classification on the command line, with data in which each word determines its label."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForTokenClassification, BertForTokenClassification, BertModel
@@ -14,51 +16,78 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def words_dir(tmp_path):
-    """Return a data set of words and labels as JSON lines."""
-    folder = tmp_path / "ner"
+NAMES = {0: "B-PRAISE", 1: "B-WORK", 2: "I-WORK", 3: "O"}
+
+
+def write_words(folder: Path) -> Path:
+    """Write a data set of words and labels as JSON lines."""
     folder.mkdir()
     for split in ("train", "validation"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return folder
 
 
-def test_finetune_label_distill_and_evaluate_work_on_tokens(run, tmp_path, teacher, tokenizer, words_dir):
+@pytest.fixture
+def words_dir(tmp_path):
+    return write_words(tmp_path / "ner")
+
+
+@pytest.fixture(scope="module")
+def workflow(shared):
+    """Fine-tune a teacher, label twice, distil with cached and with live soft labels, and evaluate."""
+    teacher, encoder, tuned = build_teacher(), shared.path / "encoder", shared.path / "tuned"
     teacher.config.update({"initializer_range": 0.2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    BertModel(teacher.config).save_pretrained(tmp_path / "encoder")
-    tokenizer.save_pretrained(tmp_path / "encoder")
-    data, tuned, soft = ["--dataset", words_dir], tmp_path / "tuned", ["--soft-labels", tmp_path / "soft.safetensors"]
-    longer = ["--num-train-epochs", 5, "--learning-rate", "1e-2", "--per-device-train-batch-size", 8]
+    BertModel(teacher.config).save_pretrained(encoder)
+    build_tokenizer().save_pretrained(encoder)
+    data = ["--dataset", write_words(shared.path / "ner")]
+    soft_labels = ["--soft-labels", shared.path / "soft.safetensors"]
+    training = [*FAST.split(), "--num-train-epochs", 5, "--learning-rate", "1e-2", "--per-device-train-batch-size", 8]
+    file = shared.path / "result.json"
 
-    code, out, err = run("finetune", tmp_path / "encoder", *data, "--output-dir", tuned, *FAST.split(), *longer)
-    assert code == 0, err
-    assert "entity f1" in out
-    assert read_json(tuned / "tkd_run.json")["metrics"]["entity_f1"] > 0.9
-    names = {0: "B-PRAISE", 1: "B-WORK", 2: "I-WORK", 3: "O"}
-    assert AutoModelForTokenClassification.from_pretrained(tuned).config.id2label == names
+    def run(*args):
+        out, _ = shared.run(*args, *data, "--json", file)
+        return SimpleNamespace(out=out, content=read_json(file))
 
-    assert run("label", tuned, *data, *soft, "--json", tmp_path / "label.json")[0] == 0
-    assert read_json(tmp_path / "label.json")["computed"] == len(TEXTS) + 1
-    assert run("label", tuned, *data, *soft, "--json", tmp_path / "label.json")[0] == 0
-    assert read_json(tmp_path / "label.json")["computed"] == 0
+    return SimpleNamespace(
+        tuned=tuned,
+        student=shared.path / "cached",
+        finetune=run("finetune", encoder, "--output-dir", tuned, *training),
+        labels=[run("label", tuned, *soft_labels) for _ in range(2)],
+        distillations=[
+            run("distill", tuned, "--layers", 2, "--output-dir", shared.path / name, *source, *training)
+            for name, source in {"cached": soft_labels, "live": ["--live"]}.items()
+        ],
+        evaluate=run("evaluate", shared.path / "cached", "--teacher", tuned),
+    )
 
-    losses = {}
-    for name, source in {"cached": soft, "live": ["--live"]}.items():
-        args = ["--layers", 2, "--output-dir", tmp_path / name, *source, *FAST.split(), *longer]
-        code, out, err = run("distill", tuned, *data, *args)
-        assert code == 0, err
-        record = read_json(tmp_path / name / "tkd_run.json")
-        losses[name] = [record["metrics"][f"loss{part}"] for part in ("", "_logits", "_hard")]
-        assert record["metrics"]["entity_f1"] > 0.9
-    assert losses["cached"] == pytest.approx(losses["live"], rel=1e-3)
 
-    code, out, _ = run("evaluate", tmp_path / "cached", "--teacher", tuned, *data, "--json", tmp_path / "e.json")
-    assert code == 0
-    rows = read_json(tmp_path / "e.json")["models"]
-    assert rows[1]["metrics"]["entity_f1"] == read_json(tmp_path / "cached" / "tkd_run.json")["metrics"]["entity_f1"]
-    assert rows[1]["fidelity"]["agreement"] > 0.9
-    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "cached").config.id2label == names
+def test_finetuning_on_tokens_learns_the_entities(workflow):
+    assert "entity f1" in workflow.finetune.out
+    assert workflow.finetune.content["metrics"]["entity_f1"] > 0.9
+
+
+def test_teacher_and_student_of_tokens_name_their_labels(workflow):
+    for folder in (workflow.tuned, workflow.student):
+        assert AutoModelForTokenClassification.from_pretrained(folder).config.id2label == NAMES
+
+
+def test_soft_labels_of_tokens_are_computed_once_per_distinct_text(workflow):
+    assert [label.content["computed"] for label in workflow.labels] == [len(TEXTS) + 1, 0]
+
+
+def test_cached_and_live_soft_labels_of_tokens_give_the_same_losses(workflow):
+    cached, live = (
+        [result.content["metrics"][f"loss{part}"] for part in ("", "_logits", "_hard")]
+        for result in workflow.distillations
+    )
+    assert cached == pytest.approx(live, rel=1e-3)
+
+
+def test_a_student_of_tokens_learns_the_entities_and_agrees_with_its_teacher(workflow):
+    assert min(result.content["metrics"]["entity_f1"] for result in workflow.distillations) > 0.9
+    student = workflow.evaluate.content["models"][1]
+    assert student["metrics"]["entity_f1"] == workflow.distillations[0].content["metrics"]["entity_f1"]
+    assert student["fidelity"]["agreement"] > 0.9
 
 
 def test_a_text_classifier_is_refused_as_a_teacher_for_tokens(run, tmp_path, teacher_folder, words_dir):
