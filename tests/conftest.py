@@ -16,7 +16,6 @@ from transformers import BertForTokenClassification
 from tkd_hf import DistillationTrainer, SoftLabels
 from tkd_hf.core.statistics import bootstrap
 from tkd_hf.data.tokenization import tokenize
-from tkd_hf.inference.memory import Footprint
 
 from .factories import (
     LABELS,
@@ -26,6 +25,7 @@ from .factories import (
     build_teacher,
     build_tokenizer,
     run_command,
+    skip_memory_measurement,
     student_of,
     write_task,
 )
@@ -74,7 +74,7 @@ def change_settings(tmp_path_factory, monkeypatch) -> None:
 @pytest.fixture
 def no_processes(monkeypatch):
     """Skip the memory measurement of benchmarks, which starts a process per model."""
-    monkeypatch.setattr("tkd_hf.commands.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
+    skip_memory_measurement(monkeypatch)
 
 
 @pytest.fixture

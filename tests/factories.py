@@ -27,6 +27,7 @@ from transformers import (
 from tkd_hf import DistillationTrainingArguments, student_from_teacher
 from tkd_hf.cli import main
 from tkd_hf.data.tasks import get_task
+from tkd_hf.inference.memory import Footprint
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a b good bad film dull fine story very not".split()]
@@ -133,6 +134,11 @@ def write_task(folder: Path, name: str, texts: list[str] = TEXTS) -> None:
     (folder / name).mkdir(parents=True)
     for split in (task.train_split, task.eval_split):
         rows.to_parquet(folder / name / f"{split}.parquet")
+
+
+def skip_memory_measurement(monkeypatch) -> None:
+    """Replace the memory measurement of benchmarks, which starts a process per model."""
+    monkeypatch.setattr("tkd_hf.commands.benchmark.measure_footprint", lambda *_: Footprint(1.0, 100.0, 150.0))
 
 
 def run_command(*args) -> tuple[int, str, str]:

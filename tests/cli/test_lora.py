@@ -1,5 +1,7 @@
 """LoRA on the command line: fine-tuned teachers, students as adapters, and tasks that share a base."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
@@ -9,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from tkd_hf import InputError
 from tkd_hf.models.lora import merge_adapter
 
-from ..factories import FAST, logits_of_texts, read_json, student_of
+from ..factories import FAST, build_teacher, build_tokenizer, logits_of_texts, read_json, student_of
 
 
 def test_finetune_and_distill_with_lora_save_merged_models(run, tmp_path, teacher_folder, sst2_dir):
@@ -47,53 +49,79 @@ def test_the_saved_adapter_gives_the_logits_of_the_merged_model(run, tmp_path, t
     torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
 
 
-def test_two_adapters_share_one_base_and_one_is_merged(run, tmp_path, teacher_folder, tokenizer, sst2_dir, teacher):
-    """The second adapter learns from a teacher with the opposite predictions."""
-    base_folder = tmp_path / "base"
-    student_of(teacher).tkd.save_pretrained(base_folder)
-    tokenizer.save_pretrained(base_folder)
-    opposite = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+@pytest.fixture(scope="module")
+def adapters(shared):
+    """Train two adapters of one base; the second one learns from a teacher with the opposite predictions."""
+    base, teachers = shared.path / "base", {"one": shared.teacher, "two": shared.path / "opposite"}
+    student_of(build_teacher()).tkd.save_pretrained(base)
+    build_tokenizer().save_pretrained(base)
+    opposite = AutoModelForSequenceClassification.from_pretrained(shared.teacher)
     for weight in opposite.classifier.parameters():
         weight.data = -weight.data
-    opposite.save_pretrained(tmp_path / "opposite")
-    tokenizer.save_pretrained(tmp_path / "opposite")
-    data = ["--task", "sst2", "--data-dir", sst2_dir]
-    args = [*data, "--student", base_folder, "--lora", "--adapter-only", "--learning-rate", 0.01]
-    for name, task_teacher in (("one", teacher_folder), ("two", tmp_path / "opposite")):
-        output = ["--output-dir", tmp_path / name]
-        code, _, err = run("distill", task_teacher, *args, *output, *FAST.split(), "--num-train-epochs", 8)
-        assert code == 0, err
-    assert f"merge_adapter('{tmp_path / 'two'}', '{tmp_path / 'two'}-merged')" in err.strip().splitlines()[-1]
-
-    def base():
-        return AutoModelForSequenceClassification.from_pretrained(base_folder)
-
-    separate = {
-        name: logits_of_texts(PeftModel.from_pretrained(base(), tmp_path / name), tokenizer) for name in ("one", "two")
+    opposite.save_pretrained(teachers["two"])
+    build_tokenizer().save_pretrained(teachers["two"])
+    args = [*shared.data, "--student", base, "--lora", "--adapter-only", "--learning-rate", 0.01]
+    args += [*FAST.split(), "--num-train-epochs", 8]
+    folders = {name: shared.path / name for name in teachers}
+    errors = {
+        name: shared.run("distill", teacher, *args, "--output-dir", folders[name])[1]
+        for name, teacher in teachers.items()
     }
-    assert (separate["one"].argmax(-1) != separate["two"].argmax(-1)).float().mean() > 0.5
-    both = PeftModel.from_pretrained(base(), tmp_path / "one", adapter_name="one")
-    both.load_adapter(tmp_path / "two", adapter_name="two")
+
+    def load_base():
+        return AutoModelForSequenceClassification.from_pretrained(base)
+
+    logits = {
+        name: logits_of_texts(PeftModel.from_pretrained(load_base(), folder), build_tokenizer())
+        for name, folder in folders.items()
+    }
+    return SimpleNamespace(base=base, load_base=load_base, folders=folders, errors=errors, logits=logits)
+
+
+def test_an_adapter_alone_is_saved_with_the_name_of_its_base(adapters):
+    assert not (adapters.folders["one"] / "model.safetensors").exists()
+    config = read_json(adapters.folders["one"] / "adapter_config.json")
+    assert config["base_model_name_or_path"] == str(adapters.base)
+
+
+def test_two_adapters_take_turns_on_one_base(adapters, tokenizer):
+    predictions = [adapters.logits[name].argmax(-1) for name in ("one", "two")]
+    assert (predictions[0] != predictions[1]).float().mean() > 0.5
+    both = PeftModel.from_pretrained(adapters.load_base(), adapters.folders["one"], adapter_name="one")
+    both.load_adapter(adapters.folders["two"], adapter_name="two")
     for name in ("one", "two", "one"):
         both.set_adapter(name)
-        torch.testing.assert_close(logits_of_texts(both, tokenizer), separate[name], atol=1e-6, rtol=0)
-    assert not (tmp_path / "one" / "model.safetensors").exists()
-    assert read_json(tmp_path / "one" / "adapter_config.json")["base_model_name_or_path"] == str(base_folder)
+        torch.testing.assert_close(logits_of_texts(both, tokenizer), adapters.logits[name], atol=1e-6, rtol=0)
 
-    code, _, err = run("evaluate", tmp_path / "one", *data)
+
+def test_distill_suggests_how_to_merge_an_adapter(adapters):
+    folder = adapters.folders["two"]
+    assert f"merge_adapter('{folder}', '{folder}-merged')" in adapters.errors["two"].strip().splitlines()[-1]
+
+
+def test_evaluating_an_adapter_asks_to_merge_it_first(adapters, shared, run):
+    code, _, err = run("evaluate", adapters.folders["one"], *shared.data)
     line = err.strip().splitlines()[-1]
     assert code == 2
-    assert f"holds an adapter of '{base_folder}', not a model; merge the two first: python -c" in line
-    merged = merge_adapter(tmp_path / "one", tmp_path / "merged")
-    torch.testing.assert_close(logits_of_texts(merged, tokenizer), separate["one"], atol=1e-5, rtol=0)
-    assert run("evaluate", tmp_path / "merged", *data, "--json", tmp_path / "e.json")[0] == 0
-    accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
-    assert accuracy == read_json(tmp_path / "one" / "tkd_run.json")["metrics"]["accuracy"]
+    assert f"holds an adapter of '{adapters.base}', not a model; merge the two first: python -c" in line
+
+
+def test_a_merged_adapter_keeps_its_logits_labels_and_accuracy(adapters, shared, tmp_path, tokenizer):
+    merged = merge_adapter(adapters.folders["one"], tmp_path / "merged")
+    torch.testing.assert_close(logits_of_texts(merged, tokenizer), adapters.logits["one"], atol=1e-5, rtol=0)
     assert merged.config.id2label == {0: "negative", 1: "positive"}
+    shared.run("evaluate", tmp_path / "merged", *shared.data, "--json", tmp_path / "e.json")
+    accuracy = read_json(tmp_path / "e.json")["models"][0]["metrics"]["accuracy"]
+    assert accuracy == read_json(adapters.folders["one"] / "tkd_run.json")["metrics"]["accuracy"]
+
+
+def test_merging_needs_an_adapter_and_an_empty_folder(adapters, tmp_path):
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "notes").touch()
     with pytest.raises(InputError, match="merged already holds files"):
-        merge_adapter(tmp_path / "one", tmp_path / "merged")
+        merge_adapter(adapters.folders["one"], tmp_path / "merged")
     with pytest.raises(InputError, match="base holds no adapter"):
-        merge_adapter(base_folder, tmp_path / "other")
+        merge_adapter(adapters.base, tmp_path / "other")
 
 
 @pytest.mark.parametrize("flag", ["--load-in-8bit", "--load-in-4bit"])

@@ -2,53 +2,68 @@
 
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
 from tkd_hf.hub.folder import check_folder
 
-from ..factories import FAST, build_teacher, read_json, write_recipe
+from ..factories import FAST, build_teacher, read_json, skip_memory_measurement, write_recipe
 
 
 SMALL = ["--rounds", 1, "--batch-sizes", "1,2", "--lengths", 16]
 
 
-@pytest.fixture
-def runs(run, tmp_path, teacher_folder, sst2_dir):
-    """Return the folders of two students of one teacher, and one without a model."""
+@pytest.fixture(scope="module")
+def report(shared):
+    """Report on two students of one teacher, and a folder without a model."""
     for name, layers in (("two", 2), ("one", 1)):
-        args = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", layers, "--logging-steps", 1, *FAST.split()]
-        assert run("distill", teacher_folder, *args, "--output-dir", tmp_path / "runs" / name)[0] == 0
-    (tmp_path / "runs" / "notes").mkdir()
-    return [tmp_path / "runs" / name for name in ("notes", "one", "two")]
+        args = [*shared.data, "--layers", layers, "--logging-steps", 1, *FAST.split()]
+        shared.run("distill", shared.teacher, *args, "--output-dir", shared.path / "runs" / name)
+    (shared.path / "runs" / "notes").mkdir()
+    folder = shared.path / "r"
+    args = ["--data-dir", shared.path / "data", "--output-dir", folder, *SMALL, "--json", shared.path / "r.json"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        skip_memory_measurement(monkeypatch)
+        out, _ = shared.run("report", *(shared.path / "runs" / name for name in ("notes", "one", "two")), *args)
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    return SimpleNamespace(folder=folder, out=out, page=page, content=read_json(folder / "report.json"))
 
 
-def test_a_report_takes_teacher_and_task_from_the_runs(run, runs, no_processes, tmp_path, sst2_dir):
-    args = ["--data-dir", sst2_dir, "--output-dir", tmp_path / "r", *SMALL, "--json", tmp_path / "r.json"]
-    code, out, err = run("report", *runs, *args)
-    assert code == 0, err
-    content = read_json(tmp_path / "r" / "report.json")
-    assert content == read_json(tmp_path / "r.json")
-    assert content["names"] == ["teacher", "one", "two"]
-    evaluated, timed = content["evaluation"]["models"], content["benchmark"]["models"]
+def test_a_report_takes_teacher_and_task_from_the_runs(report, shared):
+    assert report.content == read_json(shared.path / "r.json")
+    assert report.content["names"] == ["teacher", "one", "two"]
+    assert "notes contains no model and is skipped" not in report.out
+    assert "speed-up" in report.out
+
+
+def test_a_report_evaluates_and_times_all_models_beside_the_teacher(report):
+    evaluated, timed = report.content["evaluation"]["models"], report.content["benchmark"]["models"]
     assert [model["name"] for model in evaluated] == [model["name"] for model in timed]
     assert evaluated[0]["fidelity"] is None
     assert timed[0]["timings"][0]["speedup"] == 1
-    assert [entry["step"] for entry in content["logs"]["one"] if "loss_logits" in entry] == [1, 2]
 
-    page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
-    linked = re.findall(r"\]\(([^)]+)\)", page)
+
+def test_a_report_contains_the_losses_of_the_training(report):
+    assert [entry["step"] for entry in report.content["logs"]["one"] if "loss_logits" in entry] == [1, 2]
+
+
+def test_the_page_of_a_report_shows_plots_and_intervals(report):
+    linked = re.findall(r"\]\(([^)]+)\)", report.page)
     assert {"pictures/pareto.png", "pictures/reliability.png", "pictures/training.png"} < set(linked)
-    assert all((tmp_path / "r" / name).exists() for name in linked)
-    assert "{{" not in page
-    for model in evaluated:
+    assert all((report.folder / name).exists() for name in linked)
+    assert "{{" not in report.page
+    for model in report.content["evaluation"]["models"]:
         low, high = model["intervals"]["accuracy"]
-        assert f"{model['metrics']['accuracy']:.4f} ({low:.3f}–{high:.3f})" in page
-    lines = (tmp_path / "r" / "disagreements-one.jsonl").read_text().splitlines()
-    assert len(lines) == round(8 * (1 - evaluated[1]["fidelity"]["agreement"]))
-    assert "notes contains no model and is skipped" not in out
-    assert "speed-up" in out
+        assert f"{model['metrics']['accuracy']:.4f} ({low:.3f}–{high:.3f})" in report.page
+
+
+def test_a_report_lists_each_disagreement_of_a_student(report):
+    lines = (report.folder / "disagreements-one.jsonl").read_text().splitlines()
+    student = report.content["evaluation"]["models"][1]
+    assert len(lines) == round(8 * (1 - student["fidelity"]["agreement"]))
 
 
 def test_a_report_on_scores_has_no_calibration_and_no_recall(run, no_processes, tmp_path, tokenizer, sst2_dir):
@@ -137,7 +152,9 @@ def test_a_report_on_the_teacher_alone_is_refused(run, tmp_path, teacher_folder,
     assert f"no model in {teacher_folder} except the teacher {teacher_folder}; name a student" in err
 
 
-def test_a_card_stage_describes_the_last_student_and_its_stages(run, no_processes, tmp_path, teacher_folder, sst2_dir):
+@pytest.fixture(scope="module")
+def card_run(shared):
+    """Run a recipe that distils, prunes, reports and writes a card; return the folders of both students."""
     fast = {"num_train_epochs": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     stages = [
         {"distill": {"layers": 2, **fast}},
@@ -145,25 +162,42 @@ def test_a_card_stage_describes_the_last_student_and_its_stages(run, no_processe
         {"report": {"rounds": 1, "batch_sizes": "1", "lengths": "16"}},
         {"card": {"license": "apache-2.0", "repo_id": "org/small"}},
     ]
-    data = {"task": "sst2", "data_dir": str(sst2_dir)}
-    recipe = write_recipe(tmp_path, stages, teacher=str(teacher_folder), data=data)
-    code, out, err = run("run", recipe, "--output-dir", tmp_path / "runs")
-    assert code == 0, err
-    assert out.splitlines()[-1].endswith("prune/README.md")
-    first, second = (tmp_path / "runs" / name for name in ("distill", "prune"))
-    for folder in (first, second):
+    data = {"task": "sst2", "data_dir": str(shared.path / "data")}
+    recipe = write_recipe(shared.path, stages, teacher=str(shared.teacher), data=data)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        skip_memory_measurement(monkeypatch)
+        out, _ = shared.run("run", recipe, "--output-dir", shared.path / "cards")
+    return SimpleNamespace(distilled=shared.path / "cards/distill", pruned=shared.path / "cards/prune", out=out)
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_stage_describes_the_last_student_alone(card_run):
+    assert card_run.out.splitlines()[-1].endswith("prune/README.md")
+    assert "Results compared with the teacher" in page_of(card_run.pruned)
+    assert "Results compared with the teacher" not in page_of(card_run.distilled)
+
+
+def test_every_student_of_a_recipe_can_be_published_without_local_paths(card_run, shared):
+    for folder in (card_run.distilled, card_run.pruned):
         check_folder(folder)
-        page = (folder / "README.md").read_text()
-        assert str(tmp_path) not in page
-        assert "| teacher layers copied into the student (zero-based) | 1, 3 |" in page
-    assert "Results compared with the teacher" not in (first / "README.md").read_text()
-    assert "Results compared with the teacher" in page
+        assert str(shared.path) not in page_of(folder)
+        assert "| teacher layers copied into the student (zero-based) | 1, 3 |" in page_of(folder)
+
+
+def test_a_card_describes_all_stages_in_order(card_run):
+    page = page_of(card_run.pruned)
     assert page.index("stage: distill") < page.index("stage: prune")
     assert "removed heads" in page
-    metadata = ModelCard(page).data
+    assert [stage["stage"] for stage in read_json(card_run.pruned / "tkd_run.json")["before"]] == ["distill"]
+
+
+def test_a_card_stage_sets_the_metadata_of_the_hub(card_run):
+    metadata = ModelCard(page_of(card_run.pruned)).data
     assert (metadata.license, metadata.datasets, metadata.model_name) == ("apache-2.0", ["nyu-mll/glue"], "small")
     assert metadata.eval_results[0].dataset_config == "sst2"
-    assert [stage["stage"] for stage in read_json(second / "tkd_run.json")["before"]] == ["distill"]
 
 
 @pytest.mark.parametrize(

@@ -216,40 +216,17 @@ def test_no_command_writes_or_prints_the_token(run, teacher_folder, sst2_dir, tm
     data = ["--task", "sst2", "--data-dir", sst2_dir]
     teacher, student = out / "teacher", out / "student"
     report = out / "report"
+    measured = ["--rounds", 2, "--batch-sizes", 1, "--lengths", 8]
+    target = ["--teacher", teacher, "--target-params", 0.95]
     commands = (
         ["finetune", teacher_folder, *data, *steps, "--output-dir", teacher],
         ["label", teacher, *data],
         ["distill", teacher, *data, *steps, "--layers", 2, "--output-dir", student],
-        [
-            "prune",
-            student,
-            "--teacher",
-            teacher,
-            *data,
-            *steps,
-            "--target-params",
-            0.95,
-            "--output-dir",
-            out / "pruned",
-        ],
+        ["prune", student, *data, *steps, *target, "--output-dir", out / "pruned"],
         ["quantize", student, "--backend", "bitsandbytes", *data, "--output-dir", out / "int8"],
         ["evaluate", student, "--teacher", teacher, *data, "--json", out / "evaluate.json"],
-        ["benchmark", teacher, student, "--batch-sizes", 1, "--lengths", 8, "--rounds", 2, "--json", out / "b.json"],
-        [
-            "report",
-            student,
-            "--teacher",
-            teacher,
-            *data,
-            "--rounds",
-            2,
-            "--batch-sizes",
-            1,
-            "--lengths",
-            8,
-            "--output-dir",
-            report,
-        ],
+        ["benchmark", teacher, student, *measured, "--json", out / "b.json"],
+        ["report", student, "--teacher", teacher, *data, *measured, "--output-dir", report],
         ["card", student, "--report", report, "--license", "mit"],
         ["push", student, "--repo-id", "org/name", "--dry-run"],
     )
