@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tkd_hf.cli.output import prepare_streams, show_table, store_and_show
 from tkd_hf.evaluation.columns import NAME, Column
 from tkd_hf.evaluation.tables import Table
 
-from ..factories import LABELS, TEXTS, build_teacher, read_json
+from ..factories import LABELS, TEXTS, build_teacher, read_json, skip_memory_measurement
 
 
 @pytest.fixture
@@ -134,25 +135,43 @@ def test_an_empty_split_is_refused_in_one_line(run, student_folder, sst2_dir):
 SMALL = ["--batch-sizes", "1,2", "--lengths", "4", "--rounds", 2]
 
 
-@pytest.mark.slow
-def test_a_model_compared_with_itself_gets_a_numbered_row_and_json(run, tmp_path, teacher_folder):
-    code, out, err = run("benchmark", teacher_folder, teacher_folder, *SMALL, "--json", tmp_path / "b.json")
-    assert code == 0, err
-    assert f"\nbenchmarking {teacher_folder}, {teacher_folder} on built-in sentences\n" in err
-    assert err.splitlines()[-1] == f"next: tkd-hf evaluate {teacher_folder} --teacher {teacher_folder} --task …"
-    head, first, second = out.strip().splitlines()
+@pytest.fixture(scope="module")
+def timed_twice(shared):
+    """Benchmark a model beside itself."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        skip_memory_measurement(monkeypatch)
+        out, err = shared.run("benchmark", shared.teacher, shared.teacher, *SMALL, "--json", shared.path / "b.json")
+    return SimpleNamespace(out=out, err=err, content=read_json(shared.path / "b.json"))
+
+
+def test_benchmark_announces_its_work_and_suggests_an_evaluation(timed_twice, shared):
+    teacher = shared.teacher
+    assert timed_twice.err.splitlines()[0] == f"benchmarking {teacher}, {teacher} on built-in sentences"
+    assert timed_twice.err.splitlines()[-1] == f"next: tkd-hf evaluate {teacher} --teacher {teacher} --task …"
+
+
+def test_a_model_compared_with_itself_gets_a_numbered_row(timed_twice, shared):
+    head, first, second = timed_twice.out.strip().splitlines()
     assert "p50 ms (1)" in head
     assert "texts/s (2)" in head
     assert "reference" in first
-    assert second.startswith(f"{teacher_folder} (2)")
+    assert second.startswith(f"{shared.teacher} (2)")
     assert "×" in second
-    content = read_json(tmp_path / "b.json")
+
+
+def test_the_json_of_a_benchmark_names_software_and_hardware(timed_twice):
+    content = timed_twice.content
     assert len(content["models"]) == 2
     assert {"torch", "transformers"} <= set(content["software"])
     assert content["hardware"]["threads"] >= 1
-    assert (
-        0 < content["models"][0]["footprint"]["before_megabytes"] < content["models"][0]["footprint"]["peak_megabytes"]
-    )
+
+
+@pytest.mark.slow
+def test_a_benchmark_measures_memory_in_a_process_of_its_own(run, tmp_path, teacher_folder):
+    """Starting the process takes about ten seconds."""
+    assert run("benchmark", teacher_folder, *SMALL, "--json", tmp_path / "b.json")[0] == 0
+    footprint = read_json(tmp_path / "b.json")["models"][0]["footprint"]
+    assert 0 < footprint["before_megabytes"] < footprint["peak_megabytes"]
 
 
 def test_the_table_names_the_task_and_the_number_of_threads(run, no_processes, tmp_path, teacher_folder, sst2_dir):

@@ -36,24 +36,42 @@ def student_folder(tmp_path, teacher, tokenizer):
     return tmp_path / "student"
 
 
-def test_every_model_gets_all_measurements(footprint_calls, teacher_folder, student_folder):
-    names = [str(teacher_folder), str(student_folder)]
-    result = benchmark(names, **SMALL)
-    assert [model.name for model in result.models] == names
-    assert (result.reference, result.texts) == (names[0], "built-in sentences")
+@pytest.fixture
+def result(footprint_calls, teacher_folder, student_folder):
+    return benchmark([str(teacher_folder), str(student_folder)], **SMALL)
+
+
+def test_models_are_compared_with_the_first_one_on_built_in_sentences(result, teacher_folder, student_folder):
+    assert [model.name for model in result.models] == [str(teacher_folder), str(student_folder)]
+    assert (result.reference, result.texts) == (str(teacher_folder), "built-in sentences")
+    assert all(timing.speedup == 1 for timing in result.models[0].timings)
+
+
+def test_a_smaller_model_has_fewer_parameters_and_megabytes(result):
     teacher, student = result.models
     assert teacher.parameters.embeddings == student.parameters.embeddings
     assert teacher.parameters.encoder > student.parameters.encoder
     assert teacher.megabytes > student.megabytes > 0
+
+
+def test_every_model_gets_memory_tokenization_and_its_backend(result):
+    student = result.models[1]
     assert (student.backend, student.device, student.dtype) == ("pytorch", "cpu", "float32")
     assert student.footprint.peak_megabytes == 150
     assert student.tokenization > 0
+
+
+def test_every_model_is_timed_with_each_shape(result):
+    student = result.models[1]
     shapes = [(size, length) for size in (1, 2) for length in (None, 4, 8)]
     assert [(timing.batch_size, timing.length) for timing in student.timings] == shapes
     assert all(0 < timing.p50 <= timing.p95 and timing.rounds == 3 for timing in student.timings)
-    assert all(timing.speedup == 1 for timing in teacher.timings)
     assert student.timing(2, 8) is student.timings[-1]
-    assert json.loads(json.dumps(result.to_dict()))["models"][1]["timings"][0]["speedup"] == student.timing(1).speedup
+
+
+def test_the_result_of_a_benchmark_becomes_json(result):
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["models"][1]["timings"][0]["speedup"] == result.models[1].timing(1).speedup
 
 
 def test_number_of_threads_applies_to_all_models_and_is_restored(footprint_calls, monkeypatch, teacher_folder):

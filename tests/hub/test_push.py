@@ -40,22 +40,26 @@ def push(client, run_folder, name):
     return lambda *arguments, **kwargs: client("push", run_folder, "--repo-id", name, *arguments, **kwargs)
 
 
-def test_push_makes_one_private_commit_with_card_record_and_tag(push, repo, hub, run_folder, name):
+def test_push_makes_one_private_commit_and_a_tag(push, repo, hub, name):
     result = push("--tag", "v1", "--message", "Three layers")
     assert result.code == 0, result.err
     assert repo().private
     assert repo().history() == ["Three layers", "initial commit"]
     assert repo().resolve("v1") == repo().resolve("main")
-    files = repo().files()
-    assert set(files) == PUSHED | {".gitattributes"}
-    assert all(files[path] == (run_folder / path).read_bytes() for path in PUSHED - {"tkd_run.json"})
-    record = json.loads(files["tkd_run.json"])
-    assert record["inputs"]["teacher"] == "teacher"  # without its local path
-    assert record["metrics"] == {"accuracy": 0.625}
     assert f"{hub.url}/{name}" in result.out
     assert f"private  9 in one commit  {repo().resolve('main')[:8]}       v1" in result.out
     assert f"next: tkd-hf verify {name}" in result.err
     assert "kernels" not in result.err  # bitsandbytes warns about them on some processors
+
+
+def test_push_uploads_the_files_as_they_are_and_the_record_without_local_paths(push, repo, run_folder):
+    assert push().code == 0
+    files = repo().files()
+    assert set(files) == PUSHED | {".gitattributes"}
+    assert all(files[path] == (run_folder / path).read_bytes() for path in PUSHED - {"tkd_run.json"})
+    record = json.loads(files["tkd_run.json"])
+    assert record["inputs"]["teacher"] == "teacher"
+    assert record["metrics"] == {"accuracy": 0.625}
 
 
 def test_push_of_the_same_content_makes_no_commit_and_no_upload(push, repo, hub):
@@ -79,10 +83,14 @@ def test_push_commits_only_changed_files_and_never_moves_a_tag(push, repo, run_f
     assert b"Words of my own" in repo().files("v1")["README.md"]
 
 
-def test_push_supports_public_repositories_branches_and_pull_requests(push, repo, run_folder, name, hub):
+def test_push_can_make_a_public_repository(push, repo):
     result = push("--public")
     assert result.code == 0, result.err
     assert not repo().private
+
+
+def test_push_to_a_branch_leaves_main_as_it_is(push, repo, run_folder, name, hub):
+    assert push().code == 0
     change_user_text(run_folder, "Branch")
     result = push("--revision", "try/one")
     assert result.code == 0, result.err
@@ -90,16 +98,25 @@ def test_push_supports_public_repositories_branches_and_pull_requests(push, repo
     assert f"next: tkd-hf verify {name}@try/one" in result.err
     assert b"Branch" in repo().files("try/one")["README.md"]
     assert b"Words of my own" in repo().files()["README.md"]
+
+
+def test_a_pull_request_needs_no_write_access_and_leaves_main_as_it_is(push, repo, run_folder, name, hub):
+    assert push("--public").code == 0
     change_user_text(run_folder, "Request")
-    result = push("--create-pr", token="hf_stranger")  # without write access, but a pull request needs none
+    result = push("--create-pr", token="hf_stranger")
     assert result.code == 0, result.err
     assert f"{hub.url}/{name}/discussions/1" in result.out
     assert b"Request" in repo().files("refs/pr/1")["README.md"]
     assert b"Words of my own" in repo().files()["README.md"]
-    for arguments, dropped in ((("--tag", "v1"), "the tag v1"), (("--revision", "x"), "the revision x")):
-        result = push("--create-pr", *arguments)
-        assert result.code == 2
-        assert f"drop {dropped}, or create_pr" in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "dropped"), [(("--tag", "v1"), "the tag v1"), (("--revision", "x"), "the revision x")]
+)
+def test_a_pull_request_takes_no_tag_and_no_revision(push, option, dropped):
+    result = push("--create-pr", *option)
+    assert result.code == 2
+    assert f"drop {dropped}, or create_pr" in result.err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Vocabulary pruning: same tokens and logits on the corpus for every kind of tokenizer, and what stays and changes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -102,34 +104,54 @@ def tokens_of(tokenizer, texts=CORPUS):
     return [tokenizer.convert_ids_to_tokens(ids) for ids in encode_texts(tokenizer, texts)]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_tokens_and_logits_of_the_corpus_stay_the_same_also_after_reloading(case, tmp_path):
-    build_model, build_tokenizer = CASES[case]
+@pytest.fixture(scope="module", params=CASES)
+def pruned(request):
+    """Return a model and its tokenizer before and after their vocabulary was pruned to a corpus."""
+    build_model, build_tokenizer = CASES[request.param]
     model, tokenizer = build_model(), build_tokenizer()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
     smaller, cut, report = prune_vocabulary(model, tokenizer, CORPUS, HELD_OUT)
+    is_mlm = request.param.endswith("mlm")
+    return SimpleNamespace(
+        model=model, tokenizer=tokenizer, state=state, smaller=smaller, cut=cut, report=report, is_mlm=is_mlm
+    )
 
+
+def test_the_model_and_tokenizer_have_the_reported_vocabulary(pruned):
+    smaller, cut, report = pruned.smaller, pruned.cut, pruned.report
     assert report.tokens_after == len(cut) == smaller.config.vocab_size < report.tokens_before
     assert smaller.get_input_embeddings().num_embeddings == len(cut)
-    assert tokens_of(cut) == tokens_of(tokenizer)
-    expected = logits(model, tokenizer)
-    if case.endswith("mlm"):
-        assert smaller.get_output_embeddings().weight is smaller.get_input_embeddings().weight
-        expected = expected[..., list(report.kept)]
-    torch.testing.assert_close(logits(smaller, cut), expected, rtol=0, atol=1e-6)
-    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    assert cut("a", "film").keys() == tokenizer("a", "film").keys()
-    assert [report.kept[token_id] for token_id in cut("a", "film").input_ids] == tokenizer("a", "film").input_ids
-    assert cut.decode(cut("a film").input_ids) == tokenizer.decode(tokenizer("a film").input_ids)
     assert cut.pad_token_id == smaller.config.pad_token_id == smaller.get_input_embeddings().padding_idx
+    if pruned.is_mlm:
+        assert smaller.get_output_embeddings().weight is smaller.get_input_embeddings().weight
 
-    smaller.save_pretrained(tmp_path)
-    cut.save_pretrained(tmp_path)
-    auto = AutoModelForMaskedLM if case.endswith("mlm") else AutoModelForSequenceClassification
-    loaded, loaded_tokenizer = auto.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
-    assert torch.equal(logits(loaded, loaded_tokenizer), logits(smaller, cut))
-    assert tokens_of(loaded_tokenizer, HELD_OUT) == tokens_of(cut, HELD_OUT)
+
+def test_the_logits_of_the_corpus_stay_the_same(pruned):
+    expected = logits(pruned.model, pruned.tokenizer)
+    if pruned.is_mlm:
+        expected = expected[..., list(pruned.report.kept)]
+    torch.testing.assert_close(logits(pruned.smaller, pruned.cut), expected, rtol=0, atol=1e-6)
+
+
+def test_the_tokens_of_the_corpus_and_of_pairs_stay_the_same(pruned):
+    tokenizer, cut, kept = pruned.tokenizer, pruned.cut, pruned.report.kept
+    assert tokens_of(cut) == tokens_of(tokenizer)
+    assert cut("a", "film").keys() == tokenizer("a", "film").keys()
+    assert [kept[token_id] for token_id in cut("a", "film").input_ids] == tokenizer("a", "film").input_ids
+    assert cut.decode(cut("a film").input_ids) == tokenizer.decode(tokenizer("a film").input_ids)
+
+
+def test_pruning_the_vocabulary_leaves_the_given_model_unchanged(pruned):
+    assert all(torch.equal(pruned.state[name], tensor) for name, tensor in pruned.model.state_dict().items())
+
+
+def test_a_reloaded_pruned_model_gives_the_same_tokens_and_logits(pruned, tmp_path):
+    pruned.smaller.save_pretrained(tmp_path)
+    pruned.cut.save_pretrained(tmp_path)
+    auto_class = AutoModelForMaskedLM if pruned.is_mlm else AutoModelForSequenceClassification
+    model, tokenizer = auto_class.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    assert torch.equal(logits(model, tokenizer), logits(pruned.smaller, pruned.cut))
+    assert tokens_of(tokenizer, HELD_OUT) == tokens_of(pruned.cut, HELD_OUT)
 
 
 def test_wordpiece_keeps_used_pieces_and_single_characters():
