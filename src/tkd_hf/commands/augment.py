@@ -1,13 +1,16 @@
 """`tkd-hf augment`: make more texts like those of a task, without labels."""
 
 import time
+from collections.abc import Callable, Collection
 
 import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..core.options import accepts
-from ..data.augmentation import collect_words, replace_words, shuffle_pairs
+from ..data.augmentation import WordSpan, collect_words, replace_words, shuffle_pairs
 from ..data.loading import load_split
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
@@ -48,9 +51,37 @@ def augment(options: AugmentOptions) -> StageRecord:
     References:
         Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1.
     """
-    data, mlm, neighbours = options.data, options.mlm, options.neighbours
-    shuffle, copies, candidates = options.shuffle, options.copies, options.candidates
-    words_from, seed = options.words_from, options.seed
+    data, words_from = options.data, options.words_from
+    _check(options)
+    examples, task = load_split(data, "train")
+    if task.problem_type.per_token:
+        raise InputError(
+            f"{task.name} has lists of words in {task.text_columns[0]!r}, but only texts can be augmented; name a "
+            "column of texts with --text-column"
+        )
+    model = options.mlm or options.neighbours
+    tokenizer = load_tokenizer(model) if model else None  # fails early if the model does not exist
+    folder = RunFolder(options.output_dir, _record(options, examples, task), options.overwrite, options.resume)
+    if folder.done:
+        return folder.record
+    words = collect_words(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
+    started = time.perf_counter()
+    if tokenizer is None:
+        new = shuffle_pairs(examples, options.copies, options.seed)
+    else:
+        propose = _proposals(options, tokenizer, words)
+        new = replace_words(examples, propose, options.copies, options.probability, options.seed)
+    if len(new) == 0:
+        raise InputError(f"no new text came out of {len(examples)} examples; raise --copies or --probability")
+    folder.start(since=started)
+    with atomic_write(folder.path / f"{Task.train_split}.parquet") as file:
+        new.to_parquet(file)
+    return folder.finish({"examples": len(examples), "new": len(new)})
+
+
+def _check(options: AugmentOptions) -> None:
+    """Raise an `InputError` for options that contradict each other, before anything is loaded."""
+    mlm, neighbours, shuffle, words_from = options.mlm, options.neighbours, options.shuffle, options.words_from
     if sum(map(bool, (mlm, neighbours, shuffle))) != 1:
         raise InputError(
             f"choose one of --mlm, --neighbours and --shuffle-pairs (given: mlm={mlm!r}, neighbours={neighbours!r} and "
@@ -61,58 +92,40 @@ def augment(options: AugmentOptions) -> StageRecord:
             f"words_from={words_from!r} limits the words that a model proposes; leave it out, since shuffling pairs "
             "uses no model"
         )
-    examples, task = load_split(data, "train")
-    if task.problem_type.per_token:
-        raise InputError(
-            f"{task.name} has lists of words in {task.text_columns[0]!r}, but only texts can be augmented; name a "
-            "column of texts with --text-column"
-        )
-    model = mlm or neighbours
-    tokenizer = load_tokenizer(model) if model else None  # fails early if the model does not exist
-    record = StageRecord(
+
+
+def _record(options: AugmentOptions, examples: Dataset, task: Task) -> StageRecord:
+    model = options.mlm or options.neighbours
+    return StageRecord(
         "augment",
         inputs={
             "task": task.name,
             "train": fingerprint(examples),
-            "mlm": mlm,
-            "neighbours": neighbours,
+            "mlm": options.mlm,
+            "neighbours": options.neighbours,
             "model_revision": teacher_revision(model) if model else None,
         },
         arguments={
-            "shuffle_pairs": shuffle,
-            "copies": copies,
+            "shuffle_pairs": options.shuffle,
+            "copies": options.copies,
             "probability": options.probability,
-            "candidates": candidates,
-            "words_from": words_from,
-            "seed": seed,
-            "max_length": data.max_length,
+            "candidates": options.candidates,
+            "words_from": options.words_from,
+            "seed": options.seed,
+            "max_length": options.data.max_length,
         },
     )
-    folder = RunFolder(options.output_dir, record, options.overwrite, options.resume)
-    if folder.done:
-        return folder.record
-    words = collect_words(read_unlabelled([words_from], task, data.data_dir)) if words_from else None
-    started = time.perf_counter()
-    if shuffle:
-        new = shuffle_pairs(examples, copies, seed)
-    else:
-        if mlm:
-            propose = MaskedWords(
-                _load_masked_lm(mlm), tokenizer, candidates, words, options.batch_size, data.max_length
-            )
-        else:
-            propose = NearestWords(load_encoder(neighbours), tokenizer, candidates, words)
-        new = replace_words(examples, propose, copies, options.probability, seed)
-    if len(new) == 0:
-        raise InputError(f"no new text came out of {len(examples)} examples; raise --copies or --probability")
-    folder.start(since=started)
-    with atomic_write(folder.path / f"{Task.train_split}.parquet") as file:
-        new.to_parquet(file)
-    return folder.finish({"examples": len(examples), "new": len(new)})
 
 
-def _load_masked_lm(mlm: str):
-    model = load_masked_lm_if_trained(mlm)
+def _proposals(
+    options: AugmentOptions, tokenizer: PreTrainedTokenizerBase, words: Collection[str] | None
+) -> Callable[[list[WordSpan]], list[list[str]]]:
+    """Return the function that proposes words: by a masked language model, or by the nearest embeddings."""
+    if options.neighbours:
+        return NearestWords(load_encoder(options.neighbours), tokenizer, options.candidates, words)
+    assert options.mlm  # `_check` has made sure that one of them is given
+    model = load_masked_lm_if_trained(options.mlm)
     if model is None:
-        raise InputError(f"{mlm!r} is not a trained masked language model; `tkd-hf pretrain` makes one")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        raise InputError(f"{options.mlm!r} is not a trained masked language model; `tkd-hf pretrain` makes one")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # wrapped by transformers
+    return MaskedWords(model, tokenizer, options.candidates, words, options.batch_size, options.data.max_length)

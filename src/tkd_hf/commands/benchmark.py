@@ -82,7 +82,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     )
     longest = _max_common_length(models, max(lengths))
     texts, problem_type = _real_texts(data, models[0])
-    max_length = min(data.max_length if data else DataArguments.max_length, longest)
+    max_length = int(min(data.max_length if data else DataArguments.max_length, longest))  # `longest` may be infinite
     time_limit = options.patience * len(models)
     with _torch_threads(threads):
         runners = [load_runner(name, problem_type) for name in tqdm(models, desc="loading", unit="model")]
@@ -115,7 +115,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         return Benchmark(
             models=[_model_cost(*row) for row in rows],
             reference=names[reference_index],
-            texts=(data.task or data.dataset) if data else "built-in sentences",
+            texts=str(data.task or data.dataset) if data else "built-in sentences",
             tokens=float(np.mean(lengths_of_texts)),
             batch_sizes=tuple(batch_sizes),
             lengths=tuple(lengths),
@@ -180,7 +180,8 @@ def _torch_threads(count: int | None) -> Iterator[None]:
 
 def _unique_names(models: Sequence[str]) -> list[str]:
     """Number the repetitions of a name: the second `runs/x` becomes `runs/x (2)`."""
-    counts, names = Counter(), []
+    counts: Counter[str] = Counter()
+    names = []
     for model in models:
         counts[model] += 1
         names.append(model if counts[model] == 1 else f"{model} ({counts[model]})")

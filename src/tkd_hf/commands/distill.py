@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from torch import nn
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
 from ..core.options import accepts
+from ..data.arguments import DataArguments
 from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..evaluation.metrics import compute_metrics_for
-from ..models.arguments import LoraArguments, StudentArguments
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Arguments of `QuantizationAwareCallback` by name of the scheme. ONNX's int8 here uses 7 bits (up to 64), so that sums
 # do not overflow on processors without VNNI.
-QUANTIZATION_AWARE = {
+QUANTIZATION_AWARE: dict[str, dict[str, Any]] = {
     "weights": {"top": 127, "activations": None},
     "dynamic": {"top": 64, "activations": "dynamic"},
     "dynamic-int4-embeddings": {"top": 64, "activations": "dynamic", "int4_embeddings": True},
@@ -90,39 +92,17 @@ def distill(options: DistillOptions) -> StageRecord:
         Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the recipe is that of
         TKD-NLP, arXiv 2405.11704.
     """
-    data, args, student, live = options.data, options.args, options.student, options.live
-    lora, teacher_weights, quantization_aware = options.lora, options.teacher_weights, options.quantization_aware
-    teachers, live = to_tuple(options.teacher), live or bool(CombinedObjective(args).features)
-    _check(teachers, teacher_weights, options.soft_labels, student, lora, quantization_aware)
+    data, args, student, lora = options.data, options.args, options.student, options.lora
+    teachers, live = to_tuple(options.teacher), options.live or bool(CombinedObjective(args).features)
+    _check(options, teachers)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = arguments_without_labels(args, task)
-    extra = (
-        drop_duplicates(read_unlabelled(options.unlabelled, task, data.data_dir), train, evaluation)
-        if options.unlabelled
-        else None
-    )
+    extra = new_texts(options.unlabelled, data, train, evaluation, task)
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
-    several = {"teacher_weights": normalize_weights(teacher_weights, len(teachers))} if len(teachers) > 1 else {}
-    record = StageRecord(
-        "distill",
-        inputs={
-            "teacher": list(teachers) if several else teachers[0],
-            "teacher_revision": revisions if several else revisions[0],
-            **({"student_revision": teacher_revision(student.student)} if student.student else {}),
-            **data_inputs(train, evaluation, task, extra),
-        },
-        arguments={
-            "max_length": data.max_length,
-            "live": live,
-            **vars(student),
-            **training_arguments(args),
-            **({"lora": asdict(lora)} if lora else {}),
-            **({"quantization_aware": quantization_aware} if quantization_aware else {}),
-            **several,
-        },
-    )
+    record = _record(options, args, live, list(zip(teachers, revisions, strict=True)))
+    record.inputs |= data_inputs(train, evaluation, task, extra)
     folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
@@ -142,15 +122,52 @@ def distill(options: DistillOptions) -> StageRecord:
         max_length=data.max_length,
         soft_labels=options.soft_labels,
         live=live,
-        teacher_weights=teacher_weights,
+        teacher_weights=options.teacher_weights,
     )
-    if quantization_aware:
-        trainer.add_callback(QuantizationAwareCallback(trainer, **QUANTIZATION_AWARE[quantization_aware]))
+    if options.quantization_aware:
+        scheme = QUANTIZATION_AWARE[options.quantization_aware]
+        trainer.add_callback(QuantizationAwareCallback(trainer, **scheme))
     return train_into(folder, trainer, partial(finish_adapters, base=model, lora=lora) if lora else None)
 
 
+def new_texts(
+    sources: Sequence[str], data: DataArguments, train: Dataset, evaluation: Dataset, task: Task
+) -> Dataset | None:
+    """Return the unlabelled texts that neither split has; `None` if no source is given."""
+    if not sources:
+        return None
+    return drop_duplicates(read_unlabelled(sources, task, data.data_dir), train, evaluation)
+
+
+def _record(
+    options: DistillOptions, args: DistillationTrainingArguments, live: bool, teachers: Sequence[tuple[str, str]]
+) -> StageRecord:
+    """Return the record of a run, to which the data is still to be added.
+
+    Args:
+        options: the options of the command.
+        args: the training arguments, with other objectives than in `options` if the data has no labels.
+        live: whether the teachers run along.
+        teachers: folder or Hub id and revision of each teacher.
+    """
+    names, revisions = [name for name, _ in teachers], [revision for _, revision in teachers]
+    several = len(teachers) > 1
+    student = options.student
+    inputs = {"teacher": names if several else names[0], "teacher_revision": revisions if several else revisions[0]}
+    if student.student:
+        inputs["student_revision"] = teacher_revision(student.student)
+    arguments = {"max_length": options.data.max_length, "live": live, **vars(student), **training_arguments(args)}
+    if options.lora:
+        arguments["lora"] = asdict(options.lora)
+    if options.quantization_aware:
+        arguments["quantization_aware"] = options.quantization_aware
+    if several:
+        arguments["teacher_weights"] = normalize_weights(options.teacher_weights, len(teachers))
+    return StageRecord("distill", inputs, arguments)
+
+
 def distillation_trainer(
-    model: PreTrainedModel,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     teachers: Sequence[tuple[str, str]],
     splits: tuple[Dataset, Dataset],
@@ -202,28 +219,20 @@ def distillation_trainer(
     )
 
 
-def _check(
-    teachers,
-    teacher_weights,
-    soft_labels,
-    student: StudentArguments,
-    lora: LoraArguments | None,
-    quantization_aware: str | None,
-) -> None:
-    """Refuse arguments that contradict each other, before anything is loaded."""
-    if quantization_aware not in (None, *QUANTIZATION_AWARE):
-        raise InputError(
-            f"unknown quantization_aware={quantization_aware!r}; choose one of {', '.join(QUANTIZATION_AWARE)}"
-        )
-    if quantization_aware and lora:
+def _check(options: DistillOptions, teachers: Sequence[str]) -> None:
+    """Refuse options that contradict each other, before anything is loaded."""
+    scheme, lora, soft_labels = options.quantization_aware, options.lora, options.soft_labels
+    if scheme not in (None, *QUANTIZATION_AWARE):
+        raise InputError(f"unknown quantization_aware={scheme!r}; choose one of {', '.join(QUANTIZATION_AWARE)}")
+    if scheme and lora:
         raise InputError("quantization_aware rounds the weights that lora keeps frozen; choose one of the two")
-    normalize_weights(teacher_weights, len(teachers))
+    normalize_weights(options.teacher_weights, len(teachers))
     if soft_labels and len(teachers) > 1:
         raise InputError(
             f"{soft_labels} is one file of soft labels, but there are {len(teachers)} teachers; leave it out, since "
             "each teacher has its own file in the cache"
         )
-    if lora and lora.adapter_only and not student.student:
+    if lora and lora.adapter_only and not options.student.student:
         raise InputError(
             "adapter_only needs a base model to load the adapter on; name it with --student, or leave out adapter_only"
         )

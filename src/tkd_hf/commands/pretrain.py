@@ -1,9 +1,11 @@
 """`tkd-hf pretrain`: train an encoder on raw text, by masked language modelling or on a teacher encoder's features."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -67,7 +69,30 @@ def pretrain(options: PretrainOptions) -> StageRecord:
     loaded_tokenizer = _load_matching_tokenizer(args.teacher, options.tokenizer)
     _check_fit(teacher, loaded_tokenizer, corpus.max_length)
     train, evaluation = load_corpus(corpus, loaded_tokenizer)
-    record = StageRecord(
+    folder = RunFolder(args.output_dir, _record(options, train, evaluation), options.overwrite, options.resume)
+    if folder.done:
+        return folder.record
+
+    set_seed(args.seed)  # before weights that the teacher does not have are initialised
+    model_class: type[TKDPreTrainedModel] = TKDForMaskedLM if args.predicts_tokens else TKDModel
+    collator = MaskingCollator(loaded_tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
+    trainer = DistillationTrainer(
+        model=_student(teacher, options.encoder, loaded_tokenizer, model_class, corpus.max_length),
+        args=args,
+        teacher_model=_teacher_part(teacher, args),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        data_collator=collator if args.predicts_tokens else stack_sequences,
+        processing_class=loaded_tokenizer,
+        compute_metrics=masked_lm_metrics if args.predicts_tokens else None,
+        preprocess_logits_for_metrics=score_sequences if args.predicts_tokens else None,
+    )
+    return train_into(folder, trainer)
+
+
+def _record(options: PretrainOptions, train: Dataset, evaluation: Dataset) -> StageRecord:
+    args, corpus = options.args, options.corpus
+    return StageRecord(
         "pretrain",
         inputs={
             "teacher": args.teacher,
@@ -84,25 +109,6 @@ def pretrain(options: PretrainOptions) -> StageRecord:
             **training_arguments(args),
         },
     )
-    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
-    if folder.done:
-        return folder.record
-
-    set_seed(args.seed)  # before weights that the teacher does not have are initialised
-    model_class = TKDForMaskedLM if args.predicts_tokens else TKDModel
-    collator = MaskingCollator(loaded_tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
-    trainer = DistillationTrainer(
-        model=_student(teacher, options.encoder, loaded_tokenizer, model_class, corpus.max_length),
-        args=args,
-        teacher_model=_teacher_part(teacher, args),
-        train_dataset=train,
-        eval_dataset=evaluation,
-        data_collator=collator if args.predicts_tokens else stack_sequences,
-        processing_class=loaded_tokenizer,
-        compute_metrics=masked_lm_metrics if args.predicts_tokens else None,
-        preprocess_logits_for_metrics=score_sequences if args.predicts_tokens else None,
-    )
-    return train_into(folder, trainer)
 
 
 def score_sequences(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -124,7 +130,8 @@ def score_sequences(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Return accuracy and perplexity over all masked tokens, from the sums of `score_sequences`."""
-    count, correct, loss = prediction.predictions.sum(axis=0, dtype=np.float64)
+    scores = np.asarray(prediction.predictions)  # (sequences, 3)
+    count, correct, loss = scores.sum(axis=0, dtype=np.float64)
     return {"masked_accuracy": correct / count, "perplexity": float(np.exp(loss / count))}
 
 
@@ -141,9 +148,10 @@ def _load_teacher(args: PretrainingArguments) -> PreTrainedModel | None:
 
 
 def _load_matching_tokenizer(teacher: str | None, tokenizer: str | None) -> PreTrainedTokenizerBase:
-    if not (teacher or tokenizer):
+    name = tokenizer or teacher
+    if not name:
         raise InputError("an encoder without a teacher needs --tokenizer, for example google-bert/bert-base-uncased")
-    loaded = load_tokenizer(tokenizer or teacher)
+    loaded = load_tokenizer(name)
     if teacher and tokenizer and not same_tokenizer(loaded, load_tokenizer(teacher)):
         raise InputError(
             f"{tokenizer!r} and the teacher {teacher!r} have different tokenizers, so their tokens cannot be compared "
@@ -152,7 +160,7 @@ def _load_matching_tokenizer(teacher: str | None, tokenizer: str | None) -> PreT
     return loaded
 
 
-def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, max_length: int):
+def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     if teacher is None:
         return
     if len(tokenizer) > teacher.config.vocab_size:
@@ -167,8 +175,10 @@ def _check_fit(teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBa
 
 def _teacher_part(teacher: PreTrainedModel | None, args: PretrainingArguments) -> PreTrainedModel | None:
     """Return the part of the teacher that is needed: its encoder, with the head only if its logits are learned."""
-    if teacher is None or "logits" not in args.objective_names:
-        return teacher and teacher.base_model
+    if teacher is None:
+        return None
+    if "logits" not in args.objective_names:
+        return cast(PreTrainedModel, teacher.base_model)
     return to_tkd(teacher) if teacher.config.model_type in ARCHITECTURES else teacher
 
 
@@ -188,18 +198,15 @@ def _student(
             f"layers={list(layers)} select a teacher's layers, but the encoder is initialised randomly; give a number"
         )
     width = encoder.hidden_size or TKDConfig.hidden_size
-    shape = {
-        "num_hidden_layers": layers or TKDConfig.num_hidden_layers,
-        "num_attention_heads": encoder.heads or max(width // 64, 1),
-        "intermediate_size": encoder.intermediate_size or 4 * width,
-    }
     return model_class(
         TKDConfig(
             vocab_size=teacher.config.vocab_size if teacher else len(tokenizer),
             hidden_size=width,
+            num_hidden_layers=layers or TKDConfig.num_hidden_layers,
+            num_attention_heads=encoder.heads or max(width // 64, 1),
+            intermediate_size=encoder.intermediate_size or 4 * width,
             max_position_embeddings=max(TKDConfig.max_position_embeddings, max_length),
             pad_token_id=tokenizer.pad_token_id,
-            **shape,
             **dropout_fields(encoder.dropout),
         )
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -12,25 +13,25 @@ from ..core.names import label_names
 from ..core.options import accepts
 from ..data.loading import load_splits
 from ..data.tasks import Task
-from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
+from ..data.unlabelled import append_unlabelled
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.modeling_tkd import TKDPreTrainedModel
 from ..models.student import student_from_teacher
 from ..objectives.arguments import DistillationTrainingArguments
 from ..pruning.arguments import PruningArguments
-from ..pruning.callback import PruningCallback, calibration_data
+from ..pruning.callback import PruningCallback, ScheduledPruning, calibration_data
 from ..pruning.nncf import NNCFMasks
 from ..pruning.pruner import StructuredPruner
 from ..pruning.schedule import Schedule
-from ..pruning.targets import ParameterTarget, SpeedTarget, shape_latencies
+from ..pruning.targets import ParameterTarget, SpeedTarget, Target, shape_latencies
 from ..pruning.unstructured import ElementPruner, ElementPruningCallback, magnitude_masks, sparsity_report
-from ..pruning.vocabulary import corpus_texts, prune_vocabulary
+from ..pruning.vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
 from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
 from ..teachers.soft_labels import teacher_revision
 from ..training.combined import CombinedObjective
 from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train_into
 from ..training.trainer import DistillationTrainer
-from .distill import arguments_without_labels, distillation_trainer
+from .distill import arguments_without_labels, distillation_trainer, new_texts
 from .evaluate import first_texts
 from .options import PruneOptions
 from .student import dropout_fields
@@ -73,56 +74,36 @@ def prune(options: PruneOptions) -> StageRecord:
     print(record.metrics["parameters"], record.metrics["speedup"])
     ```
     """
-    model, data, args, pruning = options.model, options.data, options.args, options.pruning
-    teacher, train, live = options.teacher, options.train, options.live
-    is_own_teacher, teacher = teacher in (None, model), teacher or model
-    train = train and (pruning.removes_units or pruning.element_sparsity is not None)
-    live = live or not train or bool(CombinedObjective(args).features)
-    examples, evaluation, task = load_splits(data, load_config(model))
+    data, args, pruning = options.data, options.args, options.pruning
+    teacher = options.teacher or options.model
+    train = options.train and (pruning.removes_units or pruning.element_sparsity is not None)
+    live = options.live or not train or bool(CombinedObjective(args).features)
+    examples, evaluation, task = load_splits(data, load_config(options.model))
     if "label" not in examples.column_names:
         args = arguments_without_labels(args, task)
-    _check(pruning, args, is_own_teacher, train)
-    extra = None
-    if options.unlabelled:
-        extra = drop_duplicates(read_unlabelled(options.unlabelled, task, data.data_dir), examples, evaluation)
-    tokenizer = load_tokenizer(model)
-    model_revision = teacher_revision(model)
-    revision_of_teacher = model_revision if is_own_teacher else teacher_revision(teacher)
-    record = StageRecord(
-        "prune",
-        inputs={
-            "model": model,
-            "model_revision": model_revision,
-            "teacher": teacher,
-            "teacher_revision": revision_of_teacher,
-            **data_inputs(examples, evaluation, task, extra),
-        },
-        arguments={
-            "max_length": data.max_length,
-            "live": live,
-            "train": train,
-            **asdict(pruning),
-            **(training_arguments(args) if train else {"seed": str(args.seed)}),
-        },
-    )
+    _check(pruning, args, teacher == options.model, train)
+    extra = new_texts(options.unlabelled, data, examples, evaluation, task)
+    full_tokenizer = load_tokenizer(options.model)
+    record = _record(options, args, teacher, train, live)
+    record.inputs |= data_inputs(examples, evaluation, task, extra)
     folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
     if folder.done:
         return folder.record
 
     set_seed(args.seed)
-    unpruned = convert_to_student(load_classifier(model, task.problem_type), task).to(args.device)
+    unpruned = convert_to_student(load_classifier(options.model, task.problem_type), task)
+    unpruned.to(args.device)  # type: ignore[arg-type]  # transformers wraps `to` without types
     train_examples = append_unlabelled(examples, extra) if extra else examples
-    student, unpruned_tokenizer = unpruned, tokenizer
+    student, tokenizer, vocabulary = unpruned, full_tokenizer, None
     if pruning.vocabulary:
-        student, tokenizer, vocabulary = prune_vocabulary(
-            unpruned, tokenizer, corpus_texts(train_examples), corpus_texts(evaluation)
-        )
+        texts = corpus_texts(train_examples), corpus_texts(evaluation)
+        student, tokenizer, vocabulary = prune_vocabulary(unpruned, full_tokenizer, *texts)
     timing = (tokenizer, first_texts(evaluation, TIMED_TEXTS), data.max_length)
     target = _target(pruning, student, unpruned.num_parameters(), *timing)
     trainer = distillation_trainer(
         student,
         tokenizer,
-        [(teacher, revision_of_teacher)],
+        [(teacher, record.inputs["teacher_revision"])],
         (train_examples, evaluation),
         task,
         args,
@@ -134,29 +115,72 @@ def prune(options: PruneOptions) -> StageRecord:
 
     def measure(trainer: DistillationTrainer) -> dict[str, Any]:
         """Record the removed parts, and return the metrics of the pruned model's size and speed."""
-        record.details = {"from": model_size(unpruned), "to": model_size(trainer.model)}
-        if pruning.removes_units:
-            record.details["removed"] = callback.pruner.masks.removed()
-        if pruning.element_sparsity:
-            record.details["sparsity"] = asdict(sparsity_report(trainer.model))
-        if pruning.vocabulary:
-            fields = asdict(vocabulary)
-            record.details["vocabulary"] = {name: value for name, value in fields.items() if name != "kept"}
-            removed_tokens = "\n".join(vocabulary.removed_tokens(unpruned_tokenizer)) + "\n"
-            (folder.path / REMOVED_TOKENS_FILE).write_text(removed_tokens, "utf-8")
-        before, after = shape_latencies(unpruned, [unpruned.config, trainer.model.config], *timing)
-        return {**model_size(trainer.model), "speedup": round(before / after, 2)}
+        pruned = trainer.model
+        assert isinstance(pruned, TKDPreTrainedModel)  # pruning does not change the class of the student
+        record.details = {"from": model_size(unpruned), "to": model_size(pruned), **_removed_parts(callback, pruned)}
+        if vocabulary is not None:
+            record.details["vocabulary"] = _list_removed_tokens(vocabulary, full_tokenizer, folder.path)
+        before, after = shape_latencies(unpruned, [unpruned.config, pruned.config], *timing)
+        return {**model_size(pruned), "speedup": round(before / after, 2)}
 
-    if train:
+    if callback is not None and train:
         trainer.add_callback(callback)
         return train_into(folder, trainer, measure)
     log_to_stderr(trainer)
     trainer.run_record = record
     folder.start()
-    if callback:
+    if callback is not None:
         callback.prune_without_training()
     size_and_speed = measure(trainer)
     return finish_run(folder, trainer, save_and_evaluate(trainer) | size_and_speed)
+
+
+def _record(
+    options: PruneOptions, args: DistillationTrainingArguments, teacher: str, train: bool, live: bool
+) -> StageRecord:
+    """Return the record of a run, to which the data is still to be added.
+
+    Args:
+        options: the options of the command.
+        args: the training arguments, with other objectives than in `options` if the data has no labels.
+        teacher: folder or Hub id of the teacher; the model itself if no other is given.
+        train: whether the model trains during and after pruning.
+        live: whether the teacher runs along.
+    """
+    revision = teacher_revision(options.model)
+    return StageRecord(
+        "prune",
+        inputs={
+            "model": options.model,
+            "model_revision": revision,
+            "teacher": teacher,
+            "teacher_revision": revision if teacher == options.model else teacher_revision(teacher),
+        },
+        arguments={
+            "max_length": options.data.max_length,
+            "live": live,
+            "train": train,
+            **asdict(options.pruning),
+            **(training_arguments(args) if train else {"seed": str(args.seed)}),
+        },
+    )
+
+
+def _removed_parts(callback: ScheduledPruning | None, model: TKDPreTrainedModel) -> dict[str, Any]:
+    """Return what pruning has removed, for the run record: units per layer, or the sparsity of each matrix."""
+    if isinstance(callback, PruningCallback):
+        return {"removed": callback.pruner.masks.removed()}
+    if isinstance(callback, ElementPruningCallback):
+        return {"sparsity": asdict(sparsity_report(model))}
+    return {}
+
+
+def _list_removed_tokens(
+    report: VocabularyReport, full_tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> dict[str, Any]:
+    """Write the removed tokens into a file of the run folder, and return the report for the run record."""
+    (folder / REMOVED_TOKENS_FILE).write_text("\n".join(report.removed_tokens(full_tokenizer)) + "\n", "utf-8")
+    return {name: value for name, value in asdict(report).items() if name != "kept"}
 
 
 def convert_to_student(model: PreTrainedModel, task: Task) -> TKDPreTrainedModel:
@@ -178,7 +202,7 @@ def model_size(model: PreTrainedModel) -> dict[str, float]:
 
 def _check(pruning: PruningArguments, args: DistillationTrainingArguments, is_own_teacher: bool, train: bool) -> None:
     """Raise an `InputError` for arguments that do not fit together, before any model is loaded."""
-    PruningCallback.check(args)
+    ScheduledPruning.check(args)
     objectives = CombinedObjective(args)
     uses_taylor = pruning.removes_units and pruning.importance == "taylor"
     if is_own_teacher and uses_taylor and not objectives.needs("labels"):
@@ -202,7 +226,7 @@ def _target(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[tuple[str, ...]],
     max_length: int,
-) -> ParameterTarget | SpeedTarget | ElementPruner | None:
+) -> Target | ElementPruner | None:
     """Return the target for units, or the pruner of single weights; `None` if only the vocabulary is pruned.
 
     Args:
@@ -225,8 +249,8 @@ def _target(
 def _callback(
     pruning: PruningArguments,
     trainer: DistillationTrainer,
-    target: ParameterTarget | SpeedTarget | ElementPruner | None,
-) -> PruningCallback | None:
+    target: Target | ElementPruner | None,
+) -> ScheduledPruning | None:
     """Return the callback that prunes the trainer's student; `None` if only the vocabulary is pruned."""
     schedule = Schedule(pruning.schedule)
     if target is None:

@@ -51,7 +51,9 @@ def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> 
     folder = Path(folder)
     check_folder(folder, include)
     content = write_card(folder, repo_id)
-    files = {path.relative_to(folder).as_posix(): path for path in publishable_files(folder, include)}
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): path for path in publishable_files(folder, include)
+    }
     if RECORD_NAME in files:
         files[RECORD_NAME] = publishable_record(folder)
     return PushPlan(files, content)

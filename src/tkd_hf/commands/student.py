@@ -39,7 +39,7 @@ def make_student(
     )
 
 
-def dropout_fields(dropout: float | None) -> dict[str, float]:
+def dropout_fields(dropout: float | None) -> dict[str, Any]:
     """Return the fields of `TKDConfig` that set the dropout everywhere; none for `None`."""
     fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     return {} if dropout is None else dict.fromkeys(fields, dropout)
@@ -49,6 +49,7 @@ def shape_arguments(
     layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None
 ) -> dict[str, Any]:
     """Return a shape as arguments of `student_from_teacher`; `layers` is a number or indices."""
-    counted = isinstance(layers, int) or layers is None
-    chosen = {"num_hidden_layers": layers} if counted else {"layers": list(layers)}
-    return chosen | {"num_attention_heads": heads, "intermediate_size": intermediate_size}
+    shape: dict[str, Any] = {"num_attention_heads": heads, "intermediate_size": intermediate_size}
+    if layers is None or isinstance(layers, int):
+        return {"num_hidden_layers": layers, **shape}
+    return {"layers": list(layers), **shape}

@@ -6,7 +6,7 @@ The student learns from the teacher's soft labels on these texts; the hard loss 
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .tasks import GLUE_TASKS, Task
 logger = logging.getLogger(__name__)
 
 
-def read_unlabelled(sources: list[str], task: Task, data_dir: str | None = None) -> Dataset:
+def read_unlabelled(sources: Sequence[str], task: Task, data_dir: str | None = None) -> Dataset:
     """Read more texts for a task; if a source has labels, they are ignored.
 
     Args:

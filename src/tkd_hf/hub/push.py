@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +111,7 @@ def push_files(
             )
             result.commit = commit.oid
             if create_pr:
-                result.url, result.revision = commit.pr_url, commit.pr_revision
+                result.url, result.revision = commit.pr_url or url, commit.pr_revision or revision
     if tag and not tagged_commit:
         with hub_errors(f"tag {repo_id}", "its files were pushed; run the same command to add the tag"):
             api.create_tag(repo_id, tag=tag, revision=result.commit)
@@ -155,7 +155,7 @@ def file_hash(file: Path | bytes, like: str) -> str:
 
 
 @contextmanager
-def hub_errors(action: str, hint: str):
+def hub_errors(action: str, hint: str) -> Iterator[None]:
     """Turn errors of the network and the Hub into an `InputError` of one line.
 
     URLs are removed from the message because upload URLs are signed.
@@ -212,7 +212,7 @@ def _head_and_tag(api: HfApi, repo_id: str, revision: str, tag: str | None) -> t
     refs = api.list_repo_refs(repo_id)
     branches = {branch.name: branch.target_commit for branch in refs.branches}
     tags = {reference.name: reference.target_commit for reference in refs.tags}
-    return branches.get(revision) or branches["main"], tags.get(tag)
+    return branches.get(revision) or branches["main"], tags.get(tag) if tag else None
 
 
 def _is_same(file: Path | bytes, remote_hash: str | None) -> bool:

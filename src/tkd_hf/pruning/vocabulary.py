@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from datasets import Dataset
@@ -17,6 +18,8 @@ from .fast_tokenizer import Text, encode_texts, prune_tokenizer, required_token_
 
 
 logger = logging.getLogger(__name__)
+
+ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,11 @@ class VocabularyReport:
 
 
 def prune_vocabulary(
-    model: PreTrainedModel,
+    model: ModelType,
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     held_out: Iterable[Text] = (),
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, VocabularyReport]:
+) -> tuple[ModelType, PreTrainedTokenizerBase, VocabularyReport]:
     """Return a model and a tokenizer with only the tokens that a corpus needs, and the same logits on that corpus.
 
     Use it if embeddings are most of the model, as in small students: it is often the largest reduction in size, and it
@@ -229,7 +232,7 @@ def _configured_token_ids(config: PretrainedConfig) -> dict[str, list[int]]:
     return {name: ids for name, ids in fields.items() if None not in ids}
 
 
-def _prune_model(model: PreTrainedModel, token_ids: list[int]) -> PreTrainedModel:
+def _prune_model(model: ModelType, token_ids: list[int]) -> ModelType:
     """Return a copy of the model with only these rows of its word embeddings, and of its decoder if it has one."""
     config, new_ids = copy.deepcopy(model.config), {old: new for new, old in enumerate(token_ids)}
     config.vocab_size = len(token_ids)
