@@ -91,19 +91,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
             measure_footprint(runner.name, max(batch_sizes), max(lengths), None, BACKENDS.get(runner.backend))
             for runner in tqdm(runners, desc="memory", unit="model")
         ]
-        timings_by_shape = []
-        for size, length in tqdm(list(product(batch_sizes, (None, *lengths))), desc="timing", unit="shape"):
-            if length is None:
-                batches = _text_batches(runners, texts, size, max_length)
-            else:
-                batches = _random_batches(runners, size, length)
-            passes = (
-                [forward_pass(runner, batch) for runner, batch in zip(runners, next(batches), strict=True)]
-                for _ in range(options.rounds)
-            )
-            timings_by_shape.append(
-                timings(time_interleaved(passes, time_limit, options.seed), size, length, reference_index)
-            )
+        timings_by_shape = _time_shapes(options, runners, texts, max_length, reference_index)
         tokenizations = ([partial(text_batch, runner, [text], max_length) for runner in runners] for text in texts)
         tokenization_times = np.median(time_interleaved(tokenizations, time_limit, options.seed), axis=0) * 1e6
         lengths_of_texts = [
@@ -120,6 +108,30 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
             batch_sizes=tuple(batch_sizes),
             lengths=tuple(lengths),
         )
+
+
+def _time_shapes(
+    options: BenchmarkOptions,
+    runners: list[Runner],
+    texts: list[tuple[str, ...]],
+    max_length: int,
+    reference_index: int,
+) -> list[list[Timing]]:
+    """Time all models with every batch size, on real texts and on random tokens of each length."""
+    timings_by_shape = []
+    shapes = list(product(options.batch_sizes, (None, *options.lengths)))
+    for size, length in tqdm(shapes, desc="timing", unit="shape"):
+        if length is None:
+            batches = _text_batches(runners, texts, size, max_length)
+        else:
+            batches = _random_batches(runners, size, length)
+        passes = (
+            [forward_pass(runner, batch) for runner, batch in zip(runners, next(batches), strict=True)]
+            for _ in range(options.rounds)
+        )
+        times = time_interleaved(passes, options.patience * len(runners), options.seed)
+        timings_by_shape.append(timings(times, size, length, reference_index))
+    return timings_by_shape
 
 
 def check_sizes(**sizes: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """`tkd-hf prune`: prune a model towards a target while it is distilled from its teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,18 @@ def prune(options: PruneOptions) -> StageRecord:
     if callback is not None and train:
         trainer.add_callback(callback)
         return train_into(folder, trainer, measure)
+    return _prune_at_once(folder, trainer, callback, measure)
+
+
+def _prune_at_once(
+    folder: RunFolder,
+    trainer: DistillationTrainer,
+    callback: ScheduledPruning | None,
+    measure: Callable[[DistillationTrainer], dict[str, Any]],
+) -> StageRecord:
+    """Prune and save the trainer's model without training it, and return the finished record."""
     log_to_stderr(trainer)
-    trainer.run_record = record
+    trainer.run_record = folder.record
     folder.start()
     if callback is not None:
         callback.prune_without_training()

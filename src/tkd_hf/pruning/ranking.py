@@ -69,28 +69,16 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
         costs: cost of each unit in the layers that are still in the model.
         kinds: kinds of units that may be removed, from `KINDS`.
     """
-    layers = [layer for layer, stays in enumerate(masks.layers.tolist()) if stays]
     # Importance and cost of everything that is left in each layer.
     layer_scores, layer_costs = {}, {}
-    for layer in layers:
+    for layer in _remaining_layers(masks):
         parts = (scores.heads[layer], scores.neurons[layer], scores.layers[layer])
         layer_scores[layer] = sum(part.sum().item() for part in parts)
         # Each layer counts at the price of the first one. If the last layer, which is cheaper, were removed, the layer
         # before it would become the last one.
         layer_costs[layer] = costs.layers + costs.heads[0] * int(masks.heads[layer].sum())
         layer_costs[layer] += costs.neurons[0] * int(masks.neurons[layer].sum())
-
-    ranked = []
-    for kind in ("heads", "neurons"):
-        if kind in kinds:
-            for layer, cost in zip(layers, getattr(costs, kind), strict=True):
-                pairs = _removable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], MINIMUM_UNITS[kind])
-                ranked += [(score / cost, score, (kind, layer, index)) for score, index in pairs]
-    if "hidden" in kinds:
-        pairs = _removable(scores.hidden, masks.hidden, MINIMUM_UNITS["hidden"])
-        ranked += [(score / costs.hidden, score, ("hidden", 0, index)) for score, index in pairs]
-
-    order = []
+    order: list[Unit] = []
 
     def remove_layers(below: float) -> None:
         """Remove layers, lowest ratio of importance to cost first, while that ratio is below a limit."""
@@ -101,7 +89,7 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
             order.append(("layers", layer, 0))
             del layer_scores[layer], layer_costs[layer]
 
-    for ratio, score, unit in sorted(ranked):
+    for ratio, score, unit in _rank(scores, masks, costs, kinds):
         remove_layers(below=ratio)
         kind, layer, _ = unit
         if kind != "hidden":
@@ -112,6 +100,27 @@ def removal_order(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str
         order.append(unit)
     remove_layers(below=float("inf"))
     return order
+
+
+def _remaining_layers(masks: Units) -> list[int]:
+    return [layer for layer, stays in enumerate(masks.layers.tolist()) if stays]
+
+
+def _rank(scores: Units, masks: Units, costs: Costs, kinds: Sequence[str]) -> list[tuple[float, float, Unit]]:
+    """Return importance per cost, importance, and unit of all heads, neurons and dimensions, in ascending order.
+
+    Whole layers are not among them. Arguments are those of `removal_order`.
+    """
+    ranked: list[tuple[float, float, Unit]] = []
+    for kind in ("heads", "neurons"):
+        if kind in kinds:
+            for layer, cost in zip(_remaining_layers(masks), getattr(costs, kind), strict=True):
+                pairs = _removable(getattr(scores, kind)[layer], getattr(masks, kind)[layer], MINIMUM_UNITS[kind])
+                ranked += [(score / cost, score, (kind, layer, index)) for score, index in pairs]
+    if "hidden" in kinds:
+        pairs = _removable(scores.hidden, masks.hidden, MINIMUM_UNITS["hidden"])
+        ranked += [(score / costs.hidden, score, ("hidden", 0, index)) for score, index in pairs]
+    return sorted(ranked)
 
 
 def remove_units(masks: Units, units: Sequence[Unit]) -> Units:
