@@ -112,7 +112,7 @@ DAMAGES = {
     ),
     "no layers": (config(num_hidden_layers=0), "holds weights of layers that its configuration does not have"),
     "fewer layers": (config(num_hidden_layers=3), "holds weights of layers that its configuration does not have"),
-    "more layers": (config(num_hidden_layers=9), "more are missing); train it with"),
+    "more layers": (config(num_hidden_layers=9), "more are missing); correct its config.json, or save the model again"),
     "unknown type": (config(model_type="tardigrade"), "tardigrade"),
     "labels contradict": (
         config(id2label={"0": "negative", "1": "positive"}, label2id={"negative": 1, "positive": 0}),
@@ -130,6 +130,40 @@ def test_a_damaged_model_is_refused_in_one_line(run, model, sst2_dir, damage):
     code, out, err = run("evaluate", model, "--task", "sst2", "--data-dir", sst2_dir)
     assert (code, out) == (2, "")
     assert message in last_line(err)
+
+
+COMMANDS = {
+    "finetune": "{model} {data} --output-dir {out} {fast}",
+    "augment": "{data} --neighbours {model} --output-dir {out}",
+    "pretrain": "--dataset {corpus} --teacher {model} --output-dir {out} --max-steps 1 --max-length 8 {fast}",
+    "label": "{model} {data}",
+    "distill": "{model} {data} --live --output-dir {out} {fast}",
+    "distill --student": "{teacher} {data} --student {model} --output-dir {out} {fast}",
+    "prune": "{model} {data} --target-params 0.8 --output-dir {out} {fast}",
+    "quantize": "{model} --backend bitsandbytes --output-dir {out}",
+    "evaluate": "{model} {data}",
+    "benchmark": "{model} --lengths 8",
+    "report": "{model} {data} --teacher {teacher} --output-dir {out} --lengths 8",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_weights_that_do_not_fit(run, model, teacher_folder, sst2_dir, tmp_path, command):
+    """A check of the loader is met by every command; a name that a wrapper adds stands for all of them."""
+    weights = load_file(model / "model.safetensors")
+    renamed = {f"_orig_mod.{name}": weight for name, weight in weights.items()}
+    save_file(renamed, model / "model.safetensors", {"format": "pt"})
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS * 10))
+    options = COMMANDS[command].format(
+        model=model,
+        teacher=teacher_folder,
+        data=f"--task sst2 --data-dir {sst2_dir}",
+        corpus=tmp_path / "corpus.txt",
+        out=tmp_path / "out",
+        fast=FAST,
+    )
+    code, _, err = run(command.split()[0], *options.split())
+    assert (code, "torch.compile adds _orig_mod; save the model inside" in last_line(err)) == (2, True), err
 
 
 def rows(texts, labels=None):

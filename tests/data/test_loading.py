@@ -13,12 +13,15 @@ from tkd_hf.data.arguments import DataArguments
 from tkd_hf.data.labels import ENCODERS
 from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.problem_types import ProblemType
-from tkd_hf.data.tasks import GLUE_TASKS, Task, get_task
+from tkd_hf.data.tasks import GLUE_TASKS, TASKS, Task, get_task, register_task
 from tkd_hf.evaluation.metrics import METRICS
-from tkd_hf.models.loading import AUTO_CLASSES
+from tkd_hf.evaluation.predictions import DECISIONS
+from tkd_hf.models.architectures import AUTO_CLASSES
 from tkd_hf.objectives.divergences import SOFT_LOSSES
 from tkd_hf.objectives.hard import HARD_LOSSES
 from tkd_hf.objectives.logits import CONFIDENCES
+
+from ..factories import FAST, read_json
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -59,15 +62,16 @@ def test_predictions_depend_on_the_problem_type_for_numpy_and_torch(to_array):
 
 def test_every_table_by_problem_type_has_an_entry_for_each_that_it_serves():
     with_logits = {member for member in ProblemType if member.has_logits}
-    assert set(AUTO_CLASSES) == set(ProblemType)
+    assert set(AUTO_CLASSES) == {problem_type.head for problem_type in ProblemType}
     assert set(HARD_LOSSES) == set(SOFT_LOSSES) == with_logits
     assert set(CONFIDENCES) == {member for member in with_logits if not member.has_scores}
+    assert set(DECISIONS) == {member for member in set(ENCODERS) if not member.has_scores}
     assert set(ENCODERS) == {member for member in with_logits if not member.predicts_tokens}
 
 
 @pytest.mark.parametrize("problem_type", ProblemType)
 def test_the_head_of_a_problem_type_is_the_ending_of_its_auto_class(problem_type):
-    assert AUTO_CLASSES[problem_type].__name__.endswith(problem_type.head)
+    assert AUTO_CLASSES[problem_type.head].__name__.endswith(problem_type.head)
 
 
 def test_the_nine_glue_tasks_are_built_in():
@@ -91,6 +95,24 @@ def test_glue_tasks_use_the_metrics_of_the_benchmark():
 def test_an_unknown_task_is_refused_with_the_names_of_all_tasks():
     with pytest.raises(InputError, match=r"unknown task 'sst3'; the tasks are cola, sst2, .*--dataset"):
         get_task("sst3")
+
+
+def test_a_task_from_outside_the_package_works_with_the_option_task(run, monkeypatch, tmp_path, teacher_folder):
+    """The task is one definition and one call; its data is a local folder, as it could be a Hub id."""
+    monkeypatch.setitem(TASKS, "customers", None)  # removes the registered task after the test
+    rows = {"review": ["good film", "dull", "fine", "not good"], "stars": ["good", "bad", "good", "bad"]}
+    folder = write(tmp_path / "data", rows, suffix="csv").dataset
+    register_task(
+        Task("customers", ("review",), ("f1_macro", "accuracy"), ("bad", "good"), label_column="stars", dataset=folder)
+    )
+    arguments = ["--task", "customers", "--output-dir", tmp_path / "model", *FAST.split()]
+    assert run("finetune", teacher_folder, *arguments)[0] == 0
+    code, out, err = run("evaluate", tmp_path / "model", "--task", "customers", "--json", tmp_path / "result.json")
+    assert code == 0, err
+    assert "customers (4)" in out
+    assert list(read_json(tmp_path / "result.json")["models"][0]["metrics"]) == ["f1_macro", "accuracy"]
+    assert read_json(tmp_path / "model" / "config.json")["id2label"] == {"0": "bad", "1": "good"}
+    assert read_json(tmp_path / "model" / "tkd_run.json")["inputs"]["task"] == "customers"
 
 
 def test_a_built_in_task_is_read_from_a_local_copy(sst2_dir):

@@ -1,24 +1,40 @@
 """Metrics, agreement, calibration and the gate equal values computed by hand and by scipy; tables hold them."""
 
 import json
+from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from scipy.stats import entropy
 from transformers import EvalPrediction
 
-from tkd_hf import InputError
+from tkd_hf import DataArguments, InputError, report
+from tkd_hf.cards.generate import card
 from tkd_hf.core.errors import GateFailed
+from tkd_hf.data.problem_types import ProblemType
+from tkd_hf.data.tasks import TASKS
 from tkd_hf.evaluation.calibration import Calibration, calibration
 from tkd_hf.evaluation.columns import Estimate, Speedup
 from tkd_hf.evaluation.fidelity import ClassChange, Fidelity, agreement, disagreements, fidelity
-from tkd_hf.evaluation.metrics import METRICS, compute_metrics_for, entities, score
+from tkd_hf.evaluation.metrics import (
+    METRICS,
+    TextMetric,
+    compute_metrics_for,
+    entities,
+    metric_functions,
+    register_metric,
+    score,
+)
 from tkd_hf.evaluation.predictions import Predictions, labels_from_logits, predicted_labels
 from tkd_hf.evaluation.results import Evaluation, ModelResult, check_drop
 from tkd_hf.evaluation.tables import comparison_table, evaluation_tables, stage_table
 from tkd_hf.inference.memory import Parameters
 from tkd_hf.records.run_folder import StageRecord
+
+from ..factories import build_tokenizer
+from ..hub.runs import distilled, run_folder
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -370,3 +386,83 @@ def test_results_read_from_json_equal_those_written():
 def test_foreign_json_is_refused_by_field(change, message):
     with pytest.raises(InputError, match=message):
         Evaluation.from_dict(evaluation().to_dict() | change)
+
+
+# --- a metric from outside the package ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brier(monkeypatch):
+    """Register the Brier score: the mean squared distance between the probabilities and the true class."""
+    monkeypatch.setitem(METRICS, "brier", TextMetric)  # removes the registered metric after the test
+
+    @register_metric
+    class Brier(TextMetric):
+        """Mean squared distance between the probabilities and the true class."""
+
+        label = "brier"
+        needs_probabilities = True
+        higher_is_better = False
+        problem_types = (ProblemType.SINGLE_LABEL, ProblemType.TOKEN_CLASSIFICATION)
+
+        @staticmethod
+        def score(references, probabilities):
+            return np.square(probabilities - np.eye(probabilities.shape[-1])[references]).sum(axis=-1).mean()
+
+    return Brier
+
+
+# the probabilities of the first class are 0.9, 0.9 and 0.6, and the true classes are the first, second and first
+BRIER_LOGITS, BRIER_LABELS = np.array([logits_of(0.9), logits_of(0.9), logits_of(0.6)]), np.array([0, 1, 0])
+BRIER = 2 * (0.1**2 + 0.9**2 + 0.4**2) / 3
+
+
+@pytest.mark.usefixtures("brier")
+def test_a_metric_of_probabilities_equals_the_value_by_hand():
+    assert score(BRIER_LOGITS, BRIER_LABELS, ("brier",), CLASSES) == {"brier": pytest.approx(BRIER)}
+    (function,) = metric_functions(Predictions(BRIER_LOGITS, BRIER_LABELS, CLASSES), ("brier",))
+    assert function(np.array([0, 0, 2])) == pytest.approx(2 * (0.1**2 + 0.1**2 + 0.4**2) / 3)
+    tokens = Predictions([BRIER_LOGITS[:2], BRIER_LOGITS[1:]], [[0, 1], [-100, 0]], TOKENS)
+    (function,) = metric_functions(tokens, ("brier",))
+    assert function(np.array([0, 1])) == pytest.approx(BRIER)
+
+
+@pytest.mark.usefixtures("brier")
+def test_a_metric_is_refused_for_other_problem_types_with_those_that_fit():
+    with pytest.raises(InputError, match=r"brier cannot measure regression; the metrics for that are pearson, spear"):
+        score(np.ones((2, 1)), np.ones(2), ("brier",), REGRESSION)
+
+
+def test_a_metric_without_a_name_or_a_function_cannot_be_registered():
+    with pytest.raises(ValueError, match="Nameless needs a label and a score"):
+        register_metric(type("Nameless", (TextMetric,), {}))
+
+
+@pytest.mark.usefixtures("brier")
+def test_the_gate_refuses_a_rise_of_a_metric_of_which_less_is_better():
+    check_drop(0.2, 0.1, 0.01, "brier", "the teacher")
+    with pytest.raises(GateFailed, match=r"missed by 0.0900: brier 0.3000 is 0.1000 above the teacher \(0.2000\)"):
+        check_drop(0.2, 0.3, 0.01, "brier", "the teacher")
+
+
+@pytest.mark.usefixtures("brier", "no_processes")
+def test_a_metric_from_outside_reaches_evaluation_gate_report_and_card(monkeypatch, tmp_path, sst2_dir, teacher):
+    """The metric is one class and one decorator; a task names it."""
+    monkeypatch.setitem(TASKS, "sst2", replace(TASKS["sst2"], metrics=("brier", "accuracy")))
+    run_folder(tmp_path / "student", distilled())
+    teacher.save_pretrained(tmp_path / "teacher")
+    build_tokenizer().save_pretrained(tmp_path / "teacher")
+    data = DataArguments(task="sst2", data_dir=str(sst2_dir))
+    models, folder = [str(tmp_path / "student")], tmp_path / "report"
+    measured = report(models, folder, data, str(tmp_path / "teacher"), rounds=1, batch_sizes=(1,), lengths=(8,))
+    student = measured.evaluation.models[1]
+    low, high = student.intervals["brier"]
+    assert 0 < low <= student.metrics["brier"] <= high < 2
+    assert student.metrics["brier"] < measured.evaluation.models[0].metrics["brier"]
+    measured.evaluation.check_drop(0.0)  # less is better
+    value = f"{student.metrics['brier']:.4f} ({low:.3f}–{high:.3f})"
+    assert value in (folder / "report.md").read_text(encoding="utf-8")
+    page = card(models[0], folder)
+    assert f"| {value} |" in page
+    metadata = ModelCard.load(tmp_path / "student" / "README.md").data
+    assert metadata.metrics == ["brier", "accuracy"]

@@ -22,7 +22,8 @@ class Fault:
     Args:
         method: HTTP method of the requests.
         path_part: a part of their path.
-        kind: `"cut"` closes the connection in the middle of the request body; a number is the status of the response.
+        kind: `"cut"` closes the connection in the middle of the request body; `"silent"` sends nothing until the client
+            hangs up; a number is the status of the response.
         times: number of requests that fail.
     """
 
@@ -65,10 +66,13 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.before_request.pop(path_part)()
         try:
             body = self._body(cut=fault is not None and fault.kind == "cut")
-            if fault:
+            if fault and fault.kind == "silent":
+                self.connection.recv(1)
+            if fault and isinstance(fault.kind, int):
                 raise Refused(fault.kind, "fault ordered by the test", expected=True)
-            with self.hub.lock:
-                self._route(url.path, body)
+            if fault is None or fault.kind != "silent":
+                with self.hub.lock:
+                    self._route(url.path, body)
         except Refused as refused:
             if not refused.expected:
                 self.hub.failures.append(f"{self.command} {path}: {refused.status} {refused.message}")

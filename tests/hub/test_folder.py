@@ -1,12 +1,15 @@
 """Published files: everything that loading the model needs, and no private files, local paths or tokens."""
 
 import json
+import re
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tkd_hf import InputError
 from tkd_hf.cards.generate import card
 from tkd_hf.hub.folder import check_folder, publishable_files, publishable_record
+from tkd_hf.hub.snapshot import copy_files
 from tkd_hf.records.redaction import hub_id, redact, redacted_record
 from tkd_hf.records.run_folder import StageRecord
 
@@ -114,6 +117,60 @@ def test_adapter_of_a_local_base_model_is_refused(run, tmp_path):
         check_folder(run)
     (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base", "r": 8}))
     check_folder(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("LICENSE", "Ask hf_abcdefghij1234"),
+        ("tokenizer_config.json", '{"auth": {"token": "hf_abcdefghij1234"}}'),
+        ("modeling_tkd.py", "TOKEN = 'hf_abcdefghij1234'"),
+    ],
+)
+def test_files_that_contain_a_token_are_refused(run, name, content):
+    (run / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{re.escape(name)} contains .* Hub token; remove it") as raised:
+        check_folder(run)
+    assert "hf_abcdefghij" not in str(raised.value)
+
+
+def test_weights_whose_metadata_contain_a_token_are_refused(run):
+    weights = load_file(run / "model.safetensors")
+    save_file(weights, run / "model.safetensors", metadata={"format": "pt", "note": f"hf_{'a1' * 17}"})
+    with pytest.raises(InputError, match=r"model\.safetensors contains .* Hub token"):
+        check_folder(run)
+
+
+def test_nested_local_paths_are_refused_but_labels_that_look_like_paths_are_not(run):
+    config = read_json(run / "config.json")
+    (run / "config.json").write_text(json.dumps(config | {"id2label": {"0": "/business", "1": "/sports"}}))
+    check_folder(run)
+    (run / "config.json").write_text(json.dumps(config | {"nested": [{"cache_dir": "/home/ann/cache"}]}))
+    with pytest.raises(InputError, match=r"config\.json has nested\[0\]\.cache_dir='/home/ann/cache'.*remove it"):
+        check_folder(run)
+
+
+def test_a_file_exchanged_for_a_link_during_the_copy_is_refused(run, tmp_path):
+    (tmp_path / "secret").write_text("key")
+    (tmp_path / "copies").mkdir()
+    files = publishable_files(run)
+    (run / "README.md").unlink()
+    (run / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"README\.md is a link to .*secret"):
+        copy_files(run, files, tmp_path / "copies")
+    (run / "README.md").unlink()
+    (run / "pictures").rename(tmp_path / "elsewhere")
+    (run / "pictures").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"pictures is a link to .*elsewhere"):
+        copy_files(run, [file for file in files if file.parent.name == "pictures"], tmp_path / "copies")
+
+
+def test_card_is_not_written_from_a_link(run, tmp_path):
+    (tmp_path / "secret").write_text("key")
+    (run / "README.md").unlink()
+    (run / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"README\.md is a link to .*secret"):
+        card(run)
 
 
 def test_published_files_contain_no_local_paths(run, tmp_path):

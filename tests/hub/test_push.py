@@ -210,6 +210,41 @@ def test_push_does_not_overwrite_a_concurrent_commit(push, repo, hub, run_folder
     assert repo().files()["theirs.txt"] == b"mine"
 
 
+def test_card_that_was_edited_on_the_hub_is_not_overwritten(push, repo, run_folder, name):
+    push()
+    card = repo().files()["README.md"]
+    edited = {"README.md": Blob(card + b"\nA warning of my colleague.\n")}
+    repo().move("refs/heads/main", Commit(repo().commits[repo().resolve("main")].files | edited, None, "edit"))
+    change_user_text(run_folder, "Small")
+    result = push()
+    assert result.code == 2
+    assert f"the card (README.md) of {name} was edited on the Hub" in result.err
+    assert f"hf download {name} README.md --local-dir {run_folder}" in result.err
+    assert_one_line(result.err)
+    (run_folder / "README.md").write_bytes(repo().files()["README.md"])
+    assert push().code == 0
+    assert b"A warning of my colleague." in repo().files()["README.md"]
+
+
+def test_hub_that_stays_silent_ends_the_push(push, client, hub, name):
+    client.python("import tkd_hf.hub.push as push; push.REQUEST_SECONDS = 0.3")
+    hub.faults.append(Fault("POST", "/repos/create", "silent", times=100))
+    result = push()
+    hub.faults.clear()
+    client.python("import tkd_hf.hub.push as push; push.REQUEST_SECONDS = 20.0")
+    assert result.code == 2
+    assert f"cannot push to {name}: the connection failed" in result.err
+    assert_one_line(result.err)
+
+
+def test_commit_message_with_a_token_is_refused(push, hub, name):
+    result = push("--message", "with hf_abcdefghijklmnop")
+    assert result.code == 2
+    assert "looks like a Hub token" in result.err
+    assert "hf_abcdefghijklmnop" not in result.err
+    assert name not in hub.repos
+
+
 def test_dry_run_lists_files_and_card_without_network(push, hub, run_folder, tmp_path):
     before = len(hub.requests)
     result = push("--dry-run", "--json", tmp_path / "plan.json", token=None)

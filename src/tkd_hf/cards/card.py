@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ..data.tasks import GLUE_TASKS
+from ..data.tasks import TASKS
 from ..evaluation.columns import readable_name
 from ..evaluation.metrics import METRICS
 from ..evaluation.results import Benchmark, Evaluation, ModelResult
@@ -214,7 +214,7 @@ class Card:
     @property
     def text(self) -> str | tuple[str, str]:
         """A text, or a pair of texts, for the code examples."""
-        glue_task = GLUE_TASKS.get(self.task)
+        glue_task = TASKS.get(self.task)
         if glue_task and len(glue_task.text_columns) == 2:
             return EXAMPLE_PAIR
         return EXAMPLE_TEXTS[self.pipeline_tag].format(mask=self.mask or "[MASK]")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..evaluation.calibration import Calibration
+from ..evaluation.metrics import higher_is_better
 from ..evaluation.results import Report
 
 
@@ -68,7 +69,7 @@ def draw(report: Report, folder: Path) -> None:
         }
         for (name, model), cost in zip(models.items(), report.benchmark.models, strict=True)
     ]
-    pareto(folder / "pareto.png", metric.replace("_", " "), points, COSTS)
+    pareto(folder / "pareto.png", metric.replace("_", " "), points, COSTS, higher_is_better(metric))
     calibrations = {name: model.calibration for name, model in models.items() if model.calibration}
     if calibrations:
         reliability(folder / "reliability.png", calibrations)
@@ -76,7 +77,7 @@ def draw(report: Report, folder: Path) -> None:
         training(folder / "training.png", report.logs)
 
 
-def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -> None:
+def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str], higher_is_better: bool = True) -> None:
     """Plot a metric against each cost, one panel per cost, with a line through the Pareto front.
 
     Args:
@@ -85,7 +86,9 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
         models: per model `name`, `value`, `interval` (low and high), and each cost by its key. A cost of `None` leaves
             the model out of that panel.
         costs: label of the axis per cost.
+        higher_is_better: whether larger values of the metric are better.
     """
+    sign = 1 if higher_is_better else -1
     figure, panels = plt.subplots(1, len(costs), figsize=(1 + 4.2 * len(costs), 4.6), sharey=True, squeeze=False)
     models_with_style = list(zip(models, STYLES * len(models), strict=False))
     for axis, (cost, label) in zip(panels[0], costs.items(), strict=True):
@@ -95,8 +98,17 @@ def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str]) -
             error = [[model["value"] - low], [high - model["value"]]]
             look = {"fmt": marker, "color": color, "capsize": 3, "markersize": 7, "elinewidth": 0.8}
             axis.errorbar(model[cost], model["value"], error, label=model["name"], **look)
-        front = pareto_front([(model[cost], model["value"]) for model, _ in shown])
-        axis.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
+        front = pareto_front([(model[cost], sign * model["value"]) for model, _ in shown])
+        costs_of_front, values = zip(*front, strict=True)
+        axis.step(
+            costs_of_front,
+            [sign * value for value in values],
+            where="post",
+            color=GREY,
+            linewidth=1,
+            linestyle=":",
+            zorder=0,
+        )
         axis.set_xlabel(label)
         axis.set_xlim(0, 1.15 * max(model[cost] for model, _ in shown))
         axis.grid(color="#dddddd", linewidth=0.6)

@@ -16,14 +16,19 @@ from ..core.options import accepts
 from ..data.tokenization import to_tuple
 from ..evaluation.results import REPORT_JSON, Report
 from ..hub.folder import CARD, PICTURES, RESULTS
+from ..hub.snapshot import refuse_links
 from ..models.signals import without_adapters
 from ..quantization import BACKENDS
 from ..records.redaction import redact, redacted_record
-from ..records.run_folder import StageRecord, fingerprint, read_record, training_arguments, write_record
+from ..records.run_folder import RECORD_NAME, StageRecord, fingerprint, read_record, training_arguments, write_record
 from ..teachers.soft_labels import teacher_revision
 from .arguments import CardOptions
 from .card import Card
 from .metadata import check_card
+
+
+# Files whose content goes into the card. A link could bring in a file that is not meant to be published.
+CARD_SOURCES = (CARD, RECORD_NAME, RESULTS, "config.json", "adapter_config.json", "tokenizer_config.json")
 
 
 @accepts(CardOptions)
@@ -50,6 +55,7 @@ def card(options: CardOptions) -> str:
     folder, language = Path(options.folder), options.language
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} contains no model (config.json); name a run folder")
+    refuse_links(folder, CARD_SOURCES)
     record = options.record or read_record(folder)
     if options.report is not None:
         _copy_results(Path(options.report), folder, record)

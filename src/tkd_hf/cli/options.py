@@ -336,6 +336,6 @@ def merge_suggestion(lora: "LoraArguments | None", output_dir: Path) -> str | No
     """Return the command that merges the trained adapter into a model; `None` if it is already merged."""
     if not (lora and lora.adapter_only):
         return None
-    from ..models.lora import merge_command
+    from ..models.checks import merge_command
 
     return merge_command(output_dir, f"{output_dir}-merged")

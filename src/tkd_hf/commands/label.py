@@ -12,7 +12,7 @@ from ..core.options import accepts
 from ..data.loading import load_split
 from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
-from ..models.loading import load_classifier, load_tokenizer
+from ..models.loading import load_classifier_with_tokenizer, load_tokenizer
 from ..teachers.soft_labels import SoftLabels, default_path, teacher_revision
 from .options import LabelOptions
 
@@ -103,7 +103,7 @@ def complete_soft_labels(
         features: tokenized data sets. If the teacher has another tokenizer than the student, its features are the
             columns that begin with `teacher_`.
         batch_size, overwrite: as in `label`.
-        problem_type: the kind of classifier to load; see `load_classifier`.
+        problem_type: the kind of classifier to load; see `tkd_hf.models.loading.load_classifier`.
         teacher_index: index of the teacher among several, from 0.
 
     Returns:
@@ -117,7 +117,7 @@ def complete_soft_labels(
         missing = rows if stored is None else rows.select(stored.missing(rows, teacher_index))
         for start in range(0, len(missing), EXAMPLES_PER_SAVE):
             if model is None:
-                model, tokenizer = load_classifier(teacher, problem_type), load_tokenizer(teacher)
+                model, tokenizer = load_classifier_with_tokenizer(teacher, problem_type)
                 model.to(state.device)
             end = min(start + EXAMPLES_PER_SAVE, len(missing))
             part = teacher_features(missing.select(range(start, end)), teacher_index)

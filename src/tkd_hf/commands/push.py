@@ -1,19 +1,28 @@
 """Push a run folder to the Hub, after checking its files and its card (`tkd-hf push`)."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from ..cards.generate import card
+from ..cards.generate import card, card_from_folder
 from ..cards.metadata import read_card
 from ..core.errors import InputError
+from ..core.files import atomic_write, read_json
 from ..core.options import accepts
 from ..hub.folder import CARD, check_folder, publishable_files, publishable_record
 from ..hub.push import PushResult, check_repo_id, push_files
+from ..hub.snapshot import copy_files
 from ..records.run_folder import RECORD_NAME
 from .evaluate import evaluate
 from .options import PushOptions
 from .report import recorded_input
+
+
+PUSHED = ".tkd_pushed.json"  # in the run folder: the hash of the card that was pushed last, by repository
 
 
 @dataclass
@@ -21,12 +30,14 @@ class PushPlan:
     """The files that a push would upload.
 
     Args:
-        files: by path in the repository: a local file, or content that differs from the local file.
+        files: by path in the repository: a copy of a file in the run folder, or content that differs from that file.
         card: the content of the card.
+        copies: the folder with the copies, which exists as long as the plan.
     """
 
     files: dict[str, Path | bytes]
     card: str
+    copies: TemporaryDirectory[str]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -38,6 +49,8 @@ class PushPlan:
 
 def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> PushPlan:
     """Return the files that a push would upload, without using the network. The card in the folder is updated.
+
+    The files are copied first and the copies are checked, so a file that changes later is not published unchecked.
 
     Args:
         folder: the run folder.
@@ -51,12 +64,13 @@ def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> 
     folder = Path(folder)
     check_folder(folder, include)
     content = write_card(folder, repo_id)
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in publishable_files(folder, include)
-    }
+    copies = TemporaryDirectory(prefix="tkd-hf-push-")
+    copied = copy_files(folder, publishable_files(folder, include), Path(copies.name))
+    check_folder(copies.name, include)
+    files: dict[str, Path | bytes] = {path.relative_to(copies.name).as_posix(): path for path in copied}
     if RECORD_NAME in files:
-        files[RECORD_NAME] = publishable_record(folder)
-    return PushPlan(files, content)
+        files[RECORD_NAME] = publishable_record(copies.name)
+    return PushPlan(files, content, copies)
 
 
 def write_card(folder: Path, repo_id: str) -> str:
@@ -73,7 +87,8 @@ def push(options: PushOptions) -> PushResult:
     With `max_drop`, the model and its teacher are evaluated first, and a model that lost too much is not pushed.
 
     Raises:
-        InputError: as `plan_push`; if `max_drop` is given without data; or if the Hub refuses the push.
+        InputError: as `plan_push`; if `max_drop` is given without data; if the card was edited on the Hub; or if the
+            Hub refuses the push.
         GateFailed: if the model lost more than `max_drop`.
 
     Example:
@@ -85,7 +100,7 @@ def push(options: PushOptions) -> PushResult:
     print(result.commit)
     ```
     """
-    folder, max_drop, data = options.folder, options.max_drop, options.data
+    folder, max_drop, data = Path(options.folder), options.max_drop, options.data
     planned = plan_push(folder, options.repo_id, options.include)
     if max_drop is not None:
         if data is None:
@@ -93,7 +108,11 @@ def push(options: PushOptions) -> PushResult:
                 f"max_drop={max_drop} requires data to evaluate the model and its teacher on: name the task"
             )
         evaluate(str(folder), data, options.teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
-    return push_files(
+
+    def guard(remote_card: bytes) -> None:
+        _check_remote_card(remote_card, folder, options.repo_id, planned.card)
+
+    result = push_files(
         planned.files,
         options.repo_id,
         private=options.private,
@@ -101,4 +120,32 @@ def push(options: PushOptions) -> PushResult:
         tag=options.tag,
         create_pr=options.create_pr,
         message=options.message,
+        guard=guard,
     )
+    if not options.create_pr:
+        _remember_card(folder, options.repo_id, planned.card)
+    return result
+
+
+def _check_remote_card(remote_card: bytes, folder: Path, repo_id: str, content: str) -> None:
+    """Refuse to replace a card that contains text which the new card lacks, unless this folder pushed that text."""
+    if hashlib.sha256(remote_card).hexdigest() == _pushed_cards(folder).get(repo_id):
+        return
+    base = read_card(content)[0].get("base_model")
+    described = card_from_folder(folder, repo_id=repo_id, base_model=base if isinstance(base, str) else None)
+    if described.render(remote_card.decode("utf-8", errors="replace")) != content:
+        raise InputError(
+            f"the card (README.md) of {repo_id} was edited on the Hub, and this push would drop those changes; take "
+            f"them over (hf download {repo_id} README.md --local-dir {folder}) and push again"
+        )
+
+
+def _pushed_cards(folder: Path) -> dict[str, Any]:
+    path = folder / PUSHED
+    return read_json(path, hint="delete the file") if path.exists() else {}
+
+
+def _remember_card(folder: Path, repo_id: str, content: str) -> None:
+    pushed = _pushed_cards(folder) | {repo_id: hashlib.sha256(content.encode()).hexdigest()}
+    with atomic_write(folder / PUSHED) as file:
+        file.write_text(json.dumps(pushed, indent=2) + "\n", encoding="utf-8")

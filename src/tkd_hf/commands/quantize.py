@@ -20,7 +20,7 @@ from ..data.tokenization import tokenize
 from ..evaluation.results import check_drop
 from ..inference.runners import load_runner, runner_config
 from ..inference.timing import forward_pass, max_input_length, text_batch, time_interleaved, timings
-from ..models.loading import load_classifier, load_tokenizer, weight_files
+from ..models.loading import load_classifier_with_tokenizer, weight_files
 from ..quantization import load_backend
 from ..records.run_folder import RunFolder, StageRecord, fingerprint, read_record
 from ..teachers.soft_labels import teacher_revision
@@ -83,7 +83,7 @@ def quantize(options: QuantizeOptions) -> StageRecord:
     if run.done:
         return run.record
     with run.replace_when_done() as folder:
-        classifier, tokenizer = load_classifier(model, task.problem_type if task else None), load_tokenizer(model)
+        classifier, tokenizer = load_classifier_with_tokenizer(model, task.problem_type if task else None)
 
         def examples() -> Iterator[dict[str, torch.Tensor]]:
             if data is None or train is None:

@@ -15,7 +15,7 @@ from ..core.files import atomic_write, read_json
 from ..core.names import short_names
 from ..core.options import accepts
 from ..data.arguments import DataArguments
-from ..data.tasks import GLUE_TASKS
+from ..data.tasks import TASKS
 from ..evaluation.results import REPORT_JSON, REPORT_MARKDOWN, Report
 from ..inference.runners import find_export
 from ..records.run_folder import RECORD_NAME, read_record
@@ -94,7 +94,7 @@ def recorded_task(runs: Sequence[str]) -> str:
         InputError: if they name no task, several tasks, or data that is not a GLUE task.
     """
     task = recorded_input(runs, "task")
-    if task not in GLUE_TASKS:
+    if task not in TASKS:
         raise InputError(f"the runs were trained on {task!r}; name that data with --dataset and its columns")
     return task
 

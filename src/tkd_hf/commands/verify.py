@@ -19,7 +19,7 @@ from ..core.names import label_names, split_revision
 from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
-from ..data.tasks import GLUE_TASKS, Task
+from ..data.tasks import TASKS, Task
 from ..evaluation.columns import number
 from ..hub.folder import CARD
 from ..hub.push import check_repo_id, hub_errors
@@ -180,7 +180,7 @@ def claimed_task(model: str) -> str:
     with hub_errors(f"fetch the card of {model}", "nothing was verified"):
         card = hf_hub_download(name, "README.md", revision=revision)
     claims = read_claims(Path(card).parent)
-    tasks = [task.name for task in GLUE_TASKS.values() if _claims_for(task, claims)]
+    tasks = [task.name for task in TASKS.values() if _claims_for(task, claims)]
     if len(tasks) != 1:
         datasets = ", ".join(sorted({claim.dataset for claim in claims}))
         raise InputError(f"the card of {model} has metrics for {datasets}; name the data with --task or --dataset")

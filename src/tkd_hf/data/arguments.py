@@ -28,7 +28,7 @@ class DataArguments:
 
     task: str | None = option(
         default=None,
-        help="Built-in GLUE task, such as sst2, cola, mrpc, stsb, qqp or mnli. `tkd_hf.data.tasks.GLUE_TASKS` lists "
+        help="Built-in GLUE task, such as sst2, cola, mrpc, stsb, qqp or mnli. `tkd_hf.data.tasks.TASKS` lists "
         "them all.",
     )
     dataset: str | None = option(

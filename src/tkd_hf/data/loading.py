@@ -147,15 +147,14 @@ def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
     name = split.split("[")[0]
     if data.task and data.data_dir:
         return _read_file(_split_file(Path(data.data_dir) / (task.config or task.name), name), name, split)
-    if data.dataset and Path(data.dataset).exists():
-        path = Path(data.dataset)
+    path = Path(task.dataset)
+    if path.exists() and (data.dataset or not task.config):
         if path.is_dir():
             return _read_file(_split_file(path, name), name, split)
         return _read_file(path, "train", split)
-    config = task.config or (task.name if data.task else None)
     alternative = "a local copy with --data-dir" if data.task else "a local folder or file"
     with explain_hub_errors(f"data set {task.dataset!r}", alternative):
-        return load_dataset(task.dataset, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+        return load_dataset(task.dataset, task.config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
 
 
 @contextmanager

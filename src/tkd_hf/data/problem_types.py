@@ -4,10 +4,11 @@ Code asks a `ProblemType` instead of comparing its name. What needs torch, datas
 line's options must not load, is in tables with one entry per problem type, each beside the code that uses it:
 
 - `tkd_hf.data.labels.ENCODERS`: how the labels of a data set become codes or scores;
-- `tkd_hf.models.loading.AUTO_CLASSES`: the class of transformers that loads a model;
+- `tkd_hf.models.architectures.AUTO_CLASSES`, by `head`: the class of transformers that loads a model;
 - `tkd_hf.objectives.hard.HARD_LOSSES`: the loss against labels;
 - `tkd_hf.objectives.divergences.SOFT_LOSSES`: the loss against a teacher's logits;
-- `tkd_hf.objectives.logits.CONFIDENCES`: how sure a teacher is of a prediction.
+- `tkd_hf.objectives.logits.CONFIDENCES`: how sure a teacher is of a prediction;
+- `tkd_hf.evaluation.predictions.DECISIONS`: the probabilities of predictions, whether they are right, and their names.
 """
 
 from collections.abc import Callable

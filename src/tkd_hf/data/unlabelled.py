@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from ..core.errors import InputError
 from .arguments import DataArguments
 from .loading import normalise, read_split
-from .tasks import GLUE_TASKS, Task
+from .tasks import TASKS, Task
 
 
 logger = logging.getLogger(__name__)
@@ -133,8 +133,8 @@ def _read(source: str, task: Task, data_dir: str | None) -> Dataset:
     split = split or "train"
     texts_per_example = len(task.text_columns)
     choices = [task.text_columns, ("text", "text_pair")[:texts_per_example]]
-    if name in GLUE_TASKS and not Path(name).exists():
-        source_task = GLUE_TASKS[name]
+    if name in TASKS and not Path(name).exists():
+        source_task = TASKS[name]
         rows = read_split(DataArguments(task=name, data_dir=data_dir), source_task, split)
         if len(source_task.text_columns) == texts_per_example:
             choices = [source_task.text_columns]

@@ -53,7 +53,7 @@ def calibration(predictions: Predictions) -> Calibration | None:
 
     ```
     """
-    if predictions.problem_type == "regression":
+    if predictions.problem_type.has_scores:
         return None
     return _binned(*predictions.confidence_and_correctness())
 

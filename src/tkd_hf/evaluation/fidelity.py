@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import log_expit, log_softmax
 
 from ..core.statistics import mcnemar
 from .metrics import score
-from .predictions import Predictions, as_one_array
+from .predictions import DECISIONS, Predictions, as_one_array
 
 
 @dataclass
@@ -91,9 +90,9 @@ def fidelity(teacher: Predictions, model: Predictions, label_names: tuple[str, .
 
     ```
     """
-    if model.problem_type == "regression":
+    if model.problem_type.has_scores:
         teacher_scores, model_scores = as_one_array(teacher.predicted_labels), as_one_array(model.predicted_labels)
-        correlation = score(model.logits, teacher_scores, ("pearson",), "regression")["pearson"]
+        correlation = score(model.logits, teacher_scores, ("pearson",), model.problem_type)["pearson"]
         return Fidelity(pearson=correlation, difference=float(np.abs(teacher_scores - model_scores).mean()))
     teacher_only = int((teacher.correct & ~model.correct).sum())
     model_only = int((model.correct & ~teacher.correct).sum())
@@ -147,26 +146,15 @@ def disagreements(
         teacher_label, model_label = teacher.predicted_labels[index], model.predicted_labels[index]
         if np.array_equal(teacher_label, model_label):
             continue
-        entry = dict(row) | {"label": _named(model.references[index], model.problem_type, label_names)}
+        entry = dict(row) | {"label": model.named(model.references[index], label_names)}
         for name, predictions, label in (("teacher", teacher, teacher_label), ("model", model, model_label)):
-            entry[name] = _named(label, model.problem_type, label_names)
-            if model.problem_type != "regression":
+            entry[name] = model.named(label, label_names)
+            if not model.problem_type.has_scores:
                 entry[f"{name}_confidence"] = round(predictions.example_confidence(index), 4)
         entries.append(entry)
-    if model.problem_type == "regression":
+    if model.problem_type.has_scores:
         return sorted(entries, key=lambda entry: -abs(entry["teacher"] - entry["model"]))
     return sorted(entries, key=lambda entry: -entry["model_confidence"])
-
-
-def _named(label: Any, problem_type: str, label_names: tuple[str, ...]) -> Any:
-    """Replace the codes of a label by names; a score becomes a float."""
-    if problem_type == "regression":
-        return float(label)
-    if problem_type == "multi_label_classification":
-        return [name for name, applies in zip(label_names, label, strict=True) if applies]
-    if problem_type == "token_classification":
-        return [label_names[code] for code in label]
-    return label_names[int(label)]
 
 
 def _comparable(
@@ -190,15 +178,7 @@ def _divergence(teacher: Predictions, model: Predictions) -> float | None:
     if arrays is None:
         return None
     teacher_logits, model_logits = (logits.astype(np.float64) for logits in arrays)
-    if model.problem_type == "multi_label_classification":
-        log_probabilities = [
-            (log_expit(teacher_logits), log_expit(model_logits)),
-            (log_expit(-teacher_logits), log_expit(-model_logits)),
-        ]
-    else:
-        log_probabilities = [(log_softmax(teacher_logits, axis=-1), log_softmax(model_logits, axis=-1))]
-    terms = sum(np.exp(of_teacher) * (of_teacher - of_model) for of_teacher, of_model in log_probabilities)
-    return float(terms.sum(axis=-1).mean())
+    return float(DECISIONS[model.problem_type].divergence(teacher_logits, model_logits).mean())
 
 
 def _class_changes(teacher: Predictions, model: Predictions, label_names: tuple[str, ...]) -> list[ClassChange]:

@@ -1,12 +1,13 @@
 """The metrics of GLUE and of token classification, as `evaluate.Metric`s that need no network.
 
-To add a metric, write a subclass of `TextMetric` with a `label` and a `score`, and add it to `METRICS`. A `Task` names
-its metrics by their label; training, evaluation, confidence intervals and model cards then use them.
+To add a metric, write a subclass of `TextMetric` with a `label` and a `score`, and decorate it with `register_metric`.
+It may be outside this package. A `Task` names its metrics by their label; training, evaluation, the gate, confidence
+intervals, reports and model cards then use them.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import datasets
 import evaluate
@@ -15,7 +16,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..core.errors import InputError
-from .predictions import Predictions, as_one_array
+from ..data.problem_types import ProblemType
+from .predictions import Predictions, Rows, as_one_array
 
 
 class TextMetric(evaluate.Metric):
@@ -23,10 +25,17 @@ class TextMetric(evaluate.Metric):
 
     `evaluate.load` would download a script from the Hub at run time. These classes compute the same values locally.
 
-    A subclass has three members:
+    A subclass sets `label` and `score`, and the other attributes if the defaults are wrong.
+
+    Attributes:
         label: its name, the key in `METRICS` and in results.
-        value: the type of one prediction; by default an integer code.
-        score: a static method that takes references and predictions, in this order, and returns a number.
+        score: a static method that takes references and predictions, in this order, and returns a number. For token
+            classification, they are those of all labelled tokens.
+        value: the type of one reference; by default an integer code.
+        needs_probabilities: whether `score` takes the probability of each label, (…, labels), instead of the predicted
+            labels.
+        higher_is_better: whether a larger value is better; the gate and the figures of reports consider it.
+        problem_types: the problems for which it is defined (all).
 
     Example:
 
@@ -38,16 +47,32 @@ class TextMetric(evaluate.Metric):
     ```
     """
 
-    label = ""
-    value = datasets.Value("int64")
+    label: ClassVar[str] = ""
+    value: ClassVar[Any] = datasets.Value("int64")
     score: ClassVar[Callable[..., float]]
+    needs_probabilities: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = True
+    problem_types: ClassVar[tuple[ProblemType, ...]] = tuple(ProblemType)
+
+    @classmethod
+    def inputs(cls, predictions: Predictions, label_names: tuple[str, ...]) -> tuple[Any, Any]:
+        """Return references and predictions: arrays of all examples, or for token classification one per example."""
+        if cls.needs_probabilities:
+            return predictions.references, predictions.probabilities
+        return predictions.references, predictions.predicted_labels
+
+    @staticmethod
+    def joined(values: Any) -> Any:
+        """Join the references or predictions of several examples, as `score` takes them."""
+        return as_one_array(values)
 
     def _info(self) -> evaluate.MetricInfo:
-        feature = datasets.Sequence(self.value) if self.config_name == "multilabel" else self.value
+        reference = datasets.Sequence(self.value) if self.config_name == "multilabel" else self.value
+        prediction = datasets.Sequence(datasets.Value("float64")) if self.needs_probabilities else reference
         return evaluate.MetricInfo(
             description=type(self).__doc__,
             citation="",
-            features=datasets.Features({"predictions": feature, "references": feature}),
+            features=datasets.Features({"predictions": prediction, "references": reference}),
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
@@ -56,66 +81,124 @@ class TextMetric(evaluate.Metric):
         return {self.label: float(self.score(np.asarray(references), np.asarray(predictions)))}
 
 
+METRICS: dict[str, type[TextMetric]] = {}
+_CLASSES = (ProblemType.SINGLE_LABEL, ProblemType.MULTI_LABEL, ProblemType.TOKEN_CLASSIFICATION)
+_Metric = TypeVar("_Metric", bound=type[TextMetric])
+
+
+def register_metric(metric: _Metric) -> _Metric:
+    """Add a metric to `METRICS`, so that tasks can name it; use it as a decorator.
+
+    Args:
+        metric: the class. It replaces a metric with the same label.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: if the class has no `label` or no `score`.
+
+    Example:
+
+    ```python
+    >>> from sklearn.metrics import log_loss
+    >>> from tkd_hf.evaluation.metrics import METRICS, TextMetric, register_metric
+    >>> @register_metric
+    ... class LogLoss(TextMetric):
+    ...     label = "log_loss"
+    ...     needs_probabilities = True
+    ...     higher_is_better = False
+    ...     score = staticmethod(log_loss)
+    >>> METRICS.pop("log_loss") is LogLoss
+    True
+
+    ```
+    """
+    if not metric.label or not hasattr(metric, "score"):
+        raise ValueError(f"{metric.__name__} needs a label and a score to be registered; set both in the class")
+    METRICS[metric.label] = metric
+    return metric
+
+
+def higher_is_better(name: str) -> bool:
+    """Return whether a larger value of a metric is better; it is for names that no metric has, such as `agreement`."""
+    return name not in METRICS or METRICS[name].higher_is_better
+
+
+@register_metric
 class Accuracy(TextMetric):
     """The share of predictions that equal the reference."""
 
     label = "accuracy"
+    problem_types = _CLASSES
     score = staticmethod(accuracy_score)
 
 
+@register_metric
 class F1(TextMetric):
     """The F1 of class 1, as GLUE reports it for MRPC and QQP; 0 if class 1 is never predicted."""
 
     label = "f1"
+    problem_types = _CLASSES
 
     @staticmethod
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, zero_division=0)
 
 
+@register_metric
 class F1Macro(TextMetric):
     """The mean of the F1 of all classes."""
 
     label = "f1_macro"
+    problem_types = _CLASSES
 
     @staticmethod
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, average="macro", zero_division=0)
 
 
+@register_metric
 class F1Micro(TextMetric):
     """The F1 over all decisions, for tasks with several labels per example."""
 
     label = "f1_micro"
+    problem_types = _CLASSES
 
     @staticmethod
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return f1_score(references, predictions, average="micro", zero_division=0)
 
 
+@register_metric
 class MatthewsCorrelation(TextMetric):
     """Matthews' correlation coefficient, the metric of CoLA; 0 if all predictions are the same class."""
 
     label = "matthews_correlation"
+    problem_types = _CLASSES
     score = staticmethod(matthews_corrcoef)
 
 
+@register_metric
 class Pearson(TextMetric):
     """Pearson's correlation of scores, a metric of STS-B; 0 if predictions or references are constant."""
 
     label = "pearson"
     value = datasets.Value("float64")
+    problem_types = (ProblemType.REGRESSION,)
 
     @staticmethod
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
         return _correlation(pearsonr, references, predictions)
 
 
+@register_metric
 class Spearman(TextMetric):
     """Spearman's rank correlation of scores, a metric of STS-B; 0 if predictions or references are constant."""
 
     label = "spearman"
     value = datasets.Value("float64")
+    problem_types = (ProblemType.REGRESSION,)
 
     @staticmethod
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
@@ -128,6 +211,7 @@ def _correlation(statistic: Callable, references: np.ndarray, predictions: np.nd
     return statistic(references, predictions).statistic
 
 
+@register_metric
 class EntityF1(TextMetric):
     """The F1 of entities, the metric of CoNLL: an entity is correct if its first word, last word and type are correct.
 
@@ -150,6 +234,15 @@ class EntityF1(TextMetric):
 
     label = "entity_f1"
     value = datasets.Sequence(datasets.Value("string"))
+    problem_types = (ProblemType.TOKEN_CLASSIFICATION,)
+
+    @classmethod
+    def inputs(cls, predictions: Predictions, label_names: tuple[str, ...]) -> tuple[Any, Any]:
+        return _tags(predictions.references, label_names), _tags(predictions.predicted_labels, label_names)
+
+    @staticmethod
+    def joined(values: Any) -> Any:
+        return values
 
     @staticmethod
     def score(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
@@ -188,14 +281,8 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return spans
 
 
-METRICS: dict[str, type[TextMetric]] = {
-    metric.label: metric
-    for metric in (Accuracy, F1, F1Macro, F1Micro, MatthewsCorrelation, Pearson, Spearman, EntityF1)
-}
-
-
 def score(
-    logits: np.ndarray | list[np.ndarray],
+    logits: Rows,
     labels: np.ndarray | Sequence[Sequence[int] | np.ndarray],
     names: tuple[str, ...],
     problem_type: str,
@@ -212,7 +299,7 @@ def score(
         The value of each metric by name.
 
     Raises:
-        InputError: for a name that is not in `METRICS`.
+        InputError: for a name that is not in `METRICS`, or a metric that is not defined for the problem type.
 
     Example:
 
@@ -224,11 +311,12 @@ def score(
 
     ```
     """
-    config = "multilabel" if problem_type == "multi_label_classification" else None
-    predictions = Predictions(logits, labels, problem_type)
+    predictions = Predictions(logits, labels, ProblemType(problem_type))
+    config = "multilabel" if predictions.problem_type.has_several_labels else None
     results: dict[str, float] = {}
-    for name, (references, predicted) in _metric_inputs(predictions, names, label_names).items():
-        results |= METRICS[name](config_name=config).compute(predictions=predicted, references=references)
+    for metric in _metrics(names, predictions.problem_type):
+        references, predicted = map(metric.joined, metric.inputs(predictions, label_names))
+        results |= metric(config_name=config).compute(predictions=predicted, references=references)
     return results
 
 
@@ -240,43 +328,31 @@ def metric_functions(
     The function computes the metric over the examples at these indices, which may repeat.
     """
 
-    def metric_function(name: str, references: list | np.ndarray, predicted: list | np.ndarray) -> Callable:
-        compute = METRICS[name].score
+    def metric_function(metric: type[TextMetric]) -> Callable[[np.ndarray], float]:
+        references, predicted = metric.inputs(predictions, label_names)
         if not isinstance(predicted, list):
-            return lambda indices: float(compute(references[indices], predicted[indices]))
+            return lambda indices: float(metric.score(references[indices], predicted[indices]))
 
         def over_tokens(indices: np.ndarray) -> float:
-            chosen_references, chosen_predicted = ([values[i] for i in indices] for values in (references, predicted))
-            if name == EntityF1.label:
-                return float(compute(chosen_references, chosen_predicted))
-            return float(compute(as_one_array(chosen_references), as_one_array(chosen_predicted)))
+            chosen = ([values[index] for index in indices] for values in (references, predicted))
+            return float(metric.score(*map(metric.joined, chosen)))
 
         return over_tokens
 
-    inputs = _metric_inputs(predictions, names, label_names, joined=False)
-    return [metric_function(name, references, predicted) for name, (references, predicted) in inputs.items()]
+    return [metric_function(metric) for metric in _metrics(names, predictions.problem_type)]
 
 
-def _metric_inputs(
-    predictions: Predictions, names: tuple[str, ...], label_names: tuple[str, ...], joined: bool = True
-) -> dict[str, tuple[list | np.ndarray, list | np.ndarray]]:
-    """Return references and predictions in the form that each metric takes.
-
-    If `joined`, the tokens of all examples are one array; otherwise they are one array per example.
-    """
+def _metrics(names: tuple[str, ...], problem_type: ProblemType) -> list[type[TextMetric]]:
+    """Return the metrics of these names, after checking that they are defined for the problem type."""
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {', '.join(unknown)}; the metrics are {', '.join(METRICS)}")
-    references, predicted = predictions.references, predictions.predicted_labels
-    inputs: dict[str, tuple[list | np.ndarray, list | np.ndarray]] = {}
-    for name in names:
-        if name == EntityF1.label:
-            inputs[name] = _tags(references, label_names), _tags(predicted, label_names)
-        elif joined:
-            inputs[name] = as_one_array(references), as_one_array(predicted)
-        else:
-            inputs[name] = references, predicted
-    return inputs
+    metrics = [METRICS[name] for name in names]
+    unfit = ", ".join(metric.label for metric in metrics if problem_type not in metric.problem_types)
+    if unfit:
+        fitting = ", ".join(name for name, metric in METRICS.items() if problem_type in metric.problem_types)
+        raise InputError(f"{unfit} cannot measure {problem_type}; the metrics for that are {fitting}")
+    return metrics
 
 
 def _tags(labels: Iterable[np.ndarray], label_names: tuple[str, ...]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from ..inference.memory import Footprint, Parameters
 from ..inference.timing import Timing
 from .calibration import Calibration
 from .fidelity import Fidelity
+from .metrics import higher_is_better
 
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -69,12 +70,14 @@ class ModelResult:
 
         `None` without a teacher, and for regression.
         """
-        return self.fidelity and self.fidelity.agreement
+        return None if self.fidelity is None else self.fidelity.agreement
 
     @property
     def agreement_or_correlation(self) -> float | None:
         """The agreement with the teacher; for regression, the correlation of the scores."""
-        return self.fidelity and (self.fidelity.pearson if self.agreement is None else self.agreement)
+        if self.fidelity is None:
+            return None
+        return self.fidelity.pearson if self.fidelity.agreement is None else self.fidelity.agreement
 
 
 @dataclass
@@ -191,13 +194,13 @@ class Report(Results):
 
 
 def check_drop(reference: float, value: float, max_drop: float, metric: str, reference_name: str) -> None:
-    """Refuse a model whose metric is more than `max_drop` below that of its reference.
+    """Refuse a model whose metric is worse than that of its reference by more than `max_drop`.
 
     Args:
-        reference: the metric of the model that it was made from; higher is better.
+        reference: the metric of the model that it was made from.
         value: the metric of the model itself.
         max_drop: the largest drop that passes, as an absolute number: 0.005 of accuracy is half a percentage point.
-        metric: the name of the metric.
+        metric: the name of the metric; `tkd_hf.evaluation.metrics` knows whether higher or lower values are better.
         reference_name: what to call the reference in the message, such as `"the teacher"`.
 
     Raises:
@@ -211,7 +214,7 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, ref
 
     ```
     """
-    drop = reference - value
+    drop, direction = (reference - value, "below") if higher_is_better(metric) else (value - reference, "above")
     if is_at_most(drop, max_drop):
         return
     if not math.isfinite(drop - max_drop):
@@ -220,8 +223,8 @@ def check_drop(reference: float, value: float, max_drop: float, metric: str, ref
             f"{max_drop:g}; a number that is not finite never passes"
         )
     raise GateFailed(
-        f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} below {reference_name} "
-        f"({reference:.4f}), and max_drop allows {max_drop:g}"
+        f"the gate was missed by {drop - max_drop:.4f}: {metric} {value:.4f} is {drop:.4f} {direction} "
+        f"{reference_name} ({reference:.4f}), and max_drop allows {max_drop:g}"
     )
 
 

@@ -1,7 +1,6 @@
 """Choose the files of a run folder that are published, and check that others can load them."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,11 @@ from ..core.files import read_json
 from ..quantization import BACKENDS
 from ..records.redaction import redacted_record
 from ..records.run_folder import RECORD_NAME, read_record
+from .push import CARD
+from .snapshot import refuse_links, refuse_secrets
 
 
-CARD, RESULTS, PICTURES = "README.md", "report.json", "pictures"
+RESULTS, PICTURES = "report.json", "pictures"
 SOURCE_FILES = ("configuration_tkd.py", "layers_tkd.py", "modeling_tkd.py")
 
 # A backend adds the files that it owns. All other files stay on this machine: files of disagreements contain other
@@ -29,7 +30,6 @@ _PUBLISHED = (
     *(f"{PICTURES}/*.png", f"{PICTURES}/*.svg"),
 )
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
-_LOCAL_PATH = re.compile(r"(?:/|~/|\./|\.\./|[A-Za-z]:[\\/]).+")
 
 
 def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[Path]:
@@ -47,7 +47,7 @@ def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[P
 
     Raises:
         InputError: if the folder or an export does not exist, if the folder contains a file that may be a pickle
-            (loading one runs code), or if a file is a link to a path outside the folder.
+            (loading one runs code), or if a file is a link.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,9 +73,7 @@ def publishable_files(folder: str | Path, include: Sequence[str] = ()) -> list[P
                 f"{path} may be a pickle, which runs code when it is loaded, and is not published; save the model as "
                 "safetensors, and delete the file or move it out of the folder"
             )
-    for path in published:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path} is a link to {path.resolve()}, outside the folder; copy the file itself there")
+    refuse_links(folder, sorted(path.relative_to(folder).as_posix() for path in published))
     return sorted(published)
 
 
@@ -100,7 +98,7 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
 
     Raises:
         InputError: as `publishable_files`; if a file is missing or damaged; if the configuration does not name the
-            source file that defines the model (`auto_map`); or if it contains a local path.
+            source file that defines the model (`auto_map`); or if a file contains a local path or a token.
     """
     folder, files = Path(folder), publishable_files(folder, include)
     names = {path.relative_to(folder).as_posix() for path in files}
@@ -115,8 +113,8 @@ def check_folder(folder: str | Path, include: Sequence[str] = ()) -> None:
     for path in files:
         if path.suffix == ".safetensors":
             _check_readable(path)
-        elif path.suffix == ".json" and path.name.endswith("config.json"):
-            _check_no_local_paths(path)
+    # the card has a check of its own, and the record is redacted before it is published
+    refuse_secrets(path for path in files if path.name not in (CARD, RECORD_NAME))
     config = read_json(folder / "config.json", hint="save the model again")
     if config.get("model_type") == "tkd":
         required = ["AutoConfig", "AutoModel", *map(_auto_class, config.get("architectures") or [])]
@@ -153,15 +151,3 @@ def _check_readable(path: Path) -> None:
             weights.keys()
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); save the model again") from None
-
-
-def _check_no_local_paths(path: Path) -> None:
-    """Refuse a configuration that names a folder of this machine, because the model would not load elsewhere."""
-    for name, value in read_json(path, hint="save the model again").items():
-        is_local_base = name == "base_model_name_or_path" and Path(str(value)).exists()
-        if isinstance(value, str) and (is_local_base or _LOCAL_PATH.fullmatch(value)):
-            merging = ", or merge the adapter into it" if is_local_base else ""
-            raise InputError(
-                f"{path} has {name}={value!r}, a path on this machine that others do not have; push that model first "
-                f"and set {name} to its Hub id{merging}"
-            )

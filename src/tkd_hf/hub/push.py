@@ -3,12 +3,12 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -20,6 +20,11 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from ..core.errors import InputError, first_line
+from ..records.redaction import contains_token
+
+
+CARD = "README.md"
+REQUEST_SECONDS = 20.0  # limit of silence within one request; huggingface_hub retries a request up to five times
 
 
 @dataclass
@@ -57,6 +62,7 @@ def push_files(
     tag: str | None = None,
     create_pr: bool = False,
     message: str = "Upload with tkd-hf",
+    guard: Callable[[bytes], None] | None = None,
 ) -> PushResult:
     """Upload files to a model repository, and create the repository if it does not exist.
 
@@ -74,6 +80,8 @@ def push_files(
         tag: a tag for the commit, such as `v1`.
         create_pr: open a pull request to `main` instead of writing to the branch.
         message: the commit message.
+        guard: called with the card that the branch contains and that this push would replace; it raises an
+            `InputError` if the card must stay. Not called for a pull request, where people decide.
 
     Raises:
         InputError: if the Hub refuses the push or cannot be reached (the message says what to do), if the tag exists
@@ -85,15 +93,19 @@ def push_files(
         raise InputError(
             f"a pull request goes to main and cannot be tagged before it is merged: drop {conflict}, or create_pr"
         )
+    if contains_token(message):
+        raise InputError("the commit message contains text that looks like a Hub token; leave it out, and revoke it")
     api = HfApi()
     with hub_errors(f"push to {repo_id}", f"{repo_id} is unchanged; run the same command to try again"):
         api.create_repo(repo_id, private=private, exist_ok=True)
-        is_private = bool(api.repo_info(repo_id).private)
+        is_private = bool(api.repo_info(repo_id, timeout=REQUEST_SECONDS).private)
         head, tagged_commit = _head_and_tag(api, repo_id, revision, tag)
         existing = remote_hashes(api, repo_id, head)
         changed = {path: file for path, file in files.items() if not _is_same(file, existing.get(path))}
         if tag and tagged_commit and (changed or tagged_commit != head):
             raise InputError(f"{repo_id} already has a tag {tag} with other content; choose another tag")
+        if guard and not create_pr and CARD in changed and CARD in existing:
+            guard(Path(api.hf_hub_download(repo_id, CARD, revision=head)).read_bytes())
         left = sorted(set(existing) - set(files) - {".gitattributes"})
         url = f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision != "main" else "")
         result = PushResult(repo_id, url, revision, head, is_private, list(changed), left, tag)
@@ -156,20 +168,25 @@ def file_hash(file: Path | bytes, like: str) -> str:
 
 @contextmanager
 def hub_errors(action: str, hint: str) -> Iterator[None]:
-    """Turn errors of the network and the Hub into an `InputError` of one line.
+    """Turn errors of the network and the Hub into an `InputError` of one line, and limit the time of each request.
 
-    URLs are removed from the message because upload URLs are signed.
+    URLs are removed from the message because upload URLs are signed. A Hub that accepts a connection and then stays
+    silent would otherwise hold the command for ever: huggingface_hub's client has no limit of its own.
 
     Args:
         action: the action that failed, for the message "cannot ACTION".
         hint: how to go on, or the state of the repository.
     """
+    client = get_session()
+    limit, client.timeout = client.timeout, REQUEST_SECONDS
     try:
         yield
     except InputError:
         raise
     except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"cannot {action}: {_reason(error)}; {hint}") from None
+    finally:
+        client.timeout = limit
 
 
 def _reason(error: BaseException) -> str:

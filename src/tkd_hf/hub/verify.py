@@ -16,7 +16,7 @@ from ..core.files import read_json
 from ..core.names import split_revision
 from ..models.configuration_tkd import TKDConfig
 from .folder import CARD, SOURCE_FILES
-from .push import check_repo_id, hub_errors
+from .push import REQUEST_SECONDS, check_repo_id, hub_errors
 
 
 @dataclass
@@ -67,7 +67,7 @@ def fetch_snapshot(model: str, cache: Path) -> Snapshot:
     check_repo_id(name)
     api = HfApi()
     with hub_errors(f"fetch {model}", "nothing was verified"):
-        commit = api.repo_info(name, revision=revision).sha
+        commit = api.repo_info(name, revision=revision, timeout=REQUEST_SECONDS).sha
         folder = Path(snapshot_download(name, revision=commit, cache_dir=cache))
         checksums = api.verify_repo_checksums(name, revision=commit, cache_dir=cache)
     problems = [

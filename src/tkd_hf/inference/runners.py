@@ -14,7 +14,14 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..core.errors import InputError
 from ..core.hardware import has_fast_bf16, mixed_precision
 from ..models.backends import Runner, stored_type
-from ..models.loading import classifier_class, load_classifier, load_config, load_tokenizer, local_path, weight_files
+from ..models.loading import (
+    classifier_class,
+    load_classifier_with_tokenizer,
+    load_config,
+    load_tokenizer,
+    local_path,
+    weight_files,
+)
 from ..models.quantized import quantized_by
 from ..models.signals import accepted_inputs
 from ..quantization import BACKENDS, Backend
@@ -101,10 +108,10 @@ def load_runner(model: str, problem_type: str | None = None, bf16: bool | None =
     """
     path, export = _locate(model)
     if export is None:
-        classifier = load_classifier(model, problem_type)
+        classifier, tokenizer = load_classifier_with_tokenizer(model, problem_type, dtype="auto")
         if classifier.device.type == "cpu" and torch.cuda.is_available():
             classifier.to("cuda")  # type: ignore[arg-type]  # wrapped by transformers; mypy does not bind its self
-        return PyTorchRunner(classifier, load_tokenizer(model), model, weight_files(model), bf16)
+        return PyTorchRunner(classifier, tokenizer, model, weight_files(model), bf16)
     backend, file = export
     config = load_config(_folder_with("config.json", path))
     classifier_class(config, problem_type, model)  # raises an error for another problem type

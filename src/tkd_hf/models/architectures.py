@@ -31,6 +31,8 @@ from .modeling_tkd import (
 )
 
 
+AutoClass = type[Any]  # the Auto classes of transformers have no public base class
+
 # Suffix of a class name (BertModel, BertForMaskedLM, ...) -> the class.
 TKD_CLASSES: dict[str, type[TKDPreTrainedModel]] = {
     "Model": TKDModel,
@@ -38,7 +40,7 @@ TKD_CLASSES: dict[str, type[TKDPreTrainedModel]] = {
     "ForTokenClassification": TKDForTokenClassification,
     "ForMaskedLM": TKDForMaskedLM,
 }
-AUTO_CLASSES: dict[str, Any] = {
+AUTO_CLASSES: dict[str, AutoClass] = {
     "Model": AutoModel,
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,

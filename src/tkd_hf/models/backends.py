@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..core.hardware import RECORDED_PACKAGES
 from ..core.optional_dependencies import import_optional
-from ..core.untrusted import NO_PICKLES
+from .checks import NO_PICKLES
 
 
 Calibration = Callable[[], Iterable[dict[str, torch.Tensor]]]
@@ -165,18 +165,21 @@ class Backend(ABC):
             InputError: if the backend cannot store this model.
         """
 
-    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(
+        self, auto_class: Any, model: str, revision: str | None, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a model whose `quantization_config` names this backend; by default, as transformers does.
 
         Args:
             auto_class: the Auto class for the model's task.
             model: folder or Hub id.
             revision: revision of the Hub id.
+            options: more arguments of `from_pretrained`.
 
         Returns:
             the model, and a dictionary with the `missing_keys` and `unexpected_keys` of its files.
         """
-        return load_pretrained(auto_class, model, revision)
+        return load_pretrained(auto_class, model, revision, **options)
 
     def load_export(
         self, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, file: Path
@@ -242,9 +245,15 @@ def register_backend(backend: Backend) -> None:
     RECORDED_PACKAGES.update(backend.packages)
 
 
-def load_pretrained(auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model with an Auto class of transformers; return it and the names of missing and unexpected weights."""
-    return auto_class.from_pretrained(model, revision=revision, output_loading_info=True, **NO_PICKLES)
+def load_pretrained(
+    auto_class: Any, model: str, revision: str | None, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model with an Auto class of transformers, for `tkd_hf.models.loading`, which checks the result.
+
+    Returns:
+        the model, and a dictionary with the `missing_keys` and `unexpected_keys` of its files.
+    """
+    return auto_class.from_pretrained(model, revision=revision, output_loading_info=True, **NO_PICKLES, **options)
 
 
 def stored_type(weight: torch.Tensor) -> str:

@@ -1,6 +1,6 @@
 """LoRA: train small matrices next to the frozen linear layers of a model (Hu et al. 2021, arXiv 2106.09685).
 
-Only this module imports PEFT, and only inside functions, because importing it is slow.
+PEFT is imported inside functions only, because importing it is slow.
 """
 
 import logging
@@ -13,23 +13,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    Trainer,
-)
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedModel, Trainer
 
-from ..core.errors import InputError, first_line
-from ..core.untrusted import NO_CODE, NO_PICKLES, check_weight_files
+from ..core.errors import InputError
 from .architectures import ARCHITECTURES, TKD
 
 # LORA_LEARNING_RATE is documented under this module's name
 from .arguments import LORA_LEARNING_RATE as LORA_LEARNING_RATE
 from .arguments import LoraArguments
+from .checks import check_weight_files
+from .loading import load_config, load_tokenizer, load_with_head
 from .quantized import head_modules, quantized_copy
 
 
@@ -44,7 +37,8 @@ OTHER_ATTENTION_INPUTS = {
     *("query_proj", "key_proj", "value_proj", "q_proj", "k_proj", "v_proj", "in_proj", "qkv_proj", "Wqkv"),
 }
 
-AUTO_CLASSES = {"SEQ_CLS": AutoModelForSequenceClassification, "TOKEN_CLS": AutoModelForTokenClassification}
+# suffix of a class name -> PEFT's name of the task
+_TASK_TYPES = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
@@ -150,53 +144,31 @@ def merge_adapter(adapter: str | Path, output_dir: str | Path, base: str | None 
     if any(output_dir.glob("*")):
         raise InputError(f"{output_dir} already holds files; name a new folder for the merged model")
     check_weight_files(adapter)
-    peft_config = PeftConfig.from_pretrained(adapter)
+    peft_config = PeftConfig.from_pretrained(str(adapter))
     name, revision = (base, None) if base else (peft_config.base_model_name_or_path, peft_config.revision)
-    check_weight_files(name)
-    config = AutoConfig.from_pretrained(adapter, **NO_CODE) if (adapter / "config.json").exists() else None
-    auto_class = AUTO_CLASSES.get(peft_config.task_type, AutoModelForSequenceClassification)
+    fields = {"config": load_config(str(adapter), of_adapter=True)} if (adapter / "config.json").exists() else {}
+    head = next((head for head, task in _TASK_TYPES.items() if task == peft_config.task_type), None)
     try:
-        model = auto_class.from_pretrained(
-            name, revision=revision, config=config, ignore_mismatched_sizes=True, **NO_PICKLES
+        model = load_with_head(
+            f"{name}@{revision}" if revision and not Path(name).exists() else name,
+            head or "ForSequenceClassification",
+            new_head=True,
+            ignore_mismatched_sizes=True,
+            **fields,
         )
-    except OSError as error:
+    except InputError as error:
         raise InputError(
-            f"{name!r}, the base of {adapter}, cannot be loaded ({first_line(error)}); if it has moved, pass base=…"
+            f"{name!r}, the base of {adapter}, cannot be loaded ({error}); if it has moved, pass base=…"
         ) from error
     with _peft_warnings():
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.save_pretrained(output_dir)
-    AutoTokenizer.from_pretrained(adapter, **NO_CODE).save_pretrained(output_dir)
+    load_tokenizer(str(adapter), of_adapter=True).save_pretrained(output_dir)
     return merged.eval()
 
 
-def refuse_adapter(model: str, revision: str | None = None) -> None:
-    """Raise an error if a folder or Hub id contains an adapter instead of a model.
-
-    transformers would load its base instead, with the adapter missing or only partly applied.
-
-    Raises:
-        InputError: if it contains an adapter. The message names the base and the command to merge the two.
-    """
-    if find_adapter_config_file(model, revision=revision) is None:
-        return
-    from peft import PeftConfig
-
-    base = PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path
-    raise InputError(
-        f"{model!r} holds an adapter of {base!r}, not a model; merge the two first: {merge_command(model, 'merged')}"
-    )
-
-
-def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
-    """Return the shell command that merges an adapter with its base."""
-    arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
-    return f'python -c "from tkd_hf.models.lora import merge_adapter; merge_adapter({arguments})"'
-
-
 def _task_type(model: PreTrainedModel) -> str | None:
-    task_types = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
-    return next((task for suffix, task in task_types.items() if type(model).__name__.endswith(suffix)), None)
+    return next((task for suffix, task in _TASK_TYPES.items() if type(model).__name__.endswith(suffix)), None)
 
 
 def _move_adapter(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":

@@ -5,15 +5,16 @@ import os
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..core.errors import InputError
 from ..core.names import label_names as label_names_of
 from ..core.names import label_order
-from .architectures import AUTO_CLASSES, TKD_CLASSES, head_type, is_convertible
+from .architectures import TKD_CLASSES, head_of_class, head_type, is_convertible
 from .configuration_tkd import TKDConfig
 from .conversion import tkd_config_from, tkd_state_dict_from
 from .layer_map import uniform_layers
+from .loading import load_config, load_with_head
 from .modeling_tkd import TKDPreTrainedModel
 
 
@@ -254,13 +255,15 @@ def _load_if_named(teacher, model_class: type[TKDPreTrainedModel] | None) -> Pre
             "for a PEFT model pass model.merge_and_unload()"
         )
     if model_class is None:
-        architectures = AutoConfig.from_pretrained(teacher).architectures
+        architectures = load_config(str(teacher)).architectures
         if not architectures:
             raise InputError(
                 f"the configuration of {teacher} does not name an architecture; pass model_class, or the loaded model"
             )
-        model_class = TKD_CLASSES[head_type(type(architectures[0], (), {}))]
-    return AUTO_CLASSES[head_type(model_class)].from_pretrained(teacher)
+        head = head_of_class(architectures[0])
+    else:
+        head = head_type(model_class)
+    return load_with_head(teacher, head, new_head=True)
 
 
 def _student_config(teacher: TKDConfig, layers: list[int], widths: dict, overrides: dict) -> TKDConfig:

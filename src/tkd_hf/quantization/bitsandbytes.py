@@ -62,9 +62,11 @@ class BitsAndBytes(Backend):
         tokenizer.save_pretrained(folder)
         return {"weights": weights}
 
-    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(
+        self, auto_class: Any, model: str, revision: str | None, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         silence_cast_warning()
-        return super().load(auto_class, model, revision)
+        return super().load(auto_class, model, revision, **options)
 
     def weight_type(self, weight: Tensor) -> str:
         """Return the data type of a weight; in 4 bits its name (nf4, fp4), because a uint8 holds two of them."""

@@ -14,12 +14,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, QuantoConfig
 
 from ..core.errors import InputError
 from ..core.optional_dependencies import import_optional
 from ..models.backends import Backend, Calibration
-from ..models.loading import classifier_class, model_folder
+from ..models.loading import classifier_class, load_config, model_folder
 from ..models.quantized import head_modules, refuse_adapters, refuse_quantized
 
 
@@ -79,7 +79,12 @@ class Quanto(Backend):
         tokenizer.save_pretrained(folder)
         return {"weights": weights}
 
-    def load(self, auto_class: Any, model: str, revision: str | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(
+        self, auto_class: Any, model: str, revision: str | None, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        config = load_config(f"{model}@{revision}" if revision else model)
+        if auto_class is not classifier_class(config):  # as transformers does, which refuses a TKD
+            return super().load(auto_class, model, revision, **options)
         return load(model, revision), {"missing_keys": [], "unexpected_keys": []}
 
     def weight_type(self, weight: Tensor) -> str:
@@ -104,7 +109,7 @@ def load(model: str | Path, revision: str | None = None) -> PreTrainedModel:
     """
     quanto = import_optional("optimum.quanto", REQUIREMENT, str(model))
     folder = model_folder(model, revision)
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(str(folder))
     loaded = classifier_class(config).from_config(config, dtype=config.dtype)
     stored = load_file(folder / "model.safetensors")
     quanto.requantize(loaded, stored, json.loads((folder / QUANTIZATION_MAP_FILE).read_text(encoding="utf-8")))

@@ -21,7 +21,7 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
 from ..core.hardware import describe_hardware, describe_software
 from ..core.processes import is_first_process
-from ..data.tasks import GLUE_TASKS, Task
+from ..data.tasks import Task
 
 
 logger = logging.getLogger(__name__)
@@ -125,9 +125,8 @@ def data_inputs(train: Dataset, evaluation: Dataset, task: Task, unlabelled: Dat
     inputs = {"task": task.name, "train": fingerprint(train), "eval": fingerprint(evaluation)}
     if not Path(task.dataset).exists():
         inputs["dataset"] = task.dataset
-        config = task.config or (task.name if task.name in GLUE_TASKS else None)
-        if config:
-            inputs["config"] = config
+        if task.config:
+            inputs["config"] = task.config
     inputs["splits"] = {"train": task.train_split, "eval": task.eval_split}
     if unlabelled:
         inputs["unlabelled"] = fingerprint(unlabelled)

@@ -7,17 +7,18 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..core.errors import InputError
 from ..core.hardware import padding_multiple
 from ..core.names import label_names, label_order
 from ..data.collation import DistillationCollator
+from ..data.problem_types import ProblemType
 from ..data.tokenization import TEACHER_LOGITS, is_teacher_feature, same_tokenizer, to_tuple
 from ..models.conversion import to_padding_free
 from ..models.layer_map import layer_map, source_layers
-from ..models.loading import AUTO_CLASSES
+from ..models.loading import load_with_head
 from ..models.signals import Recorder
 from ..objectives.arguments import DistillationTrainingArguments
 from ..objectives.base import (
@@ -284,14 +285,16 @@ class DistillationTrainer(BaseTrainer):
                 f"objectives={self.args.objectives} need a teacher: pass teacher_model, or attach soft labels "
                 f"(the data has no column {TEACHER_LOGITS!r}; SoftLabels.attach adds it)"
             )
-        load = self._teacher_class().from_pretrained
-        return [load(teacher) if isinstance(teacher, str) else teacher for teacher in teachers]
+        return [
+            load_with_head(teacher, self._teacher_head()) if isinstance(teacher, str) else teacher
+            for teacher in teachers
+        ]
 
-    def _teacher_class(self) -> Any:
-        """Return the auto class that loads a teacher with the head that the objectives need."""
+    def _teacher_head(self) -> str:
+        """Return the head that the objectives need of a teacher."""
         if self.problem_type.predicts_tokens and "logits" not in self.objective.names:
-            return AutoModel  # a head over the vocabulary is large, and features are read below it
-        return AUTO_CLASSES[self.problem_type]
+            return ProblemType.ENCODER.head  # a head over the vocabulary is large, and features are read below it
+        return self.problem_type.head
 
     def _objective_setup(self, teachers: list[PreTrainedModel]) -> ObjectiveSetup:
         student = self.model.config
@@ -341,12 +344,18 @@ class DistillationTrainer(BaseTrainer):
         features = self.objective.features
         has_own_features = any(is_teacher_feature(name, index) for name in self._columns())
         own = self.processing_class
-        other_tokenizer = tokenizer is not None and (own is None or not same_tokenizer(tokenizer, own))
         student_size, teacher_size = self.model.config.vocab_size, teacher.config.vocab_size
-        if not (has_own_features or other_tokenizer or student_size != teacher_size):
+        if tokenizer is None:
+            other_tokenizer = student_size != teacher_size
+        else:  # a model may have more word embeddings than its tokenizer has tokens
+            other_tokenizer = own is None or not same_tokenizer(tokenizer, own)
+        predicts_tokens = self.problem_type.predicts_tokens and "logits" in self.objective.names
+        if not (has_own_features or other_tokenizer or (predicts_tokens and student_size != teacher_size)):
             return
         difference = (
             f"the teacher (vocabulary of {teacher_size}) and the student ({student_size}) have different tokenizers"
+            if other_tokenizer or has_own_features
+            else f"the teacher has {teacher_size} word embeddings and the student {student_size}"
         )
         if features or self.problem_type.per_token:
             raise InputError(
