@@ -14,7 +14,8 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from ..core.errors import CardMismatch, InputError, first_line
 from ..core.files import read_json
 from ..core.names import split_revision
-from ..models.configuration_tkd import TKDConfig
+from ..models import configuration_tkd
+from . import load_without_package
 from .folder import CARD, SOURCE_FILES
 from .push import REQUEST_SECONDS, check_repo_id, hub_errors
 
@@ -67,7 +68,7 @@ def fetch_snapshot(model: str, cache: Path) -> Snapshot:
     check_repo_id(name)
     api = HfApi()
     with hub_errors(f"fetch {model}", "nothing was verified"):
-        commit = api.repo_info(name, revision=revision, timeout=REQUEST_SECONDS).sha
+        commit = api.repo_info(name, revision=revision, timeout=REQUEST_SECONDS).sha or ""
         folder = Path(snapshot_download(name, revision=commit, cache_dir=cache))
         checksums = api.verify_repo_checksums(name, revision=commit, cache_dir=cache)
     problems = [
@@ -126,7 +127,7 @@ def untrusted_code(snapshot: Snapshot) -> list[str]:
 
 
 def _untrusted_files(folder: Path) -> list[str]:
-    package = Path(sys.modules[TKDConfig.__module__].__file__).parent
+    package = Path(configuration_tkd.__file__).parent
     references = read_json(folder / "config.json", hint="push the model again").get("auto_map", {}).values()
     paths = [path.relative_to(folder) for path in folder.rglob("*.py")]
     untrusted = [
@@ -136,36 +137,6 @@ def _untrusted_files(folder: Path) -> list[str]:
     ]
     # a reference such as "org/name--module.Class" points to code in another repository
     return sorted(untrusted) + sorted({reference for reference in references if "--" in reference})
-
-
-_LOAD_WITHOUT_PACKAGE = """
-import importlib.abc, json, sys
-
-class Hidden(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "tkd_hf":
-            raise ModuleNotFoundError("tkd_hf is not installed here")
-
-sys.meta_path.insert(0, Hidden())
-import torch, transformers
-
-repo_id, commit, auto_class, base, base_commit = sys.argv[1:]
-options = {"revision": commit, "trust_remote_code": True}
-tokenizer = transformers.AutoTokenizer.from_pretrained(repo_id, **options)
-model_class = getattr(transformers, auto_class)
-if base:
-    from peft import PeftModel
-    config = transformers.AutoConfig.from_pretrained(repo_id, **options)
-    base_options = {"revision": base_commit, "trust_remote_code": True, "config": config}
-    base_model = model_class.from_pretrained(base, **base_options, ignore_mismatched_sizes=True)
-    model = PeftModel.from_pretrained(base_model, repo_id, revision=commit).eval()
-else:
-    model = model_class.from_pretrained(repo_id, **options).eval()
-texts = json.load(sys.stdin)
-with torch.no_grad():
-    logits = [model(**tokenizer(*text, truncation=True, return_tensors="pt")).logits.tolist() for text in texts]
-print(json.dumps(logits))
-"""
 
 
 def logits_without_package(snapshot: Snapshot, auto_class: str, texts: Sequence[tuple[str, ...]]) -> list[torch.Tensor]:
@@ -189,10 +160,13 @@ def logits_without_package(snapshot: Snapshot, auto_class: str, texts: Sequence[
     environment = {name: value for name, value in os.environ.items() if name not in token_variables}
     home = str(snapshot.cache.parent / "home")
     environment |= {"HF_HOME": home, "HF_HUB_CACHE": str(snapshot.cache), "HF_HUB_OFFLINE": "1"}
-    base = [snapshot.base.repo_id, snapshot.base.commit] if snapshot.base else ["", ""]
+    request: dict[str, object] = {"repo_id": snapshot.repo_id, "commit": snapshot.commit, "texts": texts}
+    request |= {"auto_class": auto_class}
+    if snapshot.base:
+        request |= {"base": snapshot.base.repo_id, "base_commit": snapshot.base.commit}
     process = subprocess.run(
-        [sys.executable, "-c", _LOAD_WITHOUT_PACKAGE, snapshot.repo_id, snapshot.commit, auto_class, *base],
-        input=json.dumps(texts),
+        [sys.executable, "-P", load_without_package.__file__],  # -P: import nothing from the script's own folder
+        input=json.dumps(request),
         env=environment | {"HF_MODULES_CACHE": f"{home}/modules"},
         cwd=snapshot.cache,
         capture_output=True,
