@@ -121,7 +121,7 @@ class Card:
     @property
     def student(self) -> ModelResult | None:
         """The metrics of this model, and its agreement with the teacher; `None` without a report."""
-        return self.evaluation and self.evaluation.models[1]
+        return self.evaluation.models[1] if self.evaluation else None
 
     @property
     def architecture(self) -> str:
@@ -214,7 +214,7 @@ class Card:
     @property
     def text(self) -> str | tuple[str, str]:
         """A text, or a pair of texts, for the code examples."""
-        glue_task = TASKS.get(self.task)
+        glue_task = TASKS.get(self.task or "")
         if glue_task and len(glue_task.text_columns) == 2:
             return EXAMPLE_PAIR
         return EXAMPLE_TEXTS[self.pipeline_tag].format(mask=self.mask or "[MASK]")
@@ -309,7 +309,7 @@ class Card:
         if not (self.metrics and task):
             return []  # the Hub requires a data set's name, which a trainer does not know
         split = self.evaluation.split if self.evaluation else (inputs.get("splits") or {}).get("eval")
-        details = {
+        details: dict[str, Any] = {
             "task_type": self.pipeline_tag,
             "dataset_type": self.dataset or task,
             "dataset_name": task,

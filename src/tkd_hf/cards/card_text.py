@@ -161,8 +161,8 @@ def limits(card: "Card") -> list[str]:
 
 def _limits_of_predictions(card: "Card") -> list[str]:
     """Return how far the model follows its teacher, and how far its confidence can be trusted."""
-    agreement = card.student and card.student.agreement
-    calibration = card.student and card.student.calibration
+    agreement = card.student.agreement if card.student else None
+    calibration = card.student.calibration if card.student else None
     sentences = []
     if card.is_distilled:
         disagreement = ""
@@ -199,4 +199,4 @@ def _task_description(card: "Card") -> str:
 
 
 def _joined(entries: list[int] | None) -> str | None:
-    return entries and ", ".join(map(str, entries))
+    return ", ".join(map(str, entries)) if entries else None

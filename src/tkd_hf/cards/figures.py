@@ -23,7 +23,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError:
-    matplotlib = None
+    matplotlib = None  # type: ignore[assignment]  # a module otherwise
 
 
 # cost of a model -> label of its axis
@@ -131,7 +131,7 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
     ```
     """
-    front = []
+    front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or value > front[-1][1]:
             front.append((cost, value))
@@ -225,6 +225,7 @@ def _add_shared_legend(figure: Figure) -> float:
     # in inches: 0.7 for a marker and its spacing, 0.09 per character
     columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, handles)))))
     row_height = 0.276 / figure.get_figheight()
-    position = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - row_height)}
-    figure.legend(handles.values(), handles, ncols=columns, fontsize=9, frameon=False, **position)
+    position = (0.5, 1 - row_height)
+    names, style = list(handles), {"fontsize": 9, "frameon": False}
+    figure.legend(list(handles.values()), names, ncols=columns, loc="upper center", bbox_to_anchor=position, **style)
     return row_height * -(-len(handles) // columns)

@@ -82,10 +82,10 @@ def write_trainer_card(trainer: Trainer, **options: Any) -> str:
     Returns:
         The content of the card.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = Path(trainer.args.output_dir or ".")
     if not (folder / "config.json").exists():
         without_adapters(trainer.accelerator.unwrap_model(trainer.model)).config.save_pretrained(folder)
-    record = trainer.run_record
+    record: StageRecord | None = getattr(trainer, "run_record", None)
     if record is None:
         record = record_from_trainer(trainer)
         write_record(folder, record)
@@ -97,14 +97,15 @@ def record_from_trainer(trainer: Trainer) -> StageRecord:
     teachers = getattr(trainer, "live_teachers", [])
     names = [model.config.name_or_path or type(model).__name__ for model in teachers]
     revisions = [_revision(model) for model in teachers]
-    inputs, arguments = {}, training_arguments(trainer.args)
+    inputs: dict[str, Any] = {}
+    arguments = training_arguments(trainer.args)
     if teachers:
         arguments = {"live": True, **arguments}
     if len(teachers) == 1:
         inputs |= {"teacher": names[0], "teacher_revision": revisions[0]}
     elif teachers:
         inputs |= {"teacher": names, "teacher_revision": revisions}
-        arguments["teacher_weights"] = list(trainer.teacher.weights)
+        arguments["teacher_weights"] = list(trainer.teacher.weights)  # type: ignore[attr-defined]  # has live_teachers
     datasets = {"train": trainer.train_dataset, "eval": trainer.eval_dataset}
     inputs |= {name: fingerprint(rows) for name, rows in datasets.items() if isinstance(rows, Dataset)}
     init_report = getattr(without_adapters(trainer.accelerator.unwrap_model(trainer.model)), "init_report", None)
@@ -126,8 +127,8 @@ def record_from_trainer(trainer: Trainer) -> StageRecord:
 
 
 def _revision(model: PreTrainedModel) -> str:
-    commit = getattr(model.config, "_commit_hash", None)
-    return f"commit-{commit}" if commit and not Path(model.config.name_or_path).exists() else teacher_revision(model)
+    commit, name = getattr(model.config, "_commit_hash", None), model.config.name_or_path
+    return f"commit-{commit}" if commit and name and not Path(name).exists() else teacher_revision(model)
 
 
 def card_from_folder(

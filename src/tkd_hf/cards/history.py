@@ -88,7 +88,7 @@ def _defaults(record: StageRecord) -> dict[str, Any]:
     values = {field.name: field.default for field in fields(arguments_class) if field.default is not MISSING}
     # by default, training uses bfloat16 if the device supports it
     precision = {"bf16": bool(record.hardware.get("bf16")) and record.arguments.get("fp16") != "True", "fp16": False}
-    stage_defaults = {"max_length": 128, "mlm_probability": 0.15, "train": True}
+    stage_defaults: dict[str, Any] = {"max_length": 128, "mlm_probability": 0.15, "train": True}
     if record.stage == "prune":
         stage_defaults |= _PRUNING_DEFAULTS
     return stage_defaults | training_arguments(SimpleNamespace(**values | precision))
@@ -103,8 +103,10 @@ def _comparable(value: Any) -> str:
 def _source_of_predictions(arguments: dict[str, Any]) -> str | None:
     if not arguments.get("train", True):
         return None
-    texts = {True: "computed during training, per batch", False: "soft labels, computed once before training"}
-    return texts.get(arguments.get("live"))
+    live = arguments.get("live")
+    if live is None:
+        return None
+    return "computed during training, per batch" if live else "soft labels, computed once before training"
 
 
 def _teachers(record: StageRecord) -> str | None:
@@ -115,7 +117,7 @@ def _teachers(record: StageRecord) -> str | None:
     weights = record.arguments.get("teacher_weights") or [None] * len(names)
     teachers = [
         join(filter(None, [_model(name, revision), f"weight {weight:.3g}" if weight else None]))
-        for name, revision, weight in zip(names, revisions, weights, strict=True)
+        for name, revision, weight in zip(names, revisions or [], weights, strict=True)
     ]
     return join(teachers, "; ")
 
@@ -173,7 +175,7 @@ def _settings(values: dict[str, Any] | None) -> str | None:
     """Return the settings that are switched on; nested settings are left out."""
     if not isinstance(values, dict):
         return values
-    off = (None, False, "", [])
+    off: tuple[Any, ...] = (None, False, "", [])
     settings = {name: value for name, value in values.items() if value not in off and not isinstance(value, dict)}
     return ", ".join(f"{readable_name(name)} {value}" for name, value in settings.items())
 
@@ -185,7 +187,9 @@ def _from_to(details: dict[str, Any], name: str, pattern: str) -> str | None:
 
 def _vocabulary(counts: dict[str, Any] | None, has_unlabelled_texts: bool) -> Markdown | None:
     texts = "training and unlabelled texts" if has_unlabelled_texts else "training texts"
-    return counts and Markdown(
+    if not counts:
+        return None
+    return Markdown(
         f"{counts['tokens_before']:,} → {counts['tokens_after']:,} tokens: those that occur in the {texts} "
         "(`removed_tokens.txt` lists the removed tokens)"
     )

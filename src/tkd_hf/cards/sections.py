@@ -68,7 +68,8 @@ def _with_markers(name: str, text: str) -> str:
 
 def _split(page: str) -> list[tuple[str | None, str]]:
     """Split a page into (name, text) pairs, in order; the name is `None` for text that people wrote."""
-    parts, start, open_section = [], 0, None
+    parts: list[tuple[str | None, str]] = []
+    start, open_section = 0, None
     for marker in _MARKER.finditer(page):
         closes, name = bool(marker[1]), marker[2]
         unbalanced = closes != (open_section is not None) or (closes and name != open_section)
