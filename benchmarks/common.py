@@ -127,7 +127,7 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
     return mean(values), stdev(values) if len(values) > 1 else None
 
 
-def with_deviation(values: list[float], form: str) -> str:
+def with_deviation(values: list[float], form: str = ".4f") -> str:
     """Return `mean ± standard deviation` in a format such as `".4f"` or `".1%"`."""
     center, deviation = mean_and_deviation(values)
     return f"{center:{form}}" if deviation is None else f"{center:{form}} ± {deviation:{form}}"

@@ -13,11 +13,11 @@ from statistics import mean, median
 from jinja2 import Environment, StrictUndefined
 
 import results_tables
-from common import RESULTS, environment, mean_and_deviation, save_rows
+from common import RESULTS, environment, mean_and_deviation, save_rows, with_deviation
 from contenders import CONTENDERS
 from family import SIZES
 from operations import PARTS, REMAINDER
-from results_tables import QUICKSTART_MODELS, TITLES, as_table, measured_on, number, percent, rows_of, shares, tasks
+from results_tables import QUICKSTART_MODELS, TITLES, as_table, measured_on, percent, rows_of, shares, tasks
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -161,7 +161,7 @@ def worst_students() -> list[list[str]]:
     share, strange = min(((row["accuracy"] / teachers[row["domain"]], row) for row in rows), key=lambda pair: pair[0])
     return [
         ["student, of its teacher", where(*least), f"{percent(shares(*least))} %"],
-        ["agreement of a student", where(*distant), number(shares(*distant, "agreement"), ".3f")],
+        ["agreement of a student", where(*distant), with_deviation(shares(*distant, "agreement"), ".3f")],
         ["spread over seeds", where(*unsteady), f"{percent(shares(*unsteady))} % of the teacher"],
         ["texts of another domain", f"{strange['domain']}, {strange['model']}", f"{100 * share:.1f} % of the teacher"],
     ]

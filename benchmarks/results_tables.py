@@ -4,10 +4,11 @@ from collections import defaultdict
 from math import sqrt
 from statistics import mean
 
-from common import RESULTS, mean_and_deviation, read_results
+from common import RESULTS, mean_and_deviation, read_results, with_deviation
 from family import FIRST_SEED, SIZES, TWELVE_LAYERS
 from paper import ABLATED, COMPARED, TASKS
 from paper_recipes import softness
+from tkd_hf.cards.markdown import markdown_table
 
 
 TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "cola": "CoLA", "rte": "RTE", "banking77": "Banking77"}
@@ -28,19 +29,12 @@ def rows_of(name: str, section: str = "runs") -> list[dict]:
 
 
 def as_table(head: list[str], rows: list[list[str]], text_columns: int = 1) -> list[str]:
-    """Return a Markdown table whose first columns are text and whose other columns are numbers."""
-    lines = [head, [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)], *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def number(values: list[float], form: str = ".4f") -> str:
-    """Return `mean ± standard deviation`."""
-    center, deviation = mean_and_deviation(values)
-    return f"{center:{form}}" + (f" ± {deviation:{form}}" if deviation is not None else "")
+    """Return the lines of a Markdown table whose first columns are text and whose other columns are numbers."""
+    return markdown_table(head, rows, text_columns).splitlines()
 
 
 def percent(shares: list[float]) -> str:
-    return number([100 * share for share in shares], ".1f")
+    return with_deviation([100 * share for share in shares], ".1f")
 
 
 def measured_on(rows: list[dict]) -> list[str]:
@@ -88,7 +82,7 @@ def family() -> list[str]:
             f"**{TITLES[name]}**, {first['examples']:,} of {first['split']}, {first['minutes']:.0f} minutes: teacher"
         )
         costs = [f"{first['teacher']['milliseconds']:.1f}", "", f"{first['teacher']['megabytes']:.1f}", "", ""]
-        rows.append([title, FLOAT, number([first["teacher"]["value"]]), "", "", *costs])
+        rows.append([title, FLOAT, with_deviation([first["teacher"]["value"]]), "", "", *costs])
         rows += [student_row(runs, size) for size in SHOWN_SIZES]
     rows += [mean_row(size) for size in SIZES.values()]
     rows.append(mean_row("3 layers", GLUE, "mean of the GLUE tasks"))
@@ -113,9 +107,9 @@ def student_row(runs: list[dict], size: str) -> list[str]:
     return [
         size,
         INT8 if "int8" in size else FLOAT,
-        number(shares(runs, size, "value")),
+        with_deviation(shares(runs, size, "value")),
         percent(shares(runs, size)),
-        number(shares(runs, size, "agreement"), ".3f"),
+        with_deviation(shares(runs, size, "agreement"), ".3f"),
         f"{student['milliseconds']:.1f}",
         f"{student['speedup']:.1f}×",
         f"{student['megabytes']:.1f}",
@@ -174,9 +168,9 @@ def quickstart() -> list[str]:
         ratios = [own["milliseconds"] / run["milliseconds"] for run, own in zip(runs, teachers, strict=True)]
         rows.append(
             [
-                *(name, QUICKSTART_MODELS[name], number([run["accuracy"] for run in runs])),
+                *(name, QUICKSTART_MODELS[name], with_deviation([run["accuracy"] for run in runs])),
                 "" if name == "teacher" else share_cell,
-                "" if name == "teacher" else number([run["agreement"] for run in runs], ".3f"),
+                "" if name == "teacher" else with_deviation([run["agreement"] for run in runs], ".3f"),
                 f"{mean(run['milliseconds'] for run in runs):.1f}",
                 "" if name == "teacher" else f"{mean(ratios):.1f}×",
                 f"{runs[0]['megabytes']:.1f}",
@@ -213,7 +207,7 @@ def pruning() -> list[str]:
         for runs in (by_task["sst2"], by_task["mrpc"]):
             share_cell = percent([run["value"] / run["teacher"] for run in runs])
             cells += [
-                number([run["value"] for run in runs]),
+                with_deviation([run["value"] for run in runs]),
                 share_cell,
                 f"{mean(run['speedup'] for run in runs):.2f}×",
             ]
@@ -243,8 +237,8 @@ def quantization() -> list[str]:
     for (model, backend, weights), by_task in order:
         cells = []
         for row in by_task.values():
-            likeness = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
-            cells += [f"{row['value']:.4f}", likeness]
+            agreement = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
+            cells += [f"{row['value']:.4f}", agreement]
         timings = [f"{t['milliseconds']:.1f} ({t['speedup']:.1f}×)" for t in by_task["sst2"]["timings"]]
         rows.append([model, f"{backend} {weights}", *cells, f"{by_task['sst2']['megabytes']:.1f}", *timings])
     head = ["", "format", "SST-2", "agreement", "STS-B", "correlation", "MB", "ms, 1 × 32", "ms, 32 × 128"]
@@ -293,7 +287,9 @@ def recipes_compared() -> list[str]:
             cells = [percent([share(row) for row in of_task]) for of_task in by_task]
             rows.append([f"{layers} layers, {recipe}", *cells, percent(of_seeds)])
     by_task = [runs["ours", 3, task] for task in TASKS]
-    rows.append(["teacher's metric", *(number([main_metric(row)[2] for row in of_task]) for of_task in by_task), ""])
+    rows.append(
+        ["teacher's metric", *(with_deviation([main_metric(row)[2] for row in of_task]) for of_task in by_task), ""]
+    )
     errors = [standard_error(of_task[0]) / main_metric(of_task[0])[2] for of_task in by_task]
     rows.append(["one standard error, % of the teacher", *(f"{100 * error:.1f}" for error in errors), ""])
     used = [row for row in rows_of("paper") if row["recipe"] in COMPARED]
