@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
-from tkd_hf import DistillationTrainer
+from tkd_hf import DistillationTrainer, SoftLabels
 from tkd_hf.core.errors import InputError
 from tkd_hf.training.callbacks import StopOnNonFiniteGradient
 
-from ..factories import FAST, read_json
+from ..factories import FAST, read_json, write_recipe
 
 
 TRAINING_ARGS = FAST.replace("--num-train-epochs 1", "--num-train-epochs 2").removesuffix(" --save-strategy no").split()
@@ -40,7 +41,7 @@ def distill(run, teacher_folder, sst2_dir, tmp_path):
 def at_step(monkeypatch):
     """Return a function that makes a training step run something first, once."""
 
-    def install(number: int, action):
+    def install(number: int, action, monkeypatch=monkeypatch):
         steps = iter(range(1, 100))
         training_step = DistillationTrainer.training_step
 
@@ -69,7 +70,8 @@ def test_sigterm_writes_a_checkpoint_and_resuming_gives_the_same_student(distill
     before = signal.getsignal(signal.SIGTERM)
     code, out, err = distill("--save-steps", 100)
     assert (code, out) == (143, "")
-    assert last_line(err) == "tkd-hf: stopped after step 2 with a checkpoint; --resume continues from it"
+    command = last_line(err).removeprefix("tkd-hf: stopped after step 2 with a checkpoint; go on with: ")
+    assert shlex.split(command) == [*map(str, sys.argv), "--resume"]
     assert signal.getsignal(signal.SIGTERM) == before
     assert read_json(tmp_path / "student" / "tkd_run.json")["finished"] is None
     assert (tmp_path / "student" / "checkpoint-2" / "trainer_state.json").exists()
@@ -77,6 +79,67 @@ def test_sigterm_writes_a_checkpoint_and_resuming_gives_the_same_student(distill
     assert distill("--save-steps", 100, "--resume")[0] == 0
     assert distill("--save-steps", 100, output="whole")[0] == 0
     assert same_weights(tmp_path / "student", tmp_path / "whole")
+
+
+def interrupt(*signals):
+    return lambda trainer: [os.kill(os.getpid(), number) for number in signals]
+
+
+def test_ctrl_c_or_a_closed_terminal_in_a_recipe_leaves_a_checkpoint_and_the_command(
+    run, at_step, teacher_folder, sst2_dir, tmp_path
+):
+    """Both are in one test because a recipe takes seconds."""
+    options = {"layers": 2, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    recipe = write_recipe(
+        tmp_path,
+        [{"distill": {**options, "num_train_epochs": 3, "per_device_train_batch_size": 4}}],
+        teacher=str(teacher_folder),
+        data={"task": "sst2", "data_dir": str(sst2_dir)},
+        output_dir=str(tmp_path / "my runs"),
+    )
+    for name, code, step, options in (("SIGINT", 130, 2, ["--overwrite"]), ("SIGHUP", 129, 4, [])):
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(2, interrupt(getattr(signal, name)), patch)
+            result, out, err = run("run", recipe, *options)
+        assert (result, out) == (code, ""), err
+        assert last_line(err) == (
+            f"tkd-hf: stopped after step {step} with a checkpoint; go on with: tkd-hf run {recipe}"
+        )
+        assert (tmp_path / "my runs" / "distill" / f"checkpoint-{step}" / "trainer_state.json").exists()
+    assert run("run", recipe)[0] == 0
+
+
+def test_the_second_ctrl_c_stops_at_once(distill, at_step, tmp_path):
+    at_step(2, interrupt(signal.SIGINT, signal.SIGINT))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    code, out, err = distill()
+    assert (code, out) == (130, "")
+    message, _, command = last_line(err).partition(": tkd-hf ")
+    assert message == "tkd-hf: stopped by SIGINT; what was stored is kept; go on with"
+    assert command.endswith(" --resume")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert not (tmp_path / "student" / "checkpoint-2").exists()
+
+
+def test_a_stop_while_labelling_keeps_what_was_stored(run, teacher_folder, sst2_dir, tmp_path, monkeypatch):
+    compute, parts = SoftLabels.compute, iter(range(9))
+
+    def interrupted(*args, **kwargs):
+        if next(parts) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(SoftLabels, "compute", interrupted)
+    monkeypatch.setattr("tkd_hf.commands.label.EXAMPLES_PER_SAVE", 3)
+    path = tmp_path / "soft.safetensors"
+    command = ["label", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir, "--soft-labels", path]
+    code, out, err = run(*command, "--overwrite")
+    assert (code, out) == (143, "")
+    expected = shlex.join(["tkd-hf", *map(str, command)])
+    assert last_line(err) == f"tkd-hf: stopped by SIGTERM; what was stored is kept; go on with: {expected}"
+    assert len(SoftLabels.load(path).keys) == 3
+    assert run(*command)[0] == 0
+    assert len(SoftLabels.load(path).keys) == 8
 
 
 def test_a_nan_gradient_stops_training_before_the_weights_are_updated(distill, at_step, tmp_path):
@@ -99,10 +162,10 @@ def test_a_nan_loss_stops_training_if_no_gradient_norm_is_known():
     model, args, state = torch.nn.Linear(1, 1), TrainingArguments(use_cpu=True), TrainerState(global_step=2)
     losses = {"logits": 0.5}
     callback = StopOnNonFiniteGradient(SimpleNamespace(last_losses=lambda: losses, gradient_norm=float("nan")))
-    callback.on_pre_optimizer_step(args, state, None, model)
+    callback.on_pre_optimizer_step(args, state, None, model=model)
     losses["logits"] = float("nan")
     with pytest.raises(InputError, match=r"the loss of step 3 is not finite \(logits nan\); training .* after it"):
-        callback.on_pre_optimizer_step(args, state, None, model)
+        callback.on_pre_optimizer_step(args, state, None, model=model)
 
 
 def test_an_enormous_learning_rate_ends_in_one_line(run, sst2_dir, teacher_folder, tmp_path):

@@ -1,5 +1,7 @@
 """Errors, files, labels, hardware and intervals: the helpers that every package uses."""
 
+import os
+import signal
 from contextlib import suppress
 
 import numpy as np
@@ -10,10 +12,11 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
 from tkd_hf import InputError, TKDConfig
 from tkd_hf.core import hardware
-from tkd_hf.core.errors import first_line
+from tkd_hf.core.errors import StopRequested, first_line
 from tkd_hf.core.files import atomic_write, read_json
 from tkd_hf.core.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
 from tkd_hf.core.names import label_names, label_order
+from tkd_hf.core.processes import DelayedStop, stopping_at_once
 from tkd_hf.core.statistics import bootstrap, confidence_interval, mcnemar
 from tkd_hf.evaluation.metrics import metric_functions
 from tkd_hf.evaluation.predictions import Predictions
@@ -183,3 +186,34 @@ def test_the_seed_decides_the_resamples(predictions):
 def test_mcnemar_equals_that_of_statsmodels(only_first, only_second):
     reference = reference_mcnemar([[100, only_first], [only_second, 100]], exact=True).pvalue
     assert mcnemar(only_first, only_second) == pytest.approx(1.0 if only_first == only_second == 0 else reference)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_request_to_stop_is_remembered_and_the_second_stops():
+    with DelayedStop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signum == signal.SIGINT
+        with pytest.raises(StopRequested, match="stopped by SIGHUP") as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+    assert request.value.exit_code == 129
+
+
+def test_a_launcher_that_passes_on_the_signal_of_the_terminal_counts_as_one_request(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with DelayedStop() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.signum == signal.SIGINT
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored():
+    """As under nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_at_once(), DelayedStop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -2,17 +2,22 @@
 
 import logging
 import os
+import shlex
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
-from ..core.errors import CheckFailed, InputError, TrainingStopped, storage_error_message
-from ..core.processes import destroy_process_group
+from ..core.errors import CheckFailed, InputError, StopRequested, TrainingStopped, storage_error_message
+from ..core.processes import destroy_process_group, stopping_at_once
 from . import compress, measure, publish, train
 from .options import TrainingCommand
 from .output import prepare_streams
 from .run import run
 
+
+WITH_RESUME = ("pretrain", "finetune", "augment", "distill", "prune", "quantize")  # commands with this option
 
 app = typer.Typer(
     name="tkd-hf",
@@ -40,8 +45,8 @@ app.command("run")(run)
 def main() -> None:
     """Run a command.
 
-    Exit codes: 0 for success; 1 if the model drops too much or its card is wrong; 2 for bad input or a disk error; 143
-    after SIGTERM.
+    Exit codes: 0 for success; 1 if the model drops too much or its card is wrong; 2 for bad input or a disk error; 130
+    after Ctrl-C (SIGINT), 129 after SIGHUP and 143 after SIGTERM.
     """
     prepare_streams()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before it is imported
@@ -51,18 +56,47 @@ def main() -> None:
     # always imports it: https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2064
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     try:
-        app()
+        with stopping_at_once():
+            app()
     except SystemExit:
         destroy_process_group()
         raise
-    except (InputError, CheckFailed, TrainingStopped) as error:
+    except (InputError, CheckFailed) as error:
         _exit_with_message(str(error), error.exit_code)
+    except TrainingStopped as stop:
+        _exit_with_message(f"{stop}; go on with: {next_command(sys.argv[1:], resumable=True)}", stop.exit_code)
+    except StopRequested as stop:
+        command = next_command(sys.argv[1:], stop.resumable)
+        _exit_with_message(f"{stop}; what was stored is kept; go on with: {command}", stop.exit_code)
     except Exception as error:
         if (trouble := storage_error_message(error)) is None:
             raise
         _exit_with_message(trouble, 2)
 
 
-def _exit_with_message(message: str, code: int) -> None:
-    print(f"tkd-hf: {message}", file=sys.stderr)
+def next_command(words: list[str], resumable: bool) -> str:
+    """Return the command that goes on after a stop, as it is typed.
+
+    Args:
+        words: the words of the command that was stopped, after `tkd-hf`.
+        resumable: whether the command had stored something to go on from; otherwise it is repeated.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.cli import next_command
+    >>> next_command(["distill", "my teacher", "--overwrite"], resumable=True)
+    "tkd-hf distill 'my teacher' --resume"
+
+    ```
+    """
+    if resumable:
+        words = [word for word in words if word != "--overwrite"]
+        words += ["--resume"] if words[:1] and words[0] in WITH_RESUME and "--resume" not in words else []
+    return shlex.join(["tkd-hf", *words])
+
+
+def _exit_with_message(message: str, code: int) -> NoReturn:
+    with suppress(OSError):  # after SIGHUP the terminal is gone
+        print(f"tkd-hf: {message}", file=sys.stderr)
     sys.exit(code)

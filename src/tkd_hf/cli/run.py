@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..core.errors import InputError
+from ..core.errors import InputError, StopRequested
 from . import options as o
 from .output import OptionsChecked, RecipePosition, at_position, write_json
 from .recipe import Recipe
@@ -71,7 +71,12 @@ def run(
     _check_stages(stages)
     results = []
     for stage in stages:
-        results.append({"stage": stage.name, "output_dir": stage.folder, **(stage.execute() or {})})
+        try:
+            result = stage.execute() or {}
+        except StopRequested as stop:
+            stop.resumable = stop.resumable or bool(results)
+            raise
+        results.append({"stage": stage.name, "output_dir": stage.folder, **result})
         write_json(json_file, {"recipe": str(recipe_file), "stages": results})
 
 

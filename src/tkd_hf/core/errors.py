@@ -1,7 +1,8 @@
-"""Exceptions of tkd-hf: wrong input, a failed check, training that was stopped; and the numbers that gates compare."""
+"""Exceptions of tkd-hf: wrong input, a failed check, a request to stop; and the numbers that gates compare."""
 
 import errno
 import math
+import signal
 
 
 class InputError(ValueError):
@@ -37,9 +38,37 @@ class CardMismatch(CheckFailed):
 
 
 class TrainingStopped(Exception):
-    """Training received SIGTERM and wrote a checkpoint. The commands print the message and exit with code 143."""
+    """Training was asked to stop and wrote a checkpoint.
 
-    exit_code = 143
+    The commands print the message and the command that continues, and exit with 128 plus the number of the signal.
+
+    Args:
+        message: after which step it stopped.
+        signum: the signal (SIGTERM).
+    """
+
+    def __init__(self, message: str, signum: int = signal.SIGTERM):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+class StopRequested(BaseException):
+    """A command was asked to stop by SIGINT (Ctrl-C), SIGTERM or SIGHUP. What it has stored is complete.
+
+    It is no `Exception`, so that nothing between the command line and the work takes it for a failure.
+
+    Args:
+        signum: the signal.
+
+    Attributes:
+        exit_code: 128 plus the number of the signal.
+        resumable: whether the work can go on from what it has stored.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
+        self.resumable = False
 
 
 # Errors of a full, read-only or forbidden disk: their numbers, and messages from Rust and C++, which have no number.

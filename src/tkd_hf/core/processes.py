@@ -1,7 +1,20 @@
-"""Processes of a distributed run, as `accelerate launch` and torchrun start them."""
+"""Processes: those of a distributed run, and what happens when a process is asked to stop."""
 
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from .errors import StopRequested
+
+
+# Ctrl-C, a request of the system or of a batch queue, and the end of a terminal. Windows has no SIGHUP.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SAME_REQUEST_SECONDS = 2.0
 
 
 def is_first_process() -> bool:
@@ -39,3 +52,87 @@ def destroy_process_group() -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Raise `StopRequested` at SIGINT, SIGTERM and SIGHUP, so that files are closed and temporary ones deleted.
+
+    Example:
+
+    ```python
+    >>> import os, signal
+    >>> from tkd_hf.core.errors import StopRequested
+    >>> from tkd_hf.core.processes import stopping_at_once
+    >>> try:
+    ...     with stopping_at_once():
+    ...         os.kill(os.getpid(), signal.SIGTERM)
+    ... except StopRequested as request:
+    ...     request.exit_code
+    143
+
+    ```
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise StopRequested(signum)
+
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Mark a request to stop that comes in this block: the work can go on from what it has stored."""
+    try:
+        yield
+    except StopRequested as request:
+        request.resumable = True
+        raise
+
+
+class DelayedStop:
+    """Context that remembers the first request to stop, for work that first brings itself into a good state.
+
+    The second request raises `StopRequested` at once. In a distributed run, a process may get one request from the
+    terminal and again from its launcher; within two seconds they count as one.
+
+    Attributes:
+        signum: the signal that was received; `None` if there was none.
+    """
+
+    signum: int | None = None
+
+    def __enter__(self) -> "DelayedStop":
+        self._handled = _handled_by(self._request)
+        self._handled.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._handled.__exit__(*error)
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signum is None:
+            self.signum, self._since = signum, now
+            if is_first_process():
+                with suppress(OSError):  # the terminal may be gone; a logger could be in the middle of a line
+                    os.write(2, b"\ntkd-hf: stopping after this step; Ctrl-C again stops at once\n")
+        elif os.environ.get("WORLD_SIZE", "1") == "1" or now - self._since > _SAME_REQUEST_SECONDS:
+            raise StopRequested(signum)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install a handler for the signals that ask to stop, except those that the process ignores, as under nohup."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+        previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handled = [number for number, before in previous.items() if before not in (signal.SIG_IGN, None)]
+    for number in handled:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, previous[number])

@@ -1,8 +1,6 @@
 """Callbacks of every training: state for checkpoints, reasons to stop, and files that stay private in a push."""
 
 import math
-import signal
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +10,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from ..core.errors import InputError
+from ..core.processes import DelayedStop
+
+
+STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class CheckpointedCallback(TrainerCallback):
@@ -73,37 +75,36 @@ class StopOnNonFiniteGradient(TrainerCallback):
 
 
 class StopOnTermination(TrainerCallback):
-    """On SIGTERM, finish the current step, have a checkpoint written, and stop.
+    """On a request to stop, finish the current step, have a checkpoint written, and stop.
 
-    A run that resumes from this checkpoint ends as it would have ended without the interruption.
+    A run that resumes from this checkpoint ends as it would have ended without the interruption. In a distributed run
+    the processes agree every ten steps, because they must stop after the same one.
+
+    Args:
+        stop: remembers the request.
 
     Attributes:
         stopped_at: the step after which training stopped; `None` if it was not stopped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop: DelayedStop) -> None:
         self.stopped_at: int | None = None
-        self._requested = False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            self._previous_handler = signal.signal(signal.SIGTERM, self._request_stop)
+        self._stop = stop
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._requested and state.global_step < state.max_steps:
+        if state.global_step < state.max_steps and self._is_requested(args, state.global_step):
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if hasattr(self, "_previous_handler"):
-            signal.signal(signal.SIGTERM, self._previous_handler)
-
-    def _request_stop(self, *_: object) -> None:
-        self._requested = True
+    def _is_requested(self, args: TrainingArguments, step: int) -> bool:
+        if args.world_size == 1:
+            return self._stop.signum is not None
+        if step % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        signum = torch.tensor(self._stop.signum or 0, device=args.device)
+        torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX)
+        self._stop.signum = int(signum.item()) or None
+        return self._stop.signum is not None
 
 
 # The training arguments are a pickle and contain the Hub token. The state of the Trainer, the run record and the logs

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..cards.generate import card
 from ..core.errors import InputError, TrainingStopped, first_line
+from ..core.processes import DelayedStop, resumable
 from ..records.run_folder import RunFolder, StageRecord
 from .base_trainer import BaseTrainer
 from .callbacks import StopOnTermination
@@ -44,28 +45,42 @@ def train_into(
         the finished record.
 
     Raises:
-        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+        TrainingStopped: after SIGINT, SIGTERM or SIGHUP, once a checkpoint has been written. A second signal stops at
+            once. If training is over already, the run is finished first.
         InputError: if memory runs out, or the gradient is not finite.
     """
     log_to_stderr(trainer)
     trainer.run_record = folder.record
     folder.start()
+    trainer.accelerator.wait_for_everyone()  # until the first process has prepared the folder
     checkpoint = folder.checkpoint
     if checkpoint:
         logger.info("%s resumes from %s", folder.path, Path(checkpoint).name)
-    termination = StopOnTermination()
+    with resumable(), DelayedStop() as stop:
+        return _train_and_finish(folder, trainer, checkpoint, before_saving, stop)
+
+
+def _train_and_finish(
+    folder: RunFolder,
+    trainer: AnyTrainer,
+    checkpoint: str | None,
+    before_saving: Callable[[AnyTrainer], dict[str, Any] | None] | None,
+    stop: DelayedStop,
+) -> StageRecord:
+    termination = StopOnTermination(stop)
     trainer.add_callback(termination)
     with explain_out_of_memory(trainer):
         train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if termination.stopped_at is not None:
-        raise TrainingStopped(
-            f"stopped after step {termination.stopped_at} with a checkpoint; --resume continues from it"
-        )
+    if termination.stopped_at is not None and stop.signum is not None:
+        raise TrainingStopped(f"stopped after step {termination.stopped_at} with a checkpoint", stop.signum)
     extra_metrics = before_saving(trainer) if before_saving is not None else None
     metrics = save_and_evaluate(trainer) | (extra_metrics or {})
     if checkpoint is None:  # a resumed run's time covers only its last session
         metrics["seconds_per_epoch"] = round(train_metrics["train_runtime"] / trainer.state.epoch, 1)
-    return finish_run(folder, trainer, metrics)
+    record = finish_run(folder, trainer, metrics)
+    if stop.signum is not None:
+        raise TrainingStopped(f"{folder.path} is finished", stop.signum)
+    return record
 
 
 def finish_run(folder: RunFolder, trainer: BaseTrainer, metrics: dict[str, Any]) -> StageRecord:
@@ -121,7 +136,8 @@ class StderrProgress(ProgressCallback):
     ) -> None:
         if state.is_world_process_zero and logs:
             rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in logs.items()}
-            tqdm.write(str(rounded), file=sys.stderr)
+            with suppress(OSError):  # the terminal may be closed
+                tqdm.write(str(rounded), file=sys.stderr)
 
 
 def log_to_stderr(trainer: Trainer) -> None:
