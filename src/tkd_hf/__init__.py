@@ -7,7 +7,6 @@ public name is loaded when it is first used.
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from ._old_paths import keep_old_paths
 
@@ -56,13 +55,13 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 __all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
-def __dir__() -> list[str]:
+def __dir__():
     return sorted([*globals(), *_MODULE_OF])
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 
 from tkd_hf.commands import quantize as stage
 from tkd_hf.core import optional_dependencies
+from tkd_hf.records.run_folder import LOCK_NAME
 
 from ..factories import FAST, TEXTS, build_teacher, build_tokenizer, read_json, write_recipe
 from .test_run import plan
@@ -81,7 +82,7 @@ def test_the_record_of_a_quantization_holds_the_measurements(int8, shared):
 
 def test_an_onnx_folder_has_the_layout_that_transformers_js_and_optimum_read(int8):
     files = {path.name for path in int8.path.iterdir()}
-    assert {"config.json", "tokenizer.json", "tkd_run.json", "onnx"} == files - {"tokenizer_config.json"}
+    assert {"config.json", "tokenizer.json", "tkd_run.json", "onnx"} == files - {"tokenizer_config.json", LOCK_NAME}
     assert {path.name for path in (int8.path / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
     config = AutoConfig.from_pretrained(int8.path)
     assert config.quantization == INT8
@@ -160,7 +161,7 @@ def test_failed_run_leaves_the_previous_folder_or_none(quantize, tmp_path, monke
             quantize("--overwrite")
     assert [path.name for path in tmp_path.iterdir() if "int8" in path.name] == ["int8"]
     assert read_json(tmp_path / "int8" / "tkd_run.json")["arguments"]["weights"] == "float32"
-    (tmp_path / ".int8.partial" / "onnx").mkdir(parents=True)  # as a killed run leaves it
+    (tmp_path / "int8" / ".tkd_run.partial" / "onnx").mkdir(parents=True)  # as a killed run leaves it
     assert quantize("--overwrite")[0] == 0
     assert [path.name for path in tmp_path.iterdir() if "int8" in path.name] == ["int8"]
 
@@ -201,7 +202,7 @@ def test_mistakes_give_one_line_and_leave_no_folder(quantize, tmp_path, options,
 
 def test_max_drop_needs_data(quantize):
     code, _, err = quantize("--max-drop", 0.1, data=())
-    assert (code, "--max-drop 0.1 is the largest allowed drop below the float model: name the data" in err) == (2, True)
+    assert (code, "name the data with --task or --dataset" in err) == (2, True)
 
 
 @pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "optimum.intel")])

@@ -110,10 +110,10 @@ def record(folder, **inputs):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([("a", "sst2"), ("a", "cola")], 'name several tasks: "cola", "sst2"; choose one with --task'),
+        ([("a", "sst2"), ("a", "cola")], "name several: sst2, cola"),
         ([("a", "sst2"), ("b", "sst2")], 'name several teachers: "a", "b"; choose one with --teacher'),
-        ([()], "name no task; choose one with --task"),
-        ([("a", "reviews")], "the runs were trained on 'reviews'; name that data with --dataset"),
+        ([()], "name the data with --task or --dataset"),
+        ([("a", "reviews")], "the runs were trained on 'reviews', and their records"),
     ],
 )
 def test_records_that_disagree_on_teacher_or_task_are_refused(run, tmp_path, inputs, message):
@@ -128,7 +128,7 @@ def test_records_that_disagree_on_teacher_or_task_are_refused(run, tmp_path, inp
 
 
 def test_a_quantized_run_has_the_teacher_of_the_stage_before_it(tmp_path):
-    from tkd_hf.commands.report import recorded_input
+    from tkd_hf.records.recorded import recorded_input
     from tkd_hf.records.run_folder import StageRecord, write_record
 
     stages = [vars(StageRecord("distill", {"teacher": name, "task": "sst2"}, {})) for name in ("org/early", "org/late")]

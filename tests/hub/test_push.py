@@ -307,7 +307,6 @@ def test_push_with_max_drop_refuses_a_model_that_lost_too_much(push, hub, name, 
     result = push("--max-drop", "0.0", "--task", "sst2", "--data-dir", sst2_dir, "--teacher", run_folder)
     assert result.code == 0, result.err
     change_user_text(run_folder, "Worse")
-    assert push("--max-drop", "0.1").code == 2
     build_teacher(seed=3).save_pretrained(run_folder)
     result = push("--max-drop", "0.0", *arguments)
     assert result.code == 1

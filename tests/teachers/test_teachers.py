@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from datasets import Dataset
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tkd_hf import InputError, SoftLabels
+from tkd_hf import DataArguments, InputError, SoftLabels, label
+from tkd_hf.commands.label import complete_soft_labels
+from tkd_hf.core.files import file_state
 from tkd_hf.data.tokenization import teacher_features, tokenize
 from tkd_hf.inference.prediction import predict_logits
 from tkd_hf.inference.runners import PyTorchRunner
-from tkd_hf.teachers.soft_labels import attach_mean, content_keys, default_path, teacher_revision
+from tkd_hf.records.inputs import teacher_revision
+from tkd_hf.teachers.soft_labels import attach_mean, content_keys, default_path
 from tkd_hf.teachers.teacher import CachedTeacher, LiveTeacher, TeacherEnsemble
 
 from ..factories import TEXTS, WORDS, build_teacher, build_tokenizer
@@ -205,7 +210,7 @@ def test_the_revision_of_a_hub_model_is_its_commit(tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     code = (
-        "from tkd_hf.teachers.soft_labels import teacher_revision; from tkd_hf.models.loading import load_classifier;"
+        "from tkd_hf.records.inputs import teacher_revision; from tkd_hf.models.loading import load_classifier;"
         f"names = ['org/teacher', 'org/teacher@{older}'];"
         "print(*(f'{teacher_revision(name)}/{load_classifier(name).config.num_labels}' for name in names))"
     )
@@ -289,3 +294,89 @@ def test_per_token_soft_labels_with_another_number_of_tokens_are_refused(token_s
     padded = token_features.map(lambda row: {name: [*row[name], 0] for name in ("input_ids", "attention_mask")})
     with pytest.raises(InputError, match=r"row 0 has 5 tokens, but 4 soft labels of .*rows without padding"):
         token_soft.attach(padded.remove_columns("token_type_ids"))
+
+
+def part_of(soft: SoftLabels, rows: range) -> SoftLabels:
+    return replace(soft, keys=soft.keys[rows], logits=soft.logits[rows])
+
+
+def test_four_processes_that_write_one_file_lose_nothing(soft, tmp_path):
+    """Each process adds its two examples one by one; a link to the file counts as the file."""
+    path, link = tmp_path / "soft.safetensors", tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    processes = []
+    for number in range(4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the child only works with arrays and files
+            process = os.fork()
+        if not process:
+            for index in (2 * number, 2 * number + 1):
+                part_of(soft, range(index, index + 1)).merge_into(link if number % 2 else path)
+            os._exit(0)
+        processes.append(process)
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 4
+    stored = SoftLabels.load(path)
+    assert link.is_symlink()
+    np.testing.assert_array_equal(stored.keys, soft.keys)
+    np.testing.assert_array_equal(stored.logits, soft.logits)
+
+
+def test_overwriting_replaces_what_was_there_before_and_keeps_what_others_wrote_since(soft, tmp_path):
+    path = tmp_path / "soft.safetensors"
+    part_of(soft, range(3)).save(path)
+    before = file_state(path)
+    assert len(part_of(soft, range(3, 5)).merge_into(path, replacing=before).keys) == 2
+    assert len(part_of(soft, range(5, 6)).merge_into(path, replacing=before).keys) == 3
+    with pytest.raises(InputError, match=r"the soft labels in .* are of revision"):
+        replace(soft, revision="other").merge_into(path)
+    assert len(SoftLabels.load(path).keys) == 3
+
+
+def test_a_teacher_that_is_replaced_while_it_labels_is_noticed(teacher_folder, features, tmp_path, monkeypatch):
+    compute = SoftLabels.compute
+
+    def replaced(*args, **kwargs):
+        build_teacher(seed=1).save_pretrained(teacher_folder)
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(SoftLabels, "compute", replaced)
+    path, revision = tmp_path / "soft.safetensors", teacher_revision(str(teacher_folder))
+    with pytest.raises(InputError, match=rf"changed while it labelled \(revision {revision} before, files-.* now\)"):
+        complete_soft_labels(path, str(teacher_folder), revision, [features])
+    assert not path.exists()
+
+
+def test_soft_labels_are_not_written_over_inputs_or_other_files(teacher_folder, tmp_path):
+    data = DataArguments(dataset=str(tmp_path / "texts.csv"))
+    (tmp_path / "texts.csv").write_text("text,label\ngood,1\n")
+    weights = (teacher_folder / "model.safetensors").read_bytes()
+    for path, message in (
+        (teacher_folder / "model.safetensors", "lies beside the weights of the teacher"),
+        (teacher_folder / "soft.safetensors", "lies beside the weights of the teacher"),
+        (tmp_path / "texts.csv", "texts.csv is .*texts.csv, which this command reads"),
+        (tmp_path / "notes.txt", "notes.txt is no file of soft labels, so it is not overwritten"),
+    ):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match=message):
+            label(str(teacher_folder), data, path=path, overwrite=True)
+    assert (teacher_folder / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": np.zeros((7, 2), np.float32)}, "keys for 7 examples"),
+        ({"logits": np.zeros((8, 3), np.float32)}, r"shape \(8, 3\) for 2 labels"),
+        ({"logits": np.zeros((8, 2), np.float64)}, "logits of the type float64"),
+        ({"logits": np.full((8, 2), np.nan, np.float32)}, "not finite"),
+        ({"keys": np.zeros((8, 4), np.uint8)}, r"keys of the type uint8 and the shape \(8, 4\)"),
+        ({"offsets": np.array([0, 9], np.int64)}, "the offsets do not divide the logits"),
+        ({"offsets": np.array([], np.int64)}, "offsets of the type"),
+        ({"label_names": (1, 2)}, "label names"),
+    ],
+)
+def test_soft_labels_that_do_not_fit_together_are_refused(soft, tmp_path, changes, message):
+    replace(soft, **changes).save(tmp_path / "soft.safetensors")
+    with pytest.raises(InputError, match=f"soft.safetensors are damaged .*{message}"):
+        SoftLabels.load(tmp_path / "soft.safetensors")

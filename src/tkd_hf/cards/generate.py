@@ -17,12 +17,11 @@ from ..data.tokenization import to_tuple
 from ..evaluation.results import REPORT_JSON, Report
 from ..hub.folder import CARD, PICTURES, RESULTS
 from ..hub.snapshot import refuse_links
-from ..models.loading import commit_of
 from ..models.signals import without_adapters
 from ..quantization import BACKENDS
+from ..records.inputs import fingerprint, teacher_revision, training_arguments
 from ..records.redaction import redact, redacted_record
-from ..records.run_folder import RECORD_NAME, StageRecord, fingerprint, read_record, training_arguments, write_record
-from ..teachers.soft_labels import teacher_revision
+from ..records.run_folder import RECORD_NAME, StageRecord, read_record, write_record
 from .arguments import CardOptions
 from .card import Card
 from .metadata import check_card
@@ -128,7 +127,7 @@ def record_from_trainer(trainer: Trainer) -> StageRecord:
 
 
 def _revision(model: PreTrainedModel) -> str:
-    commit, name = commit_of(model), model.config.name_or_path
+    commit, name = getattr(model.config, "_commit_hash", None), model.config.name_or_path
     return f"commit-{commit}" if commit and name and not Path(name).exists() else teacher_revision(model)
 
 

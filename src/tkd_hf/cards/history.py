@@ -7,8 +7,9 @@ from typing import Any
 
 from ..evaluation.columns import readable_name
 from ..objectives.arguments import DistillationTrainingArguments, FineTuningArguments, PretrainingArguments
+from ..records.inputs import training_arguments
 from ..records.redaction import hub_id
-from ..records.run_folder import StageRecord, training_arguments
+from ..records.run_folder import StageRecord
 from .markdown import Markdown, code_span, join, link, markdown_table
 
 
@@ -77,6 +78,7 @@ def non_default_arguments(record: StageRecord) -> dict[str, str]:
         for name, value in record.arguments.items()
         if name not in _IN_STAGE_FACTS
         and value not in (None, "", [], {})
+        and not (value == "False" and defaults.get(name) is None)  # transformers has such flags
         and _comparable(value) != _comparable(defaults.get(name))
     }
 

@@ -155,11 +155,10 @@ def quantize(
     from ..commands.quantize import check_quantization_gate
     from ..commands.quantize import quantize as run
     from ..quantization import load_backend
+    from ..records.recorded import recorded_data
 
-    if max_drop is not None and data is None:
-        raise InputError(
-            f"--max-drop {max_drop} is the largest allowed drop below the float model: name the data (--task)"
-        )
+    if max_drop is not None:
+        data = data or recorded_data(model)
     _, weights = load_backend(backend, weights)
     announce(f"quantizing {model} into {output_dir} with {backend}, {weights}")
     record = run(model, output_dir, backend, weights, data, calibration, overwrite, resume)

@@ -1,8 +1,7 @@
 """The commands that measure models: `evaluate`, `benchmark` and `report`."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
     from ..data.arguments import DataArguments
 
 
-@o.with_data
+@o.with_optional_data
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model: folder or Hub id, or an export in one.")],
-    data: "DataArguments",
+    data: "DataArguments | None",
     teacher: Annotated[str | None, o.option(help="Teacher to compare with: folder or Hub id (none).")] = None,
     batch_size: o.BatchSize = 128,
     max_drop: o.MaxDrop = None,
@@ -37,7 +36,8 @@ def evaluate(
 
     if max_drop is not None and not teacher:
         raise InputError(f"--max-drop {max_drop} is the largest allowed drop below the teacher: add --teacher")
-    announce(f"evaluating {model}{f' and its teacher {teacher}' if teacher else ''} on {data.task or data.dataset}")
+    on = f" on {data.task or data.dataset}" if data else ""
+    announce(f"evaluating {model}{f' and its teacher {teacher}' if teacher else ''}{on}")
     result = run(model, data, teacher, batch_size, disagreements)
     content = store_and_show(json_file, result.to_dict(), *evaluation_tables(result))
     if max_drop is not None:
@@ -82,19 +82,13 @@ def benchmark(
     return content
 
 
-def _task_of(values: dict[str, Any]) -> str:
-    from ..commands.report import recorded_task
-
-    return recorded_task(values["models"])
-
-
-@partial(o.with_data, default_task=_task_of)
+@o.with_optional_data
 def report(
     models: Annotated[
         list[str],
         typer.Argument(metavar="RUNS...", help="Models: folders or Hub ids; folders without a model are skipped."),
     ],
-    data: "DataArguments",
+    data: "DataArguments | None",
     output_dir: Annotated[Path, o.option("--output-dir", help="Folder for the report (report).")] = Path("report"),
     teacher: Annotated[str | None, o.option(help="Teacher: folder or Hub id (the one that the runs name).")] = None,
     batch_size: o.BatchSize = 128,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import InputError
 from ..evaluation.columns import NAME, Column
 from ..evaluation.tables import Table
 from . import options as o
@@ -81,8 +80,6 @@ def push(
     from ..commands.push import plan_push
     from ..commands.push import push as run
 
-    if max_drop is not None and data is None:
-        raise InputError(f"--max-drop {max_drop} needs data to evaluate model and teacher on: add --task")
     exports = tuple(filter(None, include.split(",")))
     announce(f"{'listing the files of a push of' if dry_run else 'pushing'} {folder} to {repo_id}")
     if dry_run:

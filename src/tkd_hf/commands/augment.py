@@ -15,9 +15,9 @@ from ..data.loading import load_split
 from ..data.tasks import Task
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
-from ..records.run_folder import RunFolder, StageRecord, fingerprint
+from ..records.inputs import data_fields, fingerprint, teacher_revision
+from ..records.run_folder import RunFolder, StageRecord
 from ..teachers.replacement_words import MaskedWords, NearestWords
-from ..teachers.soft_labels import teacher_revision
 from .options import AugmentOptions
 
 
@@ -104,6 +104,7 @@ def _record(options: AugmentOptions, examples: Dataset, task: Task) -> StageReco
             "mlm": options.mlm,
             "neighbours": options.neighbours,
             "model_revision": teacher_revision(model) if model else None,
+            "data": data_fields(options.data),
         },
         arguments={
             "shuffle_pairs": options.shuffle,

@@ -28,6 +28,7 @@ from ..inference.timing import (
     timings,
 )
 from ..quantization import BACKENDS
+from ..records.recorded import recorded_evaluation
 from .evaluate import first_texts
 from .options import BenchmarkOptions
 
@@ -81,7 +82,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         batch_sizes=batch_sizes, lengths=lengths, rounds=[options.rounds], threads=[1 if threads is None else threads]
     )
     longest = _max_common_length(models, max(lengths))
-    texts, problem_type = _real_texts(data, models[0])
+    data, texts, problem_type = _real_texts(data, models)
     max_length = int(min(data.max_length if data else DataArguments.max_length, longest))  # `longest` may be infinite
     time_limit = options.patience * len(models)
     with _torch_threads(threads):
@@ -156,12 +157,18 @@ def _max_common_length(models: Sequence[str], length: int) -> float:
     return min(limits.values())
 
 
-def _real_texts(data: DataArguments | None, model: str) -> tuple[list[tuple[str, ...]], str | None]:
-    """Return texts, or pairs of texts, and the problem type."""
+def _real_texts(
+    data: DataArguments | None, models: list[str]
+) -> tuple[DataArguments | None, list[tuple[str, ...]], str | None]:
+    """Return the data, or else that of the models' runs; texts, or pairs of texts, from it; and the problem type."""
+    names = label_names(runner_config(models[0]))
     if data is None:
-        return [(sentence,) for sentence in SENTENCES], None
-    examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(model)))
-    return first_texts(examples, MAX_REAL_TEXTS), task.problem_type
+        if (recorded := recorded_evaluation(models, names)) is None:
+            return None, [(sentence,) for sentence in SENTENCES], None
+        data, examples, task = recorded
+    else:
+        examples, task = load_split(data, "eval", fallback_label_names=names)
+    return data, first_texts(examples, MAX_REAL_TEXTS), task.problem_type
 
 
 def _text_batches(

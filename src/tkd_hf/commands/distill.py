@@ -23,8 +23,9 @@ from ..evaluation.metrics import compute_metrics_for
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
-from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
-from ..teachers.soft_labels import attach_mean, default_path, teacher_revision
+from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.run_folder import RunFolder, StageRecord
+from ..teachers.soft_labels import attach_mean, default_path
 from ..teachers.teacher import normalize_weights
 from ..training.combined import CombinedObjective
 from ..training.quantization_aware import QuantizationAwareCallback
@@ -72,7 +73,7 @@ def distill(options: DistillOptions) -> StageRecord:
         InputError: for bad data, models that cannot be loaded, labels that do not match, soft labels that are damaged
             or belong to another teacher, a folder that holds another run, or `adapter_only` without an existing
             student.
-        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+        TrainingStopped: after SIGINT, SIGTERM or SIGHUP, once a checkpoint has been written.
 
     Example:
 
@@ -102,8 +103,15 @@ def distill(options: DistillOptions) -> StageRecord:
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
     record = _record(options, args, live, list(zip(teachers, revisions, strict=True)))
-    record.inputs |= data_inputs(train, evaluation, task, extra)
-    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
+    record.inputs |= data_inputs(data, train, evaluation, task, extra)
+    folder = RunFolder(
+        args.output_dir,
+        record,
+        options.overwrite,
+        options.resume,
+        args,
+        reads=[*options.unlabelled, options.soft_labels if options.overwrite else None],
+    )
     if folder.done:
         return folder.record
 

@@ -25,6 +25,7 @@ from ..inference.memory import count_parameters
 from ..inference.prediction import predict_logits
 from ..inference.runners import Runner, load_runner, runner_config
 from ..inference.timing import median_latencies
+from ..records.recorded import recorded_data
 from .options import EvaluateOptions
 
 
@@ -55,8 +56,9 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     result.check_drop(0.01)  # GateFailed if accuracy is more than 0.01 below the teacher's
     ```
     """
-    data, teacher, disagreements_file = options.data, options.teacher, options.disagreements_file
+    teacher, disagreements_file = options.teacher, options.disagreements_file
     models = to_tuple(options.model)
+    data = options.data or recorded_data(models)
     if disagreements_file and not teacher:
         raise InputError(f"disagreements_file={str(disagreements_file)!r} requires a teacher to compare with; name one")
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(models[0])))

@@ -13,8 +13,8 @@ from ..data.tokenization import tokenize
 from ..evaluation.metrics import compute_metrics_for
 from ..models.loading import load_for_training, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
-from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
-from ..teachers.soft_labels import teacher_revision
+from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.run_folder import RunFolder, StageRecord
 from ..training.base_trainer import BaseTrainer
 from ..training.stage import train_into
 from .options import FinetuneOptions
@@ -37,7 +37,7 @@ def finetune(options: FinetuneOptions) -> StageRecord:
 
     Raises:
         InputError: for bad data, a model that cannot be loaded or trained, or a folder that holds another run.
-        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+        TrainingStopped: after SIGINT, SIGTERM or SIGHUP, once a checkpoint has been written.
 
     Example:
 
@@ -60,7 +60,7 @@ def finetune(options: FinetuneOptions) -> StageRecord:
         inputs={
             "model": model,
             "model_revision": teacher_revision(model),
-            **data_inputs(train, evaluation, task),
+            **data_inputs(data, train, evaluation, task),
         },
         arguments={
             "max_length": data.max_length,
@@ -68,7 +68,7 @@ def finetune(options: FinetuneOptions) -> StageRecord:
             **({"lora": asdict(lora)} if lora else {}),
         },
     )
-    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
+    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume, args)
     if folder.done:
         return folder.record
 

@@ -1,19 +1,24 @@
 """`tkd-hf label`: run the teacher once and store its soft labels."""
 
+import os
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 
+from ..core.errors import InputError, StopRequested
+from ..core.files import check_output, file_state
 from ..core.options import accepts
 from ..data.loading import load_split
 from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_classifier_with_tokenizer, load_tokenizer
-from ..teachers.soft_labels import SoftLabels, default_path, teacher_revision
+from ..records.inputs import teacher_revision
+from ..teachers.soft_labels import SoftLabels, default_path
 from .options import LabelOptions
 
 
@@ -68,15 +73,21 @@ def label(options: LabelOptions) -> LabelResult:
     tokenizer = load_tokenizer(teacher)  # fails early if the teacher does not exist
     revision = teacher_revision(teacher)
     path = Path(path or default_path(revision))
+    _check_path(path, teacher, [teacher, data.dataset, data.data_dir, *options.unlabelled], options.overwrite)
     loaded = [load_split(data, split) for split in options.splits]
     task = loaded[0][1]
     texts = [_text_columns(rows) for rows, _ in loaded]
     if options.unlabelled:
-        texts.append(read_unlabelled(options.unlabelled, task, data.data_dir))
+        texts.append(read_unlabelled(list(options.unlabelled), task, data.data_dir))
     features = [tokenize(rows, tokenizer, data.max_length) for rows in texts]
-    _, computed = complete_soft_labels(
-        path, teacher, revision, features, options.batch_size, options.overwrite, task.problem_type
-    )
+    before = file_state(path)
+    try:
+        _, computed = complete_soft_labels(
+            path, teacher, revision, features, options.batch_size, options.overwrite, task.problem_type
+        )
+    except StopRequested as request:
+        request.resumable = file_state(path) != before  # then --overwrite would compute it again
+        raise
     return LabelResult(str(path), revision, sum(map(len, features)), computed)
 
 
@@ -93,6 +104,7 @@ def complete_soft_labels(
     """Run the teacher on the examples that a file of soft labels lacks, save the file, and return all soft labels.
 
     The file is saved after every `EXAMPLES_PER_SAVE` examples, so that an interrupted labelling continues from there.
+    Other commands may add to the same file at the same time: what they have stored stays, and is not computed again.
     Only one such part is in memory at a time. Under `accelerate launch` each process runs the teacher on its share of
     the examples, and all processes receive all soft labels.
 
@@ -108,29 +120,60 @@ def complete_soft_labels(
 
     Returns:
         the soft labels, and the number of distinct examples that the teacher was run on.
+
+    Raises:
+        InputError: if the file is damaged or belongs to another teacher, or if the teacher's files change meanwhile.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
+    replacing = file_state(path) if overwrite else None
     stored = SoftLabels.load(path, revision) if path.exists() and not overwrite else None
-    state.wait_for_everyone()  # no process writes before all have read
+    (stored,) = broadcast_object_list([stored])  # the same in all processes, whatever another command adds now
     model, computed = None, 0
     for rows in features:
-        missing = rows if stored is None else rows.select(stored.missing(rows, teacher_index))
-        for start in range(0, len(missing), EXAMPLES_PER_SAVE):
+        for start in range(0, len(rows), EXAMPLES_PER_SAVE):
+            part = rows.select(range(start, min(start + EXAMPLES_PER_SAVE, len(rows))))
+            part = part if stored is None else part.select(stored.missing(part, teacher_index))
+            if not len(part):
+                continue
             if model is None:
                 model, tokenizer = load_classifier_with_tokenizer(teacher, problem_type)
                 model.to(state.device)
-            end = min(start + EXAMPLES_PER_SAVE, len(missing))
-            part = teacher_features(missing.select(range(start, end)), teacher_index)
+            part = teacher_features(part, teacher_index)
             own = range(state.process_index, len(part), state.num_processes)
             new = SoftLabels.compute(model, tokenizer, part.select(own), revision, batch_size) if own else None
-            count_before = 0 if stored is None else len(stored.keys)
-            for soft_labels in filter(None, gather_object([new])):
-                stored = soft_labels if stored is None else stored.merge(soft_labels)
-            computed += len(stored.keys) - count_before
+            gathered = list(filter(None, gather_object([new])))
+            additions = reduce(SoftLabels.merge, gathered)
+            computed += len(additions.keys)
+            _check_unchanged(teacher, revision)
             if state.is_main_process:
-                stored.save(path)
+                additions = additions.merge_into(path, replacing)
+                replacing = None
+            (additions,) = broadcast_object_list([additions])
+            stored = additions if stored is None else stored.merge(additions)
     state.wait_for_everyone()
+    assert stored is not None
     return stored, computed
+
+
+def _check_path(path: Path, teacher: str, reads: list[str | None], overwrite: bool) -> None:
+    """Refuse a file that is an input, or that lies in the teacher's folder, because it would change the revision."""
+    check_output(path, reads)
+    if Path(teacher).is_dir() and os.path.realpath(path.parent) == os.path.realpath(teacher):
+        raise InputError(
+            f"{path} lies beside the weights of the teacher {teacher}, which identify the teacher; name a file in "
+            "another folder"
+        )
+    if overwrite:
+        SoftLabels.check_replaceable(path)
+
+
+def _check_unchanged(teacher: str, revision: str) -> None:
+    """Refuse to store the answers of a teacher whose files are others by now than those that the revision names."""
+    if revision.startswith("files-") and (now := teacher_revision(teacher)) != revision:
+        raise InputError(
+            f"the files of the teacher {teacher} changed while it labelled (revision {revision} before, {now} now); "
+            "nothing was stored of what it answered since; repeat the command"
+        )
 
 
 def _text_columns(rows: Dataset) -> Dataset:

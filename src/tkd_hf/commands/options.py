@@ -238,7 +238,8 @@ class QuantizeOptions:
     )
     data: DataArguments | None = _optional_data(
         help="The task or data set. Its evaluation split measures how much the model lost, and some schemes need its "
-        "training split for calibration. Without data, only size and speed are measured."
+        "training split for calibration. By default the data of the run. Without data, only size and speed are "
+        "measured."
     )
     calibration: int = option(
         default=300, minimum=1, help="Number of training examples to calibrate on, for schemes that need them."
@@ -256,7 +257,7 @@ class EvaluateOptions:
         parse=parse_names,
         help="Model: folder or Hub id, or an export in one; see `tkd_hf.inference.runners`.",
     )
-    data: DataArguments = group("Data", help=DATA_HELP)
+    data: DataArguments | None = _optional_data(help=f"{DATA_HELP} By default that of the run, as its record names it.")
     teacher: str | None = option(default=None, help="Teacher to compare with: folder or Hub id.")
     batch_size: int = _batch_size()
     disagreements_file: str | Path | None = option(
@@ -277,7 +278,8 @@ class BenchmarkOptions:
         help="Models: folders or Hub ids, or exports in them. A model that is named twice shows the noise.",
     )
     data: DataArguments | None = _optional_data(
-        help="The data whose evaluation split provides the real texts; without it, a few built-in sentences are used."
+        help="The data whose evaluation split provides the real texts. By default the data of the runs. Without data, "
+        "a few built-in sentences are used."
     )
     batch_sizes: Sequence[int] = _batch_sizes()
     lengths: Sequence[int] = _lengths()
@@ -302,9 +304,7 @@ class ReportOptions:
         help="Models: folders or Hub ids, or exports in them. Folders without a model are skipped, so runs/* works.",
     )
     output_dir: str | Path = option(default=Path("report"), help="Folder for the report. An earlier one is replaced.")
-    data: DataArguments | None = _optional_data(
-        help="The task or data set (the GLUE task that the runs' records name)."
-    )
+    data: DataArguments | None = _optional_data(help="The task or data set (the data that the runs' records name).")
     teacher: str | None = option(
         default=None, shown_default="the one that the runs name", help="Teacher: folder or Hub id."
     )
@@ -338,7 +338,7 @@ class PushOptions:
         shown_default="no limit",
         help=f"{MAX_DROP_HELP} Model and teacher are evaluated first.",
     )
-    data: DataArguments | None = _optional_data(help="The data to evaluate on; required with `max_drop`.")
+    data: DataArguments | None = _optional_data(help="The data to evaluate on with `max_drop` (that of the run).")
     teacher: str | None = option(
         default=None, shown_default="the one that the run names", help="Teacher for --max-drop: folder or Hub id."
     )

@@ -21,8 +21,8 @@ from ..models.loading import load_encoder, load_masked_lm_if_trained, load_token
 from ..models.modeling_tkd import TKDForMaskedLM, TKDModel, TKDPreTrainedModel
 from ..models.student import student_from_teacher
 from ..objectives.arguments import PretrainingArguments
-from ..records.run_folder import RunFolder, StageRecord, training_arguments
-from ..teachers.soft_labels import teacher_revision
+from ..records.inputs import teacher_revision, training_arguments
+from ..records.run_folder import RunFolder, StageRecord
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .options import PretrainOptions
@@ -46,7 +46,7 @@ def pretrain(options: PretrainOptions) -> StageRecord:
 
     Raises:
         InputError: for a bad corpus, models that cannot be loaded or do not fit, or a folder that holds another run.
-        TrainingStopped: after SIGTERM, once a checkpoint has been written.
+        TrainingStopped: after SIGINT, SIGTERM or SIGHUP, once a checkpoint has been written.
 
     Example:
 
@@ -69,7 +69,14 @@ def pretrain(options: PretrainOptions) -> StageRecord:
     loaded_tokenizer = _load_matching_tokenizer(args.teacher, options.tokenizer)
     _check_fit(teacher, loaded_tokenizer, corpus.max_length)
     train, evaluation = load_corpus(corpus, loaded_tokenizer)
-    folder = RunFolder(args.output_dir, _record(options, train, evaluation), options.overwrite, options.resume)
+    folder = RunFolder(
+        args.output_dir,
+        _record(options, train, evaluation),
+        options.overwrite,
+        options.resume,
+        args,
+        reads=[options.corpus.dataset],
+    )
     if folder.done:
         return folder.record
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from ..core.errors import InputError
 from ..core.names import label_names
 from ..core.options import accepts
+from ..core.processes import resumable
 from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import append_unlabelled
@@ -26,8 +27,8 @@ from ..pruning.schedule import Schedule
 from ..pruning.targets import ParameterTarget, SpeedTarget, Target, shape_latencies
 from ..pruning.unstructured import ElementPruner, ElementPruningCallback, magnitude_masks, sparsity_report
 from ..pruning.vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
-from ..records.run_folder import RunFolder, StageRecord, data_inputs, training_arguments
-from ..teachers.soft_labels import teacher_revision
+from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.run_folder import RunFolder, StageRecord
 from ..training.combined import CombinedObjective
 from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train_into
 from ..training.trainer import DistillationTrainer
@@ -85,8 +86,15 @@ def prune(options: PruneOptions) -> StageRecord:
     extra = new_texts(options.unlabelled, data, examples, evaluation, task)
     full_tokenizer = load_tokenizer(options.model)
     record = _record(options, args, teacher, train, live)
-    record.inputs |= data_inputs(examples, evaluation, task, extra)
-    folder = RunFolder(args.output_dir, record, options.overwrite, options.resume)
+    record.inputs |= data_inputs(data, examples, evaluation, task, extra)
+    folder = RunFolder(
+        args.output_dir,
+        record,
+        options.overwrite,
+        options.resume,
+        args,
+        reads=[*options.unlabelled, options.soft_labels if options.overwrite else None],
+    )
     if folder.done:
         return folder.record
 
@@ -139,10 +147,11 @@ def _prune_at_once(
     log_to_stderr(trainer)
     trainer.run_record = folder.record
     folder.start()
-    if callback is not None:
-        callback.prune_without_training()
-    size_and_speed = measure(trainer)
-    return finish_run(folder, trainer, save_and_evaluate(trainer) | size_and_speed)
+    with resumable():
+        if callback is not None:
+            callback.prune_without_training()
+        size_and_speed = measure(trainer)
+        return finish_run(folder, trainer, save_and_evaluate(trainer) | size_and_speed)
 
 
 def _record(

@@ -16,10 +16,10 @@ from ..core.options import accepts
 from ..hub.folder import CARD, check_folder, publishable_files, publishable_record
 from ..hub.push import PushResult, check_repo_id, push_files
 from ..hub.snapshot import copy_files
-from ..records.run_folder import RECORD_NAME
+from ..records.recorded import recorded_data, recorded_input
+from ..records.run_folder import RECORD_NAME, check_finished, finished_run
 from .evaluate import evaluate
 from .options import PushOptions
-from .report import recorded_input
 
 
 PUSHED = ".tkd_pushed.json"  # in the run folder: the hash of the card that was pushed last, by repository
@@ -58,14 +58,18 @@ def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> 
         include: exports to upload as well: `"onnx"`, `"openvino"`.
 
     Raises:
-        InputError: if the folder cannot be published as it is, or if the Hub would refuse the card.
+        InputError: if the folder cannot be published as it is, if its run has not finished or is running, or if the Hub
+            would refuse the card.
     """
     check_repo_id(repo_id)
     folder = Path(folder)
-    check_folder(folder, include)
-    content = write_card(folder, repo_id)
-    copies = TemporaryDirectory(prefix="tkd-hf-push-")
-    copied = copy_files(folder, publishable_files(folder, include), Path(copies.name))
+    with finished_run(folder):  # until its files are copied
+        for name in include:
+            check_finished(folder / name)
+        check_folder(folder, include)
+        content = write_card(folder, repo_id)
+        copies = TemporaryDirectory(prefix="tkd-hf-push-")
+        copied = copy_files(folder, publishable_files(folder, include), Path(copies.name))
     check_folder(copies.name, include)
     files: dict[str, Path | bytes] = {path.relative_to(copies.name).as_posix(): path for path in copied}
     if RECORD_NAME in files:
@@ -87,7 +91,8 @@ def push(options: PushOptions) -> PushResult:
     With `max_drop`, the model and its teacher are evaluated first, and a model that lost too much is not pushed.
 
     Raises:
-        InputError: as `plan_push`; if `max_drop` is given without data; if the card was edited on the Hub; or if the
+        InputError: as `plan_push`; if `max_drop` is given, and neither the call nor the record names data; if the card
+            was edited on the Hub; or if the
             Hub refuses the push.
         GateFailed: if the model lost more than `max_drop`.
 
@@ -103,10 +108,7 @@ def push(options: PushOptions) -> PushResult:
     folder, max_drop, data = Path(options.folder), options.max_drop, options.data
     planned = plan_push(folder, options.repo_id, options.include)
     if max_drop is not None:
-        if data is None:
-            raise InputError(
-                f"max_drop={max_drop} requires data to evaluate the model and its teacher on: name the task"
-            )
+        data = data or recorded_data(folder)
         evaluate(str(folder), data, options.teacher or recorded_input([str(folder)], "teacher")).check_drop(max_drop)
 
     def guard(remote_card: bytes) -> None:

@@ -16,14 +16,16 @@ from ..core.names import label_names
 from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_split
+from ..data.tasks import Task
 from ..data.tokenization import tokenize
 from ..evaluation.results import check_drop
 from ..inference.runners import load_runner, runner_config
 from ..inference.timing import forward_pass, max_input_length, text_batch, time_interleaved, timings
 from ..models.loading import load_classifier_with_tokenizer, weight_files
 from ..quantization import load_backend
-from ..records.run_folder import RunFolder, StageRecord, fingerprint, read_record
-from ..teachers.soft_labels import teacher_revision
+from ..records.inputs import data_fields, fingerprint, teacher_revision
+from ..records.recorded import recorded_evaluation
+from ..records.run_folder import RunFolder, StageRecord, read_record
 from .benchmark import SENTENCES
 from .evaluate import TIMED_SENTENCES, evaluate, first_texts
 from .options import QuantizeOptions
@@ -54,10 +56,11 @@ def quantize(options: QuantizeOptions) -> StageRecord:
     print(record.metrics["agreement"], record.metrics["speedup"])
     ```
     """
-    model, backend, data = options.model, options.backend, options.data
+    model, backend = options.model, options.backend
     chosen, weights = load_backend(backend, options.weights)
     config = runner_config(model)
     _check_not_quantized(model, config.to_dict())
+    data, evaluation, task = _evaluation_data(options, label_names(config))
     calibrated = weights in chosen.calibrated_schemes
     if calibrated and data is None:
         raise InputError(
@@ -65,15 +68,14 @@ def quantize(options: QuantizeOptions) -> StageRecord:
         )
     inputs: dict[str, Any] = {"model": model, "model_revision": teacher_revision(model)}
     arguments: dict[str, Any] = {"backend": backend, "weights": weights}
-    evaluation = task = train = None
-    if data is not None:
-        evaluation, task = load_split(data, "eval", label_names(config))
+    train = None
+    if data is not None and evaluation is not None and task is not None:
         if "label" not in evaluation.column_names:
             raise InputError(
                 f"split {task.eval_split!r} of {task.name} has no labels to evaluate against; name a labelled split "
                 "(--eval-split)"
             )
-        inputs |= {"task": task.name, "eval": fingerprint(evaluation)}
+        inputs |= {"task": task.name, "eval": fingerprint(evaluation), "data": data_fields(data)}
         arguments["max_length"] = data.max_length
         if calibrated:
             train, _ = load_split(data, "train", label_names(config))
@@ -132,6 +134,18 @@ def _check_not_quantized(model: str, config: dict[str, Any]) -> None:
     else:
         problem = "holds no PyTorch weights"
     raise InputError(f"{model!r} {problem}; quantize the float model that it was made from{source}")
+
+
+def _evaluation_data(
+    options: QuantizeOptions, names: tuple[str, ...]
+) -> tuple[DataArguments | None, Dataset | None, Task | None]:
+    """Return the data to measure on, or else that of the model's run; `None` if there is none."""
+    if options.data is not None:
+        return options.data, *load_split(options.data, "eval", names)
+    finished = read_record(options.output_dir) if options.resume else None
+    if finished is not None and "eval" not in finished.inputs:  # version 0.1.0 measured without data if none was named
+        return None, None, None
+    return recorded_evaluation(options.model, names) or (None, None, None)
 
 
 def record_quantization(folder: Path, details: dict[str, Any]) -> None:

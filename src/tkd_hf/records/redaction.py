@@ -50,7 +50,7 @@ def redacted_record(record: StageRecord) -> StageRecord:
     for name in _MODEL_FIELDS:
         for fields in (inputs, arguments):
             if fields.get(name):
-                fields[name] = _model_name(fields[name], inputs.get(f"{name}_revision"))
+                fields[name] = _model_names(fields[name], inputs.get(f"{name}_revision"))
     before = [asdict(redacted_record(StageRecord(**stage))) for stage in record.before]
     changes = {"inputs": inputs, "arguments": arguments, "before": before}
     return replace(record, **redact({**asdict(record), **changes}))
@@ -90,8 +90,12 @@ def basename(path: str) -> str:
     return PurePosixPath(PureWindowsPath(path).as_posix()).name
 
 
-def _model_name(name: str | list[str], revision: str | list[str] | None) -> str | list[str]:
-    if isinstance(name, list):
-        revisions = revision if isinstance(revision, list) else [revision] * len(name)
-        return [_model_name(*pair) for pair in zip(name, revisions, strict=True)]
+def _model_names(names: str | list[str], revision: str | list[str] | None) -> str | list[str]:
+    if isinstance(names, str):
+        return _model_name(names, revision if isinstance(revision, str) else None)
+    revisions = revision if isinstance(revision, list) else [revision] * len(names)
+    return [_model_name(*pair) for pair in zip(names, revisions, strict=True)]
+
+
+def _model_name(name: str, revision: str | None) -> str:
     return name if hub_id(name, revision) else basename(name)

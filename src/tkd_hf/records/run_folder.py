@@ -1,36 +1,48 @@
 """The folder of one run: checks before writing to it, and its record, `tkd_run.json`."""
 
-import hashlib
 import json
 import logging
-import shutil
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from filelock import FileLock, Timeout
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..core.errors import InputError
-from ..core.files import atomic_write, read_json
+from ..core.files import EXCHANGE_PREFIX, FolderExchange, atomic_write, check_output, locked, read_json
 from ..core.hardware import describe_hardware, describe_software
 from ..core.processes import is_first_process
-from ..data.tasks import Task
+from .inputs import differences
 
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "tkd_run.json"
-LOCK_NAME = ".tkd_run.lock"
+LOCK_NAME = f"{EXCHANGE_PREFIX}lock"
+
+# What the commands and the Trainer write into a run folder. `--overwrite` deletes this, and keeps everything else.
+_RUN_FILES = (
+    *(RECORD_NAME, "README.md", ".gitignore", "report.md", "report.json", "disagreements*.jsonl", "removed_tokens.txt"),
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "training_args.bin", "trainer_state.json"),
+    *("*config.json", "*_tkd.py", "quanto_qmap.json", "model*.onnx", "model*.onnx_data", "openvino_*"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.*", "merges.txt"),
+    *("*.model", "*_results.json", "train.parquet"),
+)
+_RUN_FOLDERS = (f"{PREFIX_CHECKPOINT_DIR}-*", "runs", "pictures", "onnx", "openvino", "__pycache__")
+# Fields of a record that name what a run reads.
+_READ_FIELDS = ("model", "teacher", "student", "tokenizer", "mlm", "neighbours", "words_from")
 
 # Types of a record's fields, checked on reading: the record may have been downloaded with someone else's model.
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"stage": str, "before": list, "finished": (str, type(None)), "seconds": (int, float, type(None))},
     **dict.fromkeys(("inputs", "arguments", "metrics", "details", "software", "hardware"), dict),
 }
@@ -116,23 +128,6 @@ def write_record(folder: str | Path, record: StageRecord) -> None:
         file.write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
 
 
-def data_inputs(train: Dataset, evaluation: Dataset, task: Task, unlabelled: Dataset | None = None) -> dict[str, Any]:
-    """Return the entries about the data in a training stage's record.
-
-    They are the task's name, its data set on the Hub (for a local file or folder nothing), its splits, and fingerprints
-    of the examples.
-    """
-    inputs = {"task": task.name, "train": fingerprint(train), "eval": fingerprint(evaluation)}
-    if not Path(task.dataset).exists():
-        inputs["dataset"] = task.dataset
-        if task.config:
-            inputs["config"] = task.config
-    inputs["splits"] = {"train": task.train_split, "eval": task.eval_split}
-    if unlabelled:
-        inputs["unlabelled"] = fingerprint(unlabelled)
-    return inputs
-
-
 def previous_stages(model: str | None) -> list[dict[str, Any]]:
     """Return the records of the stages that produced a model, oldest first; empty if it is not a finished run."""
     record = read_record(model) if model and Path(model).is_dir() else None
@@ -145,34 +140,52 @@ def previous_stages(model: str | None) -> list[dict[str, Any]]:
 class RunFolder:
     """The output folder of one stage: check it, start, work in it, and finish with a record.
 
-    Creating a `RunFolder` only checks; nothing is deleted or written before `start` or `replace_when_done`.
+    Creating a `RunFolder` only checks; nothing is deleted or written before `start` or `replace_when_done`. There is
+    one exception: if a process was killed while it replaced the folder's content, the replacement is completed.
 
     Args:
         path: the folder; it need not exist.
         record: the stage about to run. If `resume` is set and the folder holds the same stage, finished, `done` is true
             and `record` is the stored one.
-        overwrite: delete the run in the folder.
+        overwrite: delete the run in the folder. Files that no run writes stay.
         resume: continue the run in the folder.
+        args: the training arguments, for comparing the record of an earlier version; see `differences`.
+        reads: paths that the stage reads, in addition to those in the record.
 
     Raises:
-        InputError: if the folder holds files and neither `overwrite` nor `resume` is set, if both are, or if the run to
-            resume had other inputs or arguments (the message names all of them).
+        InputError: if the folder holds files and neither `overwrite` nor `resume` is set, if both are, if the run to
+            resume had other inputs or arguments (the message names all of them), or if the folder is or holds something
+            that the stage reads.
     """
 
-    def __init__(self, path: str | Path, record: StageRecord, overwrite: bool = False, resume: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        record: StageRecord,
+        overwrite: bool = False,
+        resume: bool = False,
+        args: TrainingArguments | None = None,
+        reads: Iterable[str | Path | None] = (),
+    ):
         self.path = Path(path)
         self.record = record
         record.before = previous_stages(record.inputs.get("model") or record.arguments.get("student"))
-        self._overwrite, self._lock = overwrite, None
+        self._overwrite, self._args = overwrite, args
+        self._lock: FileLock | None = None
+        self._is_new = not self.path.exists()
         if overwrite and resume:
             raise InputError("overwrite and resume cannot be combined; choose one")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; name a folder for the output")
-        if not any(path.name != LOCK_NAME for path in self.path.glob("*")):
+        check_output(self.path, [*_read_by(record), *reads])
+        self._exchange = FolderExchange(self.path, _is_of_a_run)
+        completed = self._complete_exchange()
+        # If the deletion of the previous run was interrupted, what is left of it counts for nothing.
+        if self._exchange.discarding.is_dir() or not _entries(self.path):
             return
         if overwrite:
             self._check_is_run()
-        elif resume:
+        elif resume or completed:
             self.record = self._resumable(record)
         else:
             raise InputError(
@@ -196,7 +209,8 @@ class RunFolder:
     def start(self, since: float | None = None) -> None:
         """Lock the folder, delete the previous run if `overwrite` is set, and write the record of an unfinished run.
 
-        Call it only after all input has been checked, so that a mistake does not delete the previous run.
+        Call it only after all input has been checked, so that a mistake does not delete the previous run. Of several
+        processes, only the first one does this; the others must wait for it.
 
         Args:
             since: value of `time.perf_counter()` when the work began, if that was earlier.
@@ -204,42 +218,48 @@ class RunFolder:
         Raises:
             InputError: if another run is using the folder.
         """
-        self._take()
-        if self._overwrite:
-            for path in self.path.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                elif path.name != LOCK_NAME:
-                    path.unlink()
         self._started = time.perf_counter() if since is None else since
+        if not is_first_process():
+            return
+        self._take()
+        self._exchange.abandon()
+        for left in self.path.glob(f".{RECORD_NAME}.*"):
+            left.unlink(missing_ok=True)  # by a process that was killed while it wrote the record
+        if self._overwrite or self._exchange.discarding.is_dir():
+            self._exchange.discard()
+            self._report_kept_files()
         self._write(self.path)
+        self._exchange.forget_discarded()
 
     @contextmanager
     def replace_when_done(self) -> Iterator[Path]:
-        """Yield an empty temporary folder; rename it to this one, with the record, when the block ends.
+        """Yield an empty temporary folder; move its content and the record into this one when the block ends.
 
         Use it instead of `start` and `finish` for work that cannot be resumed. If the work fails or is killed, this
-        folder keeps its previous content.
+        folder keeps its previous content. If the process is killed while the content is replaced, the next `RunFolder`
+        on this path completes that.
 
         Raises:
-            InputError: if another run is using the folder.
+            InputError: if another run is using the folder, or if the result cannot be moved; it is then kept in a
+                subfolder that the message names.
         """
-        temporary = self.path.absolute().with_name(f".{self.path.absolute().name}.partial")
         self._take()
         self._started = time.perf_counter()
         try:
-            shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-            temporary.mkdir()
-            yield temporary
-            self._close()
-            self._write(temporary)
-            shutil.rmtree(self.path)
-            temporary.rename(self.path)
+            temporary = self._exchange.begin()
+            try:
+                yield temporary
+                self._close()
+                self._write(temporary)
+            except BaseException:
+                self._exchange.abandon()
+                raise
+            self._exchange.install()
+            self._exchange.forget_discarded()
+            self._report_kept_files()
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
             self._release()
-            if [path.name for path in self.path.glob("*")] in ([], [LOCK_NAME]):
-                shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_if_empty()
 
     def finish(self, metrics: dict[str, Any]) -> StageRecord:
         """Store the metrics and the time in the record, write it, and return it."""
@@ -249,9 +269,9 @@ class RunFolder:
         self._release()
         return self.record
 
-    def _take(self):
+    def _take(self) -> None:
         """Lock the folder. The operating system frees the lock when this process ends, even if it is killed."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.resolve().mkdir(parents=True, exist_ok=True)  # the target of a link may be missing
         if not is_first_process():
             return  # the first process locks for the whole run
         # A singleton per folder and process: a run that failed earlier in this process does not block the next one.
@@ -259,63 +279,117 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(
-                f"another run is using {self.path}; wait until it has ended, or choose another folder"
-            ) from None
+            raise InputError(_in_use(self.path)) from None
 
-    def _release(self):
+    def _release(self) -> None:
         if self._lock:
             self._lock.release(force=True)
 
-    def _check_is_run(self):
+    def _remove_if_empty(self) -> None:
+        """Remove the folder that `_take` made, if the work left nothing in it."""
+        if self._is_new and not _entries(self.path, everything=True):
+            with suppress(OSError):
+                (self.path / LOCK_NAME).unlink(missing_ok=True)
+                self.path.rmdir()
+
+    def _complete_exchange(self) -> bool:
+        """Complete a replacement of the folder's content that was interrupted; return whether there was one."""
+        if not self._exchange.pending:
+            return False
+        with locked(self.path / LOCK_NAME, 0, _in_use(self.path)):
+            self._exchange.complete()
+            self._exchange.forget_discarded()
+        logger.info("%s was being replaced when a process was killed; the replacement is complete now", self.path)
+        return True
+
+    def _check_is_run(self) -> None:
         """Refuse to delete a folder that holds no run: a mistyped path must not delete somebody's files."""
         if not (self.path / RECORD_NAME).exists():
             raise InputError(f"{self.path} holds files but no {RECORD_NAME}, so it is not a run; choose another folder")
+
+    def _report_kept_files(self) -> None:
+        kept = [path.name for path in _entries(self.path) if not _is_of_a_run(path)]
+        if kept and self._overwrite:
+            logger.info("kept in %s, because no run writes such files: %s", self.path, ", ".join(kept))
 
     def _resumable(self, record: StageRecord) -> StageRecord:
         """Return the stored record if it has finished, else the new one; refuse a run with other settings."""
         stored = read_record(self.path)
         if stored is None:
             raise InputError(f"{self.path} holds no {RECORD_NAME}, so it is not a run to resume; choose another folder")
-        new = json.loads(json.dumps({"stage": record.stage, **record.inputs, **record.arguments}))
+        new = {"stage": record.stage, **record.inputs, **record.arguments}
         old = {"stage": stored.stage, **stored.inputs, **stored.arguments}
-        changed = [name for name in sorted(new | old) if new.get(name) != old.get(name)]
-        if changed:
-            differences = ", ".join(f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in changed)
-            raise InputError(f"the run in {self.path} differs: {differences}; --overwrite starts again")
+        if changes := differences(old, new, self._args):
+            raise InputError(f"the run in {self.path} differs: {changes}; --overwrite starts again")
         if not stored.finished:
             return record
         logger.info("%s is already finished", self.path)
         return stored
 
-    def _close(self):
+    def _close(self) -> None:
         self.record.seconds = round(time.perf_counter() - self._started, 1)
         self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def _write(self, folder: Path):
+    def _write(self, folder: Path) -> None:
         write_record(folder, self.record)
 
 
-def fingerprint(examples: Dataset) -> str:
-    """Return a short hash of the examples' columns and values, in order."""
-    digest = hashlib.sha256()
-    for column in sorted(examples.column_names):
-        digest.update(column.encode())
-        for value in examples[column]:
-            digest.update(repr(value).encode())
-            digest.update(b"\0")
-    return digest.hexdigest()[:16]
+@contextmanager
+def finished_run(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of a run folder while its files are read, so that no run changes them.
+
+    A folder without a record, such as a model that was saved by hand, counts as finished.
+
+    Raises:
+        InputError: if a run is using the folder, or has not finished.
+    """
+    folder = Path(folder)
+    with (
+        suppress(PermissionError) if not os.access(folder, os.W_OK) else locked(folder / LOCK_NAME, 0, _in_use(folder))
+    ):
+        check_finished(folder)
+        yield
 
 
-def training_arguments(args: Any) -> dict[str, Any]:
-    """Return the training arguments that determine the result, for the run's record."""
-    names = (
-        "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps warmup_steps "
-        "weight_decay lr_scheduler_type optim seed bf16 fp16 objectives final_objectives temperature final_temperature "
-        "divergence confidence_weighting top_k layer_map relation_heads"
-    ).split()
-    values = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    for name in ("learning_rate num_train_epochs warmup_steps weight_decay temperature final_temperature").split():
-        if name in values:
-            values[name] = float(values[name])  # a recipe may say 2 and a flag 2.0: the run is the same
-    return {name: value if isinstance(value, dict) else str(value) for name, value in values.items()}
+def check_finished(folder: str | Path) -> None:
+    """Refuse a folder whose run has not finished, or whose content is being replaced.
+
+    Raises:
+        InputError: in these cases; the message names the command that completes the folder.
+    """
+    folder = Path(folder)
+    exchange = FolderExchange(folder, _is_of_a_run)
+    record = read_record(folder)
+    if exchange.pending or exchange.discarding.is_dir() or (record is not None and not record.finished):
+        stage = f" {record.stage}" if record else ""
+        raise InputError(f"the run{stage} in {folder} has not finished; repeat its command with --resume")
+
+
+def _read_by(record: StageRecord) -> Iterator[str | None]:
+    """Yield the names of models and data in a record, local or not."""
+    for fields in (record.inputs, record.arguments):
+        for name in _READ_FIELDS:
+            value = fields.get(name)
+            yield from value if isinstance(value, list) else [value]
+    data = record.inputs.get("data") or {}
+    yield from (data.get("dataset"), data.get("data_dir"))
+
+
+def _entries(folder: Path, everything: bool = False) -> list[Path]:
+    """Return what is in a folder; without `everything`, the lock and the subfolders of an exchange do not count."""
+    if not folder.is_dir():
+        return []
+    hidden = LOCK_NAME if everything else EXCHANGE_PREFIX
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(hidden))
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether an entry of a run folder was written by a run."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder and (path / RECORD_NAME).exists():
+        return True  # an export
+    return any(fnmatch(path.name, pattern) for pattern in (_RUN_FOLDERS if is_folder else _RUN_FILES))
+
+
+def _in_use(folder: Path) -> str:
+    return f"another run is using {folder}; wait until it has ended, or choose another folder"

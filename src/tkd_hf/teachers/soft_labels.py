@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset, List, Value
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..core.errors import InputError
-from ..core.files import atomic_write
-from ..core.names import label_names, label_order, split_revision
+from ..core.errors import InputError, first_line, storage_error_message
+from ..core.files import atomic_write, file_state, locked
+from ..core.names import label_names, label_order
 from ..data.tokenization import TEACHER_LOGITS, iterate_rows, teacher_prefix
 from ..inference.prediction import predict_logits
 from ..inference.runners import PyTorchRunner
 from ..models.conversion import to_padding_free
+from ..records.inputs import teacher_revision
 from .teacher import normalize_weights
 
 
 FORMAT = "tkd-hf soft labels 2"
 READABLE_FORMATS = ("tkd-hf soft labels 1", FORMAT)  # format 1 has no offsets
 KEY_BYTES = 16
+LOCK_SECONDS = 600  # for one write, of which several processes may wait for each other
 TOKENS_PER_BATCH = 2048  # for short texts; smaller matrices use the processor badly
 
 
@@ -174,8 +175,31 @@ class SoftLabels:
         merged = _stack_examples([examples[index] for index in first])
         return SoftLabels(self.teacher, self.revision, self.label_names, keys, *merged)
 
+    def merge_into(self, path: str | Path, replacing: tuple[int, ...] | None = None) -> "SoftLabels":
+        """Add these soft labels to a file that other processes may write as well, and return all that it holds then.
+
+        Args:
+            path: the file; a link stays one.
+            replacing: the state (`file_state`) of a file whose content is not wanted. If the file has changed since,
+                another process has written it, and its soft labels stay.
+
+        Raises:
+            InputError: if the file is damaged or belongs to another teacher; it stays as it is.
+        """
+        path = Path(path).resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        message = f"another process holds the lock of {path}; wait until it has ended"
+        with locked(path.with_name(f".{path.name}.lock"), LOCK_SECONDS, message):
+            unwanted = replacing is not None and file_state(path) == replacing
+            merged = self if unwanted or not path.exists() else SoftLabels.load(path, self.revision).merge(self)
+            merged.save(path)
+        return merged
+
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, with a checksum. An interrupted write leaves no partial file."""
+        """Write one safetensors file, with a checksum. An interrupted write leaves no partial file.
+
+        The file is replaced. Use `merge_into` if other processes may write it at the same time.
+        """
         metadata = {
             "format": FORMAT,
             "teacher": self.teacher,
@@ -213,18 +237,63 @@ class SoftLabels:
                     tensors["logits"],
                     tensors.get("offsets"),
                 )
+            soft_labels._check(metadata.get("checksum"))
         except FileNotFoundError:
             raise InputError(f"no soft labels at {path}; run `tkd-hf label` first") from None
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(f"the soft labels in {path} are damaged ({error}); {hint}") from None
-        if soft_labels._checksum() != metadata.get("checksum"):
-            raise InputError(f"the soft labels in {path} are damaged (the checksum does not match); {hint}")
+        except InputError:
+            raise
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            if storage_error_message(error):
+                raise
+            raise InputError(f"the soft labels in {path} are damaged ({first_line(error)}); {hint}") from None
         if revision is not None and soft_labels.revision != revision:
             raise InputError(
                 f"the soft labels in {path} are of revision {soft_labels.revision} of {soft_labels.teacher}, but the "
                 f"teacher is of revision {revision}; run `tkd-hf label` with this teacher"
             )
         return soft_labels
+
+    def _check(self, checksum: str | None) -> None:
+        """Raise a `ValueError` for another checksum, arrays that do not fit together, or a logit that is not finite."""
+        if self._checksum() != checksum:
+            raise ValueError("the checksum does not match")
+        keys, logits, offsets = self.keys, self.logits, self.offsets
+        if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
+            raise ValueError(f"keys of the type {keys.dtype} and the shape {keys.shape}")
+        labels = len(self.label_names)
+        if logits.dtype != np.float32 or logits.ndim != 2 or (labels and logits.shape[1] != labels):
+            raise ValueError(f"logits of the type {logits.dtype} and the shape {logits.shape} for {labels} labels")
+        if not all(isinstance(name, str) for name in self.label_names):
+            raise ValueError(f"label names {self.label_names!r}")
+        if offsets is None:
+            rows = len(logits)
+        elif offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+            raise ValueError(f"offsets of the type {offsets.dtype} and the shape {offsets.shape}")
+        elif offsets[0] != 0 or offsets[-1] != len(logits) or (np.diff(offsets) < 0).any():
+            raise ValueError("the offsets do not divide the logits")
+        else:
+            rows = len(offsets) - 1
+        if rows != len(keys):
+            raise ValueError(f"{len(keys)} keys for {rows} examples")
+        if not np.isfinite(logits).all():
+            raise ValueError("logits that are not finite")
+
+    @staticmethod
+    def check_replaceable(path: str | Path) -> None:
+        """Refuse to overwrite a file that holds something else than soft labels, damaged ones excepted.
+
+        Raises:
+            InputError: in that case.
+        """
+        try:
+            with safe_open(str(path), framework="np") as file:
+                is_other = (file.metadata() or {}).get("format") not in READABLE_FORMATS
+        except FileNotFoundError:
+            return
+        except (SafetensorError, OSError):
+            is_other = Path(path).suffix != ".safetensors"
+        if is_other:
+            raise InputError(f"{path} is no file of soft labels, so it is not overwritten; name another file")
 
     def _key_indices(self, features: Dataset, teacher_index: int) -> np.ndarray:
         """Return the index of each row's key in `keys`, or -1."""
@@ -326,37 +395,6 @@ def _feature_columns(features: Dataset, prefix: str) -> list[str]:
     if names[0] not in features.column_names:
         raise InputError(f"no column {names[0]!r} in the data; tokenise it first (there are {features.column_names})")
     return [name for name in names if name in features.column_names]
-
-
-def teacher_revision(teacher: str | PreTrainedModel) -> str:
-    """Return what identifies a teacher's weights: the commit of a Hub model, or a hash.
-
-    Args:
-        teacher: a Hub id (`org/model@revision` pins a revision), a folder, or a model in memory. A folder is hashed by
-            its files, without loading the model; a model in memory by its weights and label names.
-
-    Returns:
-        `"commit-…"`, `"files-…"` or `"state-…"`. The forms of one model differ, so soft labels that were computed with
-        one do not match another.
-    """
-    digest = hashlib.sha256()
-    if isinstance(teacher, PreTrainedModel):
-        for name, tensor in sorted(teacher.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        digest.update(json.dumps(label_names(teacher.config)).encode())
-        return f"state-{digest.hexdigest()[:16]}"
-    folder = Path(teacher)
-    if not folder.is_dir():
-        name, revision = split_revision(teacher)
-        return f"commit-{Path(hf_hub_download(name, 'config.json', revision=revision)).parent.name}"
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    for path in [folder / "config.json", *(path for path in weights if path.name != "training_args.bin")]:
-        digest.update(path.name.encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"files-{digest.hexdigest()[:16]}"
 
 
 def default_path(revision: str) -> Path:

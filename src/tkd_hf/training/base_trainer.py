@@ -4,8 +4,7 @@ This is the only module outside `models` that uses private attributes of transfo
 https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py that call them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from ..cards.generate import write_trainer_card
+from ..core.hardware import unfused_attention
 from ..models.signals import all_tokens_computed, without_adapters
 from ..records.run_folder import StageRecord
 from .callbacks import CheckpointedCallback, StopOnNonFiniteGradient
@@ -71,19 +71,19 @@ class BaseTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer` does, with the attention implementation that trains fastest on this device."""
         all_tokens = all_tokens_computed(self.model) if self._trains_with_hooks() else nullcontext()
-        with all_tokens, _unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
+        with all_tokens, unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
             return super().train(*args, **kwargs)
 
     def _trains_with_hooks(self) -> bool:
         """Return whether the Trainer installs forward hooks on the layers, so that TKD must compute every token.
 
-        NEFTune (arXiv 2310.05914) scales its noise by the shape of the batch. FSDP2 and ZeRO-3 have hooks for any
-        shape. Every token is computed with them so that seeded runs can be repeated: dropout draws a value for each
-        element that is computed. `TKDModel.forward` itself sees gradient checkpointing.
+        NEFTune (arXiv 2310.05914) scales its noise by the shape of the batch. Gradient checkpointing (in newer versions
+        of transformers), FSDP2 and ZeRO-3 have hooks for any shape. Every token is computed with them so that seeded
+        runs can be repeated: dropout draws a value for each element that is computed.
         """
         has_fsdp2 = getattr(self.accelerator, "is_fsdp2", False)  # accelerate knows FSDP2 since version 1.6
         has_noise = self.args.neftune_noise_alpha is not None
-        return has_noise or has_fsdp2 or is_deepspeed_zero3_enabled()
+        return has_noise or self.args.gradient_checkpointing or has_fsdp2 or is_deepspeed_zero3_enabled()
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the loss as `Trainer` does, and keep it for `last_losses`."""
@@ -141,13 +141,19 @@ class BaseTrainer(Trainer):
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
+        # several processes draw the batches that one process would draw
+        return EpochLengthGroupedSampler(sampler.batch_size * self.args.world_size, sampler.lengths, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # Trainer.get_eval_dataloader calls this. It groups evaluation by length as well, and then prediction i does not
         # belong to example i.
         sampler = super()._get_eval_sampler(eval_dataset)
         return None if sampler is None else SequentialSampler(eval_dataset)
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate as `Trainer` does, without drawing random numbers: evaluating often trains the same model."""
+        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed for its workers
+            return super().evaluate(*args, **kwargs)
 
     def replace_model(self, model: PreTrainedModel) -> None:
         """Continue with another model of the same kind, for example the merged one after training adapters."""
@@ -171,25 +177,6 @@ class BaseTrainer(Trainer):
         """
         if self.is_world_process_zero():
             write_trainer_card(self, language=language, license=license, tags=tags)
-
-
-@contextmanager
-def _unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
-    """Switch a model from fused attention (sdpa) to separate matrix products while it trains, where these are faster.
-
-    On a CPU in bfloat16, training through the fused kernel (torch 2.13) is several times slower, most of all with short
-    texts. In float32, and without gradients, it is not.
-    """
-    # What `set_attn_implementation` sets can only be read from `PreTrainedConfig._attn_implementation`:
-    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/configuration_utils.py
-    slow = bf16 and device.type == "cpu" and model.config._attn_implementation == "sdpa"
-    if slow:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if slow:
-            model.set_attn_implementation("sdpa")
 
 
 def _save_layer_norms_under_current_names(model: Any) -> None:

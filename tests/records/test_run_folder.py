@@ -24,7 +24,8 @@ from tkd_hf.commands.push import plan_push
 from tkd_hf.hub.verify import read_claims
 from tkd_hf.inference.runners import load_runner
 from tkd_hf.models.loading import load_tokenizer
-from tkd_hf.records.run_folder import RECORD_NAME, RunFolder, StageRecord, fingerprint, read_record
+from tkd_hf.records.inputs import fingerprint
+from tkd_hf.records.run_folder import RECORD_NAME, RunFolder, StageRecord, read_record
 
 from ..factories import TEXTS, logits_of_texts, read_json
 
@@ -143,7 +144,7 @@ def test_a_fingerprint_depends_on_content_and_row_order_but_not_on_column_order(
 
 def test_integers_and_equal_floats_record_the_same_arguments():
     from tkd_hf import DistillationTrainingArguments
-    from tkd_hf.records.run_folder import training_arguments
+    from tkd_hf.records.inputs import training_arguments
 
     common = {"report_to": "none", "use_cpu": True}
     integers = DistillationTrainingArguments("x", num_train_epochs=2, temperature=2, weight_decay=0, **common)
