@@ -1,6 +1,8 @@
 """Settings and fixtures of all tests. The builders behind the fixtures are in factories.py."""
 
+import importlib
 import os
+import sys
 from functools import partial
 
 
@@ -15,7 +17,12 @@ from transformers import BertForTokenClassification
 
 from tkd_hf import DistillationTrainer, SoftLabels
 from tkd_hf.core.statistics import bootstrap
+from tkd_hf.data.tasks import TASKS
 from tkd_hf.data.tokenization import tokenize
+from tkd_hf.evaluation.metrics import METRICS
+from tkd_hf.models.architectures import ARCHITECTURES
+from tkd_hf.models.backends import BACKENDS
+from tkd_hf.objectives import OBJECTIVES
 
 from .factories import (
     LABELS,
@@ -24,6 +31,7 @@ from .factories import (
     arguments,
     build_teacher,
     build_tokenizer,
+    page_code,
     run_command,
     skip_memory_measurement,
     student_of,
@@ -156,3 +164,27 @@ def shared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         change_settings(tmp_path_factory, monkeypatch)
         yield SharedFolder(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def extension(tmp_path, monkeypatch):
+    """Return a function that imports the code in a section of docs/extending.md as a module from outside the package.
+
+    What the module registers is removed after the test.
+    """
+    registries: list[dict] = [OBJECTIVES, TASKS, METRICS, BACKENDS, ARCHITECTURES]
+    before = [dict(registry) for registry in registries]
+    folder = tmp_path / "extensions"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def load(heading: str):
+        name = heading.replace(" ", "_").lower()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (folder / f"{name}.py").write_text(page_code(heading), encoding="utf-8")
+        return importlib.import_module(name)
+
+    yield load
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)

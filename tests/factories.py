@@ -6,6 +6,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,13 @@ class SharedFolder:
         code, out, err = run_command(*args)
         assert code == 0, err
         return out, err
+
+
+def page_code(heading: str) -> str:
+    """Return the Python code in a section of docs/extending.md."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
 
 
 def read_json(path):

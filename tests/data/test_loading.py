@@ -1,6 +1,7 @@
 """Loading: every source and kind of label becomes `text`, `text_pair` and `label`; errors name the cause."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tkd_hf.data.arguments import DataArguments
 from tkd_hf.data.labels import ENCODERS
 from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.problem_types import ProblemType
-from tkd_hf.data.tasks import GLUE_TASKS, TASKS, Task, get_task, register_task
+from tkd_hf.data.tasks import GLUE_TASKS, Task, get_task, register_task
 from tkd_hf.evaluation.metrics import METRICS
 from tkd_hf.evaluation.predictions import DECISIONS
 from tkd_hf.models.architectures import AUTO_CLASSES
@@ -97,14 +98,11 @@ def test_an_unknown_task_is_refused_with_the_names_of_all_tasks():
         get_task("sst3")
 
 
-def test_a_task_from_outside_the_package_works_with_the_option_task(run, monkeypatch, tmp_path, teacher_folder):
-    """The task is one definition and one call; its data is a local folder, as it could be a Hub id."""
-    monkeypatch.setitem(TASKS, "customers", None)  # removes the registered task after the test
+def test_a_task_from_outside_the_package_works_with_the_option_task(run, extension, tmp_path, teacher_folder):
+    """The task of docs/extending.md is one definition and one call; here its data is a local folder, not a Hub id."""
     rows = {"review": ["good film", "dull", "fine", "not good"], "stars": ["good", "bad", "good", "bad"]}
     folder = write(tmp_path / "data", rows, suffix="csv").dataset
-    register_task(
-        Task("customers", ("review",), ("f1_macro", "accuracy"), ("bad", "good"), label_column="stars", dataset=folder)
-    )
+    register_task(replace(extension("Add a task by name").CUSTOMERS, dataset=folder))
     arguments = ["--task", "customers", "--output-dir", tmp_path / "model", *FAST.split()]
     assert run("finetune", teacher_folder, *arguments)[0] == 0
     code, out, err = run("evaluate", tmp_path / "model", "--task", "customers", "--json", tmp_path / "result.json")

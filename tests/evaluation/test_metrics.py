@@ -13,7 +13,6 @@ from transformers import EvalPrediction
 from tkd_hf import DataArguments, InputError, report
 from tkd_hf.cards.generate import card
 from tkd_hf.core.errors import GateFailed
-from tkd_hf.data.problem_types import ProblemType
 from tkd_hf.data.tasks import TASKS
 from tkd_hf.evaluation.calibration import Calibration, calibration
 from tkd_hf.evaluation.columns import Estimate, Speedup
@@ -392,24 +391,9 @@ def test_foreign_json_is_refused_by_field(change, message):
 
 
 @pytest.fixture
-def brier(monkeypatch):
-    """Register the Brier score: the mean squared distance between the probabilities and the true class."""
-    monkeypatch.setitem(METRICS, "brier", TextMetric)  # removes the registered metric after the test
-
-    @register_metric
-    class Brier(TextMetric):
-        """Mean squared distance between the probabilities and the true class."""
-
-        label = "brier"
-        needs_probabilities = True
-        higher_is_better = False
-        problem_types = (ProblemType.SINGLE_LABEL, ProblemType.TOKEN_CLASSIFICATION)
-
-        @staticmethod
-        def score(references, probabilities):
-            return np.square(probabilities - np.eye(probabilities.shape[-1])[references]).sum(axis=-1).mean()
-
-    return Brier
+def brier(extension):
+    """Register the metric of docs/extending.md: the mean squared distance between probabilities and the true class."""
+    return extension("Add a metric").Brier
 
 
 # the probabilities of the first class are 0.9, 0.9 and 0.6, and the true classes are the first, second and first

@@ -25,7 +25,6 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from tkd_hf import (
-    Architecture,
     DistillationTrainer,
     TKDConfig,
     TKDForMaskedLM,
@@ -310,36 +309,17 @@ class NookForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=logits, hidden_states=outputs.hidden_states)
 
 
-NOOK = Architecture(
-    model_type="nook",
-    encoder={
-        "tokens": "embeddings.word_embeddings",
-        "places": "embeddings.position_embeddings",
-        "norm": "embeddings.norm",
-        "blocks.#.ask": "layers.#.attention.query",
-        "blocks.#.match": "layers.#.attention.key",
-        "blocks.#.carry": "layers.#.attention.value",
-        "blocks.#.mix": "layers.#.attention.output",
-        "blocks.#.mixed_norm": "layers.#.attention_norm",
-        "blocks.#.up": "layers.#.feed_forward.intermediate",
-        "blocks.#.down": "layers.#.feed_forward.output",
-        "blocks.#.fed_norm": "layers.#.feed_forward_norm",
-    },
-    heads={"ForSequenceClassification": {"read": "dense", "score": "classifier"}},
-    pooler_act="relu",
-    config={"intermediate_size": "inner", "max_position_embeddings": "positions"},
-    constants={"type_vocab_size": 0, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0, "hidden_act": "gelu"},
-)
+@pytest.fixture
+def architecture(extension):
+    """Register the architecture of docs/extending.md, which describes the classes above."""
+    return extension("Add a teacher architecture").NOOK
 
 
 @pytest.fixture
-def nook():
-    """Register the architecture for one test."""
-    register_architecture(NOOK)
+def nook(architecture):
     AutoConfig.register("nook", NookConfig, exist_ok=True)
     AutoModelForSequenceClassification.register(NookConfig, NookForSequenceClassification, exist_ok=True)
-    yield randomised(NookForSequenceClassification(NookConfig(id2label={0: "negative", 1: "positive"})))
-    del ARCHITECTURES["nook"]
+    return randomised(NookForSequenceClassification(NookConfig(id2label={0: "negative", 1: "positive"})))
 
 
 def test_an_architecture_from_outside_gives_students_and_features(nook, tokenizer, features, tmp_path):
@@ -363,19 +343,20 @@ def test_an_architecture_from_outside_gives_students_and_features(nook, tokenize
         assert metrics[f"eval_loss_{objective}"] == pytest.approx(0, abs=1e-5)
 
 
-def test_an_architecture_with_missing_or_unknown_modules_is_not_registered():
-    incomplete = {name: tkd_name for name, tkd_name in NOOK.encoder.items() if name != "blocks.#.ask"}
+def test_an_architecture_with_missing_or_unknown_modules_is_not_registered(architecture):
+    del ARCHITECTURES["nook"]
+    incomplete = {name: tkd_name for name, tkd_name in architecture.encoder.items() if name != "blocks.#.ask"}
     with pytest.raises(InputError, match=r"encoder of nook lacks layers\.#\.attention\.query; TKD has"):
-        register_architecture(replace(NOOK, encoder=incomplete))
+        register_architecture(replace(architecture, encoder=incomplete))
     with pytest.raises(InputError, match="ForMaskedLM of nook lacks decoder, norm, transform and names unknown head"):
-        register_architecture(replace(NOOK, heads={"ForMaskedLM": {"lm": "head"}}))
+        register_architecture(replace(architecture, heads={"ForMaskedLM": {"lm": "head"}}))
     with pytest.raises(InputError, match="TKD has no head 'ForChess' for nook"):
-        register_architecture(replace(NOOK, heads={"ForChess": {}}))
+        register_architecture(replace(architecture, heads={"ForChess": {}}))
     with pytest.raises(InputError, match="model_type='bert' is registered already"):
-        register_architecture(replace(NOOK, model_type="bert"))
+        register_architecture(replace(architecture, model_type="bert"))
     assert "nook" not in ARCHITECTURES
 
 
-def test_a_head_that_an_architecture_does_not_name_is_refused():
+def test_a_head_that_an_architecture_does_not_name_is_refused(architecture):
     with pytest.raises(InputError, match="nook has no ForMaskedLM in the table of TKD, only ForSequenceClassification"):
-        NOOK.module_names("ForMaskedLM", "nook")
+        architecture.module_names("ForMaskedLM", "nook")

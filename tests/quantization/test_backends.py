@@ -1,45 +1,20 @@
 """A backend from outside the package works with every command after one registration."""
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from tkd_hf import DataArguments, InputError, benchmark, evaluate, quantize
 from tkd_hf.commands.push import plan_push
-from tkd_hf.inference.runners import PyTorchRunner, load_runner
-from tkd_hf.models.backends import BACKENDS, Backend, register_backend
-from tkd_hf.models.loading import classifier_class
+from tkd_hf.inference.runners import load_runner
+from tkd_hf.models.backends import BACKENDS, Backend
 from tkd_hf.quantization import load_backend
 
 from ..factories import build_tokenizer, read_json, student_of
 
 
-class Float16(Backend):
-    """Store all weights in half precision, in a file of its own."""
-
-    name = "float16"
-    schemes = {"float16": "All weights in half precision."}
-    files = exports = ("float16.bin",)
-
-    def quantize(self, model, tokenizer, folder, *, weights, calibration):
-        save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, folder / "float16.bin")
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {"weights": weights}
-
-    def load_export(self, name, config, tokenizer, file):
-        model = classifier_class(config).from_config(config)
-        model.load_state_dict(load_file(file))
-        return PyTorchRunner(model.eval(), tokenizer, name, [file], backend=self.name)
-
-    def card_example(self, example):
-        return f"Register `Float16`, then load `{example.file}` with `load_runner`."
-
-
 @pytest.fixture
-def registered(monkeypatch):
-    """Register the backend for one test."""
-    monkeypatch.setitem(BACKENDS, Float16.name, Float16())  # undone after the test
-    register_backend(Float16())
+def registered(extension):
+    """Register the backend of docs/extending.md, and return its class."""
+    return extension("Add a quantization backend").Float16
 
 
 @pytest.fixture
@@ -62,7 +37,7 @@ def test_outside_backend_is_quantized_evaluated_and_published(registered, studen
     plan = plan_push(folder, "org/half")
     assert {"float16.bin", "config.json", "tokenizer.json", "README.md"} <= plan.files.keys()
     assert "| quantization | float16, float16 |" in plan.card
-    assert "load `float16.bin` with `load_runner`" in plan.card
+    assert 'Register `Float16`, then call `load_runner("float16.bin")`.' in plan.card
 
 
 @pytest.mark.slow
@@ -81,8 +56,8 @@ def test_unknown_backends_and_schemes_are_refused_with_the_choices(registered):
 
 
 def test_missing_package_of_an_outside_backend_names_what_to_install(registered, monkeypatch):
-    monkeypatch.setattr(Float16, "modules", ("no_such_module",))
-    monkeypatch.setattr(Float16, "requirement", "half-precision>=2")
+    monkeypatch.setattr(registered, "modules", ("no_such_module",))
+    monkeypatch.setattr(registered, "requirement", "half-precision>=2")
     with pytest.raises(InputError, match=r'no_such_module, which is not installed: pip install "half-precision>=2"'):
         load_backend("float16")
 

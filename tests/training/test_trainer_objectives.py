@@ -5,10 +5,18 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from tkd_hf import DistillationCollator, DistillationTrainer, SoftLabels, TKDModel, student_from_teacher
+from tkd_hf import (
+    DistillationCollator,
+    DistillationTrainer,
+    ObjectiveSetup,
+    Signals,
+    SoftLabels,
+    TKDModel,
+    student_from_teacher,
+)
 from tkd_hf.data.tokenization import tokenize
 
-from ..factories import WORDS, arguments, build_tokenizer, losses, student_of, weights
+from ..factories import FAST, WORDS, arguments, build_tokenizer, losses, read_json, student_of, weights
 
 
 ALL_FEATURES = {"logits": 0.5, "hard": 0.1, "hidden": 1.0, "cosine": 0.3, "embeddings": 0.2, "relations": 1.0}
@@ -208,3 +216,34 @@ def test_feature_objectives_with_several_teachers_are_refused(build, tmp_path, t
             train_dataset=features,
             processing_class=tokenizer,
         )
+
+
+# --- an objective from outside the package ---------------------------------------------------------------------------
+
+
+def test_an_objective_from_outside_equals_the_value_by_hand(extension):
+    objective = extension("Add an objective").CentredLogits
+    setup = ObjectiveSetup(args=None, problem_type="single_label_classification")
+    student, teacher = Signals(torch.tensor([[3.0, 1.0], [0.0, 0.0]])), Signals(torch.tensor([[1.0, 1.0], [7.0, 5.0]]))
+    # centred, the student has (1, -1) and (0, 0), the teacher (0, 0) and (1, -1)
+    assert objective.build(setup)(student, teacher, {}).item() == 1.0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_objective_from_outside_trains_with_live_and_cached_logits(build, extension, cached):
+    extension("Add an objective")
+    trainer = build(cached, objectives={"centred_logits": 1.0, "hard": 0.1}, num_train_epochs=20, learning_rate=1e-2)
+    trainer.train()
+    values = [entry["loss_centred_logits"] for entry in trainer.state.log_history if "loss_centred_logits" in entry]
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_an_objective_from_outside_is_an_option_and_recorded(run, extension, tmp_path, teacher_folder, sst2_dir):
+    extension("Add an objective")
+    args = ["--task", "sst2", "--data-dir", sst2_dir, "--layers", 1, *FAST.split(), "--output-dir", tmp_path / "out"]
+    code, _, err = run("distill", teacher_folder, *args, "--objectives", '{"centred_logits": 1.0}')
+    assert code == 0, err
+    record = read_json(tmp_path / "out" / "tkd_run.json")
+    assert record["arguments"]["objectives"] == {"centred_logits": 1.0}
+    assert record["metrics"]["loss_centred_logits"] == pytest.approx(record["metrics"]["loss"], abs=1e-4)
+    assert "1 × centred_logits" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

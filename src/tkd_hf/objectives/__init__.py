@@ -25,8 +25,12 @@ stage. On STS-B this worked better than all objectives at once (docs/results.md)
 learns from features only.
 
 To add an objective, subclass `Objective` (`base.py` says how) in a file of its own here, and add one line to
-`OBJECTIVES`. Options that it takes are fields of `DistillationTrainingArguments`.
+`OBJECTIVES`; outside this package, decorate it with `register_objective`. Options that it takes are fields of
+`DistillationTrainingArguments`.
 """
+
+from collections.abc import Callable
+from typing import TypeVar
 
 from .attention import AttentionScores
 from .base import Objective
@@ -47,3 +51,40 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "embeddings": Embeddings,
     "relations": SelfAttentionRelations,
 }
+_Objective = TypeVar("_Objective", bound=type[Objective])
+
+
+def register_objective(name: str) -> Callable[[_Objective], _Objective]:
+    """Add an objective to `OBJECTIVES`, so that training arguments, recipes and `--objectives` can name it.
+
+    Use it as a decorator. Every process that trains with the objective must import the module that registers it.
+
+    Args:
+        name: the key in `objectives={…}`. It replaces an objective of the same name.
+
+    Returns:
+        The decorator, which returns the class.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.objectives import OBJECTIVES, Objective, register_objective
+    >>> @register_objective("difference")
+    ... class LogitDifference(Objective):
+    ...     @classmethod
+    ...     def build(cls, setup):
+    ...         return cls()
+    ...
+    ...     def forward(self, student, teacher, batch):
+    ...         return (student.logits - teacher.logits).abs().mean()
+    >>> OBJECTIVES.pop("difference") is LogitDifference
+    True
+
+    ```
+    """
+
+    def register(objective: _Objective) -> _Objective:
+        OBJECTIVES[name] = objective
+        return objective
+
+    return register
