@@ -7,6 +7,7 @@ public name is loaded when it is first used.
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from ._old_paths import keep_old_paths
 
@@ -55,13 +56,13 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 __all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULE_OF])
 
 

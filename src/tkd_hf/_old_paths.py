@@ -8,6 +8,8 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 COMMANDS = (
@@ -37,16 +39,16 @@ MOVED = {
 class OldPathFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Import a moved module under its old name: both names give the same module object."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return a spec for the old names only."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in MOVED else None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module by its new name."""
         warnings.warn(f"{spec.name} is now {MOVED[spec.name]}; import from tkd_hf", DeprecationWarning, stacklevel=2)
         return importlib.import_module(MOVED[spec.name])
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         """Give the module, which has been executed under its new name, its own spec back."""
         module.__spec__ = importlib.util.spec_from_file_location(
             module.__name__, module.__file__, submodule_search_locations=getattr(module, "__path__", None)

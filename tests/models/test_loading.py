@@ -221,3 +221,26 @@ def test_only_the_loader_calls_from_pretrained_of_auto_classes():
                 assert owner in OTHER_CALLS or (owner, "intel" in ast.unparse(tree)) == ("model_class", True), name
             if isinstance(node, ast.ImportFrom) and node.module == "transformers" and "models/" not in name:
                 assert not [alias.name for alias in node.names if alias.name.startswith("Auto")], name
+
+
+# Private attributes of torch's modules, which are stable and documented for subclasses.
+PRIVATE_OF_TORCH = {"_forward_hooks", "_forward_pre_hooks", "_save_to_state_dict", "_load_from_state_dict"}
+
+
+def test_private_attributes_of_transformers_are_used_in_models_and_the_base_trainer_alone():
+    """They may change with any release. Private names on `self` count only in a class that overrides them."""
+    package = Path(tkd_hf.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        name, source = path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")
+        if name.startswith("models/") or name == "training/base_trainer.py":
+            continue
+        own = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(ast.parse(source)):
+            used = None
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+                used = node.attr
+                own = own - {used} if ast.unparse(node.value) == "super()" else own
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and len(node.args) > 1:
+                used = getattr(node.args[1], "value", None)
+            private = isinstance(used, str) and used.startswith("_") and not used.startswith("__")
+            assert not private or used in own | PRIVATE_OF_TORCH, f"{name}: {used}"

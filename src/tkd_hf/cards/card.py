@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..data.problem_types import ProblemType
 from ..data.tasks import TASKS
 from ..evaluation.columns import readable_name
 from ..evaluation.metrics import METRICS
@@ -137,6 +138,12 @@ class Card:
     def auto_class(self) -> str:
         """The Auto class of transformers that loads the model."""
         return self._task_names()[1]
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether several labels of a text can be true together."""
+        # compared, not constructed: the configuration of a foreign model may name a problem of its own
+        return self.config.get("problem_type") == ProblemType.MULTI_LABEL
 
     @property
     def is_tkd(self) -> bool:

@@ -142,7 +142,7 @@ def limits(card: "Card") -> list[str]:
             f"It is meant for {_task_description(card)} similar to those of {card.task}. Its results may not hold for "
             "other texts."
         )
-    if card.labels and card.config.get("problem_type") != "multi_label_classification":
+    if card.labels and not card.has_several_labels:
         sentences.append(f"It always predicts one of its {len(card.labels)} labels, even if none of them fits.")
     sentences += _limits_of_predictions(card)
     if longest := card.config.get("max_position_embeddings"):

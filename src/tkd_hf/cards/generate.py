@@ -17,6 +17,7 @@ from ..data.tokenization import to_tuple
 from ..evaluation.results import REPORT_JSON, Report
 from ..hub.folder import CARD, PICTURES, RESULTS
 from ..hub.snapshot import refuse_links
+from ..models.loading import commit_of
 from ..models.signals import without_adapters
 from ..quantization import BACKENDS
 from ..records.inputs import fingerprint, teacher_revision, training_arguments
@@ -127,7 +128,7 @@ def record_from_trainer(trainer: Trainer) -> StageRecord:
 
 
 def _revision(model: PreTrainedModel) -> str:
-    commit, name = getattr(model.config, "_commit_hash", None), model.config.name_or_path
+    commit, name = commit_of(model), model.config.name_or_path
     return f"commit-{commit}" if commit and name and not Path(name).exists() else teacher_revision(model)
 
 

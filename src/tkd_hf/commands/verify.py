@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 
+from ..cards.generate import CARD_SOURCES
 from ..cards.metadata import read_card
 from ..core.errors import CardMismatch, InputError, is_at_most
 from ..core.hardware import describe_software
@@ -206,7 +207,14 @@ def differing_numbers(folder: Path, repo_id: str) -> list[str]:
         return []
     with tempfile.TemporaryDirectory() as temporary_folder:
         copy = Path(temporary_folder, repo_id.rpartition("/")[2])
-        shutil.copytree(folder, copy, copy_function=lambda file, link: os.symlink(os.path.realpath(file), link))
+
+        def copy_or_link(file: str, target: str) -> None:
+            if os.path.relpath(target, copy) in CARD_SOURCES:  # a card is not made of links
+                shutil.copyfile(file, target)
+            else:  # weights are large
+                os.symlink(os.path.realpath(file), target)
+
+        shutil.copytree(folder, copy, copy_function=copy_or_link)
         _, regenerated = read_card(write_card(copy, repo_id))
     return _differences(_numbers(text), _numbers(regenerated))
 

@@ -2,12 +2,11 @@
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 
 # Packages whose versions are recorded if they are installed. Each backend adds its own.
@@ -42,23 +41,6 @@ def padding_multiple(device: torch.device, tokenizer: PreTrainedTokenizerBase) -
     tokenizer's longest text is not a multiple of 8, the result is `None`, as padding would exceed that length.
     """
     return 8 if device.type == "cuda" and int(tokenizer.model_max_length) % 8 == 0 else None
-
-
-@contextmanager
-def unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
-    """Switch a model from fused attention (sdpa) to separate matrix products while it trains, where these are faster.
-
-    On a CPU in bfloat16, training through the fused kernel (torch 2.13) is several times slower, most of all with short
-    texts. In float32, and without gradients, it is not.
-    """
-    slow = bf16 and device.type == "cpu" and model.config._attn_implementation == "sdpa"
-    if slow:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if slow:
-            model.set_attn_implementation("sdpa")
 
 
 def describe_hardware() -> dict:

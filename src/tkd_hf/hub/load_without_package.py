@@ -13,7 +13,7 @@ from typing import Any
 class HidePackage(importlib.abc.MetaPathFinder):
     """Make every import of tkd_hf fail, as if it were not installed."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Raise the error of a missing package for tkd_hf; leave all other modules to the other finders."""
         if fullname.split(".")[0] == "tkd_hf":
             raise ModuleNotFoundError("tkd_hf is not installed here")

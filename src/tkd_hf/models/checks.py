@@ -62,8 +62,8 @@ def check_attention_kernel(config: PretrainedConfig, model: str) -> None:
     Raises:
         InputError: if the configuration names a repository to take the kernel from.
     """
-    # `PreTrainedConfig._attn_implementation` of transformers (configuration_utils.py) has no public name. It is read
-    # from config.json, and https://huggingface.co/docs/transformers/attention_interface describes kernels.
+    # `PreTrainedConfig._attn_implementation` is read from config.json and has no public name:
+    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/configuration_utils.py
     attention = str(getattr(config, "_attn_implementation", None))
     if "/" in attention:
         raise InputError(

@@ -267,6 +267,13 @@ def _load(
     return loaded, initialised
 
 
+def commit_of(model: PreTrainedModel) -> str | None:
+    """Return the commit that a model was loaded from; `None` if it does not come from the Hub."""
+    # `from_pretrained` sets it, and it has no public name:
+    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/configuration_utils.py
+    return getattr(model.config, "_commit_hash", None)
+
+
 def local_path(model: str) -> Path:
     """Return the local path of a model or export, after downloading it if it is inside a Hub repository.
 

@@ -22,7 +22,7 @@ from .architectures import ARCHITECTURES, TKD
 from .arguments import LORA_LEARNING_RATE as LORA_LEARNING_RATE
 from .arguments import LoraArguments
 from .checks import check_weight_files
-from .loading import load_config, load_tokenizer, load_with_head
+from .loading import commit_of, load_config, load_tokenizer, load_with_head
 from .quantized import head_modules, quantized_copy
 
 
@@ -61,7 +61,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraArguments) -> "PeftModel":
         lora_alpha=2 * lora.rank,
         target_modules=linear_modules(model, lora.targets),
         modules_to_save=head_modules(model),
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=commit_of(model),
     )
     with _peft_warnings():
         return get_peft_model(base, config)

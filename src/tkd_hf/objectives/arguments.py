@@ -1,5 +1,6 @@
 """The training arguments: `TrainingArguments` with defaults for small encoders, and the options of distillation."""
 
+import json
 from dataclasses import dataclass, field
 
 import torch
@@ -115,8 +116,6 @@ class DistillationTrainingArguments(FineTuningArguments):
     ```
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objectives", "final_objectives"]
-
     objectives: dict[str, float] | str | None = field(
         default=None,
         metadata={
@@ -169,6 +168,10 @@ class DistillationTrainingArguments(FineTuningArguments):
     )
 
     def __post_init__(self) -> None:
+        for name in ("objectives", "final_objectives"):
+            value = getattr(self, name)
+            if isinstance(value, str) and value.startswith("{"):  # as the command line gives it
+                setattr(self, name, json.loads(value))
         super().__post_init__()
         if self.objectives is None:
             self.objectives = dict(DEFAULT_OBJECTIVES)

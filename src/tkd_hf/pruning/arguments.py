@@ -53,7 +53,7 @@ class Sparsity:
     scope: str = "global"
     pattern: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.share is None) == (self.pattern is None):
             raise InputError(
                 f"share={self.share} and pattern={self.pattern}: give exactly one of the two, to set how many weights "

@@ -82,7 +82,7 @@ def pack_table(table: Tensor) -> tuple[Tensor, Tensor]:
     return low | high << 4, scales.half()
 
 
-def pack_lookup_tables(graph, lookups: Collection[str]) -> list[str]:
+def pack_lookup_tables(graph: Any, lookups: Collection[str]) -> list[str]:
     """Replace the float tables of lookups in an ONNX graph by 4-bit tables, and unpack the rows after each lookup.
 
     Args:
@@ -112,7 +112,7 @@ def pack_lookup_tables(graph, lookups: Collection[str]) -> list[str]:
     return names
 
 
-def _unpacking_nodes(lookup, table: Tensor) -> tuple[list, list]:
+def _unpacking_nodes(lookup: Any, table: Tensor) -> tuple[list[Any], list[Any]]:
     """Return the nodes that look up and unpack rows of a 4-bit table, and the constants that they need.
 
     Args:

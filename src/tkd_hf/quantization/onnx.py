@@ -291,7 +291,7 @@ def _quantize_file(source: Path, target: Path, int4_embeddings: bool) -> None:
         )
 
 
-def _table_rows_by_lookup(graph) -> dict[str, int]:
+def _table_rows_by_lookup(graph: Any) -> dict[str, int]:
     """Return the number of rows of the float table that each lookup node reads, by the node's name."""
     from onnx import TensorProto
 

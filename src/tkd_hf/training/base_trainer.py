@@ -4,7 +4,8 @@ This is the only module outside `models` that uses private attributes of transfo
 https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py that call them.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from ..cards.generate import write_trainer_card
-from ..core.hardware import unfused_attention
 from ..models.signals import all_tokens_computed, without_adapters
 from ..records.run_folder import StageRecord
 from .callbacks import CheckpointedCallback, StopOnNonFiniteGradient
@@ -71,19 +71,19 @@ class BaseTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer` does, with the attention implementation that trains fastest on this device."""
         all_tokens = all_tokens_computed(self.model) if self._trains_with_hooks() else nullcontext()
-        with all_tokens, unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
+        with all_tokens, _unfused_attention(without_adapters(self.model), self.args.device, self.args.bf16):
             return super().train(*args, **kwargs)
 
     def _trains_with_hooks(self) -> bool:
         """Return whether the Trainer installs forward hooks on the layers, so that TKD must compute every token.
 
-        NEFTune (arXiv 2310.05914) scales its noise by the shape of the batch. Gradient checkpointing (in newer versions
-        of transformers), FSDP2 and ZeRO-3 have hooks for any shape. Every token is computed with them so that seeded
-        runs can be repeated: dropout draws a value for each element that is computed.
+        NEFTune (arXiv 2310.05914) scales its noise by the shape of the batch. FSDP2 and ZeRO-3 have hooks for any
+        shape. Every token is computed with them so that seeded runs can be repeated: dropout draws a value for each
+        element that is computed. `TKDModel.forward` itself sees gradient checkpointing.
         """
         has_fsdp2 = getattr(self.accelerator, "is_fsdp2", False)  # accelerate knows FSDP2 since version 1.6
         has_noise = self.args.neftune_noise_alpha is not None
-        return has_noise or self.args.gradient_checkpointing or has_fsdp2 or is_deepspeed_zero3_enabled()
+        return has_noise or has_fsdp2 or is_deepspeed_zero3_enabled()
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the loss as `Trainer` does, and keep it for `last_losses`."""
@@ -177,6 +177,25 @@ class BaseTrainer(Trainer):
         """
         if self.is_world_process_zero():
             write_trainer_card(self, language=language, license=license, tags=tags)
+
+
+@contextmanager
+def _unfused_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> Iterator[None]:
+    """Switch a model from fused attention (sdpa) to separate matrix products while it trains, where these are faster.
+
+    On a CPU in bfloat16, training through the fused kernel (torch 2.13) is several times slower, most of all with short
+    texts. In float32, and without gradients, it is not.
+    """
+    # What `set_attn_implementation` sets can only be read from `PreTrainedConfig._attn_implementation`:
+    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/configuration_utils.py
+    slow = bf16 and device.type == "cpu" and model.config._attn_implementation == "sdpa"
+    if slow:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if slow:
+            model.set_attn_implementation("sdpa")
 
 
 def _save_layer_norms_under_current_names(model: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..core.errors import InputError
 from ..models.quantized import refuse_quantized
@@ -141,10 +142,10 @@ class FakeQuantizedEmbedding(nn.Embedding):
         self.original.train(mode)
         return super().train(mode)
 
-    def _save_to_state_dict(self, *args) -> None:
+    def _save_to_state_dict(self, *args: Any) -> None:
         self.original._save_to_state_dict(*args)
 
-    def _load_from_state_dict(self, *args) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:
         self.original._load_from_state_dict(*args)
 
 
@@ -195,28 +196,27 @@ class QuantizationAwareCallback(CheckpointedCallback):
         if activations not in ACTIVATIONS:
             raise InputError(f"unknown activations={activations!r}; choose None, 'dynamic' or 'static'")
         self.trainer = trainer
-        refuse_quantized(self._student, "train")
+        refuse_quantized(trainer.model, "train")
         self.rounding: dict[str, Any] = {"top": top, "activations": activations, "int4_embeddings": int4_embeddings}
         self._ranges: dict[str, list[float]] = {}
 
-    @property
-    def _student(self) -> nn.Module:
-        assert self.trainer.model is not None  # a trainer without a model cannot be built
-        return self.trainer.model
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        layers = fake_quantize_model(self._student, **self.rounding)
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        layers = fake_quantize_model(self.trainer.model, **self.rounding)
         for name, limits in self._ranges.items():
             layers[name].range = torch.tensor(limits, device=args.device)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        remove_fake_quantization(self._student)
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        remove_fake_quantization(self.trainer.model)
 
     def save(self, checkpoint: str) -> None:
         """Write the settings and the ranges of inputs into a checkpoint."""
         ranges = {
             name: module.range.tolist()
-            for name, module in self._student.named_modules()
+            for name, module in self.trainer.model.named_modules()
             if isinstance(module, FakeQuantizedLinear) and module.range is not None
         }
         (Path(checkpoint) / STATE_FILE).write_text(json.dumps(self.rounding | {"ranges": ranges}), encoding="utf-8")
@@ -280,7 +280,7 @@ def remove_fake_quantization(model: nn.Module) -> None:
             model.set_submodule(name, module.original)
 
 
-def train_with_fake_quantization(trainer: DistillationTrainer, **rounding) -> DistillationTrainer:
+def train_with_fake_quantization(trainer: DistillationTrainer, **rounding: Any) -> DistillationTrainer:
     """Train a student so that it loses little when it is quantized.
 
     Start from a trained student. One epoch at a tenth of its learning rate is usual.
