@@ -55,7 +55,7 @@ def plan_push(folder: str | Path, repo_id: str, include: Sequence[str] = ()) -> 
     Args:
         folder: the run folder.
         repo_id: `org/name`.
-        include: exports to upload as well: `"onnx"`, `"openvino"`.
+        include: backends whose exports to upload as well, such as `"onnx"`.
 
     Raises:
         InputError: if the folder cannot be published as it is, if its run has not finished or is running, or if the Hub

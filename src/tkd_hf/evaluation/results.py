@@ -41,7 +41,7 @@ class ModelResult:
 
     Args:
         name: folder or Hub id.
-        backend: the runtime: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
+        backend: the runtime: `"pytorch"` or the name of a backend, such as `"onnx"`.
         metrics: the task's metrics on the evaluation split.
         intervals: bootstrap 95 % confidence interval of each metric.
         calibration: calibration of the confidence; `None` for regression.
@@ -121,7 +121,7 @@ class ModelCost:
 
     Args:
         name: folder or Hub id. If a model is measured several times, a number is added: `runs/x (2)`.
-        backend: the runtime: `"pytorch"`, `"bitsandbytes"`, `"onnx"` or `"openvino"`.
+        backend: the runtime: `"pytorch"` or the name of a backend, such as `"onnx"`.
         device: the device, in torch's notation.
         dtype: the data types of the weights; see `Runner.dtype`.
         parameters: number of parameters.
