@@ -95,6 +95,22 @@ def test_metrics_outside_the_tolerance_are_named():
     verification.check()
 
 
+@pytest.mark.parametrize(
+    ("figure", "tolerance"),
+    [
+        (CheckedMetric("accuracy", float("nan"), 0.9), 0.002),
+        (CheckedMetric("accuracy", 0.9, float("nan")), 0.002),
+        (CheckedMetric("accuracy", float("inf"), float("inf")), 0.002),
+        (CheckedMetric("charm", float("nan"), None), 0.002),
+        (CheckedMetric("accuracy", 0.9, 0.9), float("nan")),
+    ],
+)
+def test_metrics_that_are_not_finite_are_never_right(figure, tolerance):
+    verification = Verification("m", "c", 1, "t", "s", 1, [], [figure], tolerance)
+    with pytest.raises(CardMismatch, match=f"it says {figure.metric} {figure.card:g}, but "):
+        verification.check()
+
+
 def test_verify_names_a_wrong_number_in_the_text_of_the_card(pushed, tmp_path):
     """Numbers in names and in the user's text do not count."""
     folder = tmp_path / "copy"

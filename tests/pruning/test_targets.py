@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tkd_hf import InputError, TKDConfig, TKDForSequenceClassification, student_from_teacher
+from tkd_hf.pruning.arguments import PruningArguments
 from tkd_hf.pruning.ranking import Costs, prune_to_budget, removal_order
 from tkd_hf.pruning.targets import ParameterTarget, SpeedTarget
 from tkd_hf.pruning.units import Units, resized_config
@@ -51,6 +52,8 @@ def clock(monkeypatch):
         ({"share": 1.0}, r"already has only .* M parameters \(1.000, .* instead of 1 of the parameters"),
         ({"megabytes": 50}, "choose a target below that instead of 50 MB"),
         ({"share": -0.5}, "the target -0.5 of the parameters cannot be met"),
+        ({"share": float("nan")}, "share=nan is not a finite number"),
+        ({"megabytes": float("inf")}, "megabytes=inf is not a finite number"),
         ({}, "give one of the two"),
         ({"share": 0.5, "megabytes": 10.0}, "give one of the two"),
         (
@@ -63,6 +66,13 @@ def clock(monkeypatch):
 def test_parameter_target_that_cannot_be_met_is_refused(model, target, message):
     with pytest.raises(InputError, match=message):
         ParameterTarget(model, **target)
+
+
+@pytest.mark.parametrize("name", ["target_params", "target_size", "target_speedup"])
+def test_targets_that_are_not_finite_are_refused_before_any_work(name):
+    """A limit of NaN is below nothing and above nothing, so that pruning went on to the smallest model."""
+    with pytest.raises(InputError, match=f"{name}=nan is not a finite number"):
+        PruningArguments(**{name: float("nan")})
 
 
 def test_share_can_refer_to_the_parameters_before_vocabulary_pruning(model):
