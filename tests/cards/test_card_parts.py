@@ -74,6 +74,7 @@ def test_valid_metadata_pass(changes):
         ({"base_model": "a/b", "base_model_relation": "distilled"}, "'distilled', not one of adapter"),
         ({"base_model_relation": "finetune"}, "base_model_relation is 'finetune', but base_model is missing"),
         (result("high"), "accuracy='high'"),
+        (result(float("nan")), "accuracy=nan"),
     ],
 )
 def test_invalid_metadata_are_refused_by_field(changes, message):

@@ -157,6 +157,7 @@ def test_verify_names_a_file_that_differs_from_its_commit(verify, hub):
         (lambda card: card.replace(b"library_name:", b"library_name: ["), "the metadata of the card cannot be read"),
         (lambda card: card.replace(b"accuracy", b"charm"), "states charm for sst2, but only accuracy can be measured"),
         (lambda card: card.replace(b"name: sst2", b"name: sst9"), "has metrics for sst9; name the data with"),
+        (lambda card: card.replace(b"value: 0.625", b"value: high"), "contains accuracy='high', which are not numbers"),
     ],
 )
 def test_verify_refuses_cards_without_results_for_the_data(verify, altered, change, message):

@@ -1,5 +1,6 @@
 """The YAML metadata of a card: the fields that the Hub filters by, and the results in `model-index`."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -138,8 +139,13 @@ def _check_results(metadata: dict[str, Any]) -> None:
         return
     _, results = model_index_to_eval_results(metadata["model-index"])
     for result in results:
-        if not isinstance(result.metric_value, (int, float)) or isinstance(result.metric_value, bool):
+        if not _is_finite_number(result.metric_value):
             raise _invalid("model-index", f"has {result.metric_type}={result.metric_value!r}, which is not a number")
+
+
+def _is_finite_number(value: Any) -> bool:
+    """Whether a value of a card's metadata is a number, and neither NaN nor infinite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _invalid(name: str, problem: str) -> InputError:

@@ -101,7 +101,8 @@ def read_claims(folder: Path) -> list[Claim]:
     """Return the results that the metadata of a folder's card states.
 
     Raises:
-        InputError: if there is no card, or if its metadata cannot be read or contains no results.
+        InputError: if there is no card, or if its metadata cannot be read, contains no results, or contains a result
+            that is not a number.
     """
     path = folder / CARD
     if not path.exists():
@@ -113,6 +114,9 @@ def read_claims(folder: Path) -> list[Claim]:
     claims = [
         Claim(result.metric_type, result.metric_value, result.dataset_name, result.dataset_split) for result in results
     ]
+    texts = [f"{claim.metric}={claim.value!r}" for claim in claims if not isinstance(claim.value, (int, float))]
+    if texts:
+        raise InputError(f"the card's metadata (model-index) contains {', '.join(texts)}, which are not numbers")
     if not claims:
         raise InputError("the card's metadata (model-index) contains no results to verify")
     return claims
