@@ -5,6 +5,7 @@ The names of modules and configuration fields are those of `tkd_hf.models.archit
 
 import copy
 import re
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +25,9 @@ from .modeling_tkd import TKDPreTrainedModel
 from .quantized import refuse_quantized
 
 
+ModelType = TypeVar("ModelType", bound=PreTrainedModel)
+
+
 def tkd_config_from(config: PreTrainedConfig) -> TKDConfig:
     """Return a TKD configuration with the shape and labels of another; a `TKDConfig` is copied.
 
@@ -33,16 +37,16 @@ def tkd_config_from(config: PreTrainedConfig) -> TKDConfig:
     if isinstance(config, TKDConfig):
         return copy.deepcopy(config)
     architecture = architecture_of(config)
-    fields = {}
+    fields: dict[str, Any] = {}
     for tkd_name in SHARED_FIELDS:
         name = architecture.config.get(tkd_name, tkd_name)
         if hasattr(config, name):
             fields[tkd_name] = copy.deepcopy(getattr(config, name))
     fields["max_position_embeddings"] -= architecture.unused_positions(config)
-    return TKDConfig(**fields | architecture.constants, pooler_act=architecture.pooler_act)
+    return TKDConfig(**{**fields, **architecture.constants}, pooler_act=architecture.pooler_act)
 
 
-def tkd_state_dict_from(model: PreTrainedModel) -> dict:
+def tkd_state_dict_from(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the model's weights under TKD's names. The tensors are the model's own, not copies.
 
     Weights without a counterpart in TKD are left out: bert's pooler if no sequence head uses it, and duplicates of tied
@@ -194,7 +198,7 @@ def _rename(state_dict: dict, names: dict[str, str]) -> dict:
     return renamed
 
 
-def _check_masked_lm_activation(model: PreTrainedModel, head: str):
+def _check_masked_lm_activation(model: PreTrainedModel, head: str) -> None:
     config = model.config
     architecture = ARCHITECTURES.get(config.model_type)
     activation = None if architecture is None else architecture.masked_lm_act
@@ -215,7 +219,7 @@ def _bert_config_from(config: TKDConfig, head: str) -> BertConfig:
     return BertConfig(**fields | {"type_vocab_size": config.type_vocab_size or 2})
 
 
-def _check_exportable(config: TKDConfig, head: str, heads: set[int], intermediate_sizes: set[int]):
+def _check_exportable(config: TKDConfig, head: str, heads: set[int], intermediate_sizes: set[int]) -> None:
     """Raise an InputError with all reasons why `bert` cannot have this shape."""
     reasons = []
     if config.position_embedding_type != "learned":
@@ -224,7 +228,7 @@ def _check_exportable(config: TKDConfig, head: str, heads: set[int], intermediat
         reasons.append(f"embedding_size={config.embedding_size} differs from hidden_size={config.hidden_size}")
     if len(heads) > 1:
         reasons.append(f"heads_per_layer={config.heads_per_layer} is uneven")
-    elif max(heads) * config.head_dim != config.hidden_size:
+    elif config.head_dim is not None and max(heads) * config.head_dim != config.hidden_size:
         reasons.append(
             f"{max(heads)} heads of head_dim={config.head_dim} do not add up to hidden_size={config.hidden_size}"
         )
@@ -239,5 +243,6 @@ def _check_exportable(config: TKDConfig, head: str, heads: set[int], intermediat
         )
 
 
-def _match_device_and_mode(converted: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
-    return converted.to(device=model.device, dtype=model.dtype).train(model.training)
+def _match_device_and_mode(converted: ModelType, model: PreTrainedModel) -> ModelType:
+    converted.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]  # wrapped without types
+    return converted.train(model.training)

@@ -6,14 +6,15 @@ PEFT is imported inside functions only, because importing it is slow.
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from ..core.errors import InputError
 from .architectures import ARCHITECTURES, TKD
@@ -94,7 +95,18 @@ def linear_modules(model: PreTrainedModel, targets: str) -> list[str]:
     return sorted(names)
 
 
-def finish_adapters(trainer: Trainer, base: PreTrainedModel, lora: LoraArguments) -> None:
+class ReplacesModel(Protocol):
+    """A trainer whose model can be replaced after training, such as `tkd_hf.training.base_trainer.BaseTrainer`."""
+
+    accelerator: Any
+    args: Any
+    model: Any
+
+    def replace_model(self, model: PreTrainedModel) -> None:
+        """Continue with another model of the same kind."""
+
+
+def finish_adapters(trainer: ReplacesModel, base: PreTrainedModel, lora: LoraArguments) -> None:
     """Merge trained adapters, so that the trainer's model is an ordinary one; with `adapter_only`, keep them separate.
 
     If the base has a name to load it by, the adapter is also saved, in the folder `adapter`.
@@ -183,7 +195,7 @@ def _move_adapter(trained: "PeftModel", base: PreTrainedModel) -> "PeftModel":
 
 
 @contextmanager
-def _peft_warnings():
+def _peft_warnings() -> Iterator[None]:
     """Silence a deprecation warning that peft 0.21 causes in transformers, and that users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -11,7 +11,7 @@ is not installed. It therefore imports only torch, transformers, configuration_t
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -71,6 +71,7 @@ class TKDPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": TKDLayer, "attentions": TKDAttention}
     from_teacher: ClassVar[Callable[..., PreTrainedModel]]  # assigned by tkd_hf.models.registration
+    init_report: Any  # assigned by tkd_hf.models.student to the students that it builds
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):

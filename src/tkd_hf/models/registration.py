@@ -5,6 +5,7 @@ method to their classes when tkd_hf is imported.
 """
 
 import os
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
@@ -32,7 +33,7 @@ def register_auto_classes() -> None:
 
 
 def from_teacher(
-    cls: type[TKDPreTrainedModel], teacher: PreTrainedModel | str | os.PathLike, **kwargs
+    cls: type[TKDPreTrainedModel], teacher: PreTrainedModel | str | os.PathLike[str], **kwargs: Any
 ) -> TKDPreTrainedModel:
     """Build a student of this class that starts from the teacher's weights wherever they fit.
 

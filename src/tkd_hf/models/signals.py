@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -87,23 +88,24 @@ class Recorder:
         all_tokens = all_tokens_computed(self._model) if self._modules else nullcontext()
         with all_tokens, self._recording() as recorded:
             outputs = model(**inputs, **options)
-        signals = Signals(getattr(outputs, "logits", None), **recorded)
+        features = {
+            name: [recorded[name][layer] for layer in range(len(modules))] for name, modules in self._modules.items()
+        }
+        signals = Signals(getattr(outputs, "logits", None), **features)
         if "hidden_states" in self.features:
             signals.hidden_states = outputs.hidden_states
         return signals, outputs
 
     @contextmanager
-    def _recording(self):
-        recorded = {name: [None] * len(modules) for name, modules in self._modules.items()}
+    def _recording(self) -> Iterator[dict[str, dict[int, torch.Tensor]]]:
+        """Record outputs by the name of the feature and the layer while the model runs inside the context."""
+        recorded: dict[str, dict[int, torch.Tensor]] = {name: {} for name in self._modules}
 
-        def make_hook(name: str, layer: int):
-            def hook(module, inputs, output):
-                recorded[name][layer] = output
-
-            return hook
+        def record(name: str, layer: int, module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+            recorded[name][layer] = output
 
         handles = [
-            module.register_forward_hook(make_hook(name, layer))
+            module.register_forward_hook(partial(record, name, layer))
             for name, modules in self._modules.items()
             for layer, module in enumerate(modules)
         ]

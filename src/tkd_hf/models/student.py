@@ -1,8 +1,11 @@
 """Build a student from a teacher: choose its layers and widths, and copy the weights that fit."""
 
+import copy
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -55,7 +58,7 @@ class StudentReport:
 
 
 def student_from_teacher(
-    teacher: PreTrainedModel | str | os.PathLike,
+    teacher: PreTrainedModel | str | os.PathLike[str],
     *,
     model_class: type[TKDPreTrainedModel] | None = None,
     num_hidden_layers: int | None = None,
@@ -63,7 +66,7 @@ def student_from_teacher(
     num_attention_heads: int | None = None,
     intermediate_size: int | None = None,
     label_names: list[str] | None = None,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> TKDPreTrainedModel:
     """Build a TKD student that starts from the teacher's weights wherever they fit, including the classifier.
 
@@ -136,7 +139,8 @@ def student_from_teacher(
         teacher_parameters=teacher.num_parameters(),
     )
     logger.info(str(student.init_report))
-    return student.to(teacher.device).eval()
+    student.to(teacher.device)  # type: ignore[arg-type]  # transformers wraps `to` without types
+    return student.eval()
 
 
 def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKDPreTrainedModel:
@@ -153,17 +157,18 @@ def classifier_from_base(base: PreTrainedModel, teacher: PreTrainedModel) -> TKD
     Raises:
         InputError: if `student_from_teacher` does not take the base's architecture.
     """
-    config, fields = teacher.config, {}
+    config = teacher.config
     head_fits = is_convertible(config) and config.hidden_size == base.config.hidden_size
+    fields: dict[str, Any] = {name: copy.copy(getattr(config, name)) for name in ("id2label", "label2id")}
+    fields["problem_type"] = config.problem_type
     if head_fits:
         fields["pooler_act"] = tkd_config_from(config).pooler_act
-    labels = {"id2label": dict(config.id2label), "label2id": dict(config.label2id), "problem_type": config.problem_type}
-    student = student_from_teacher(base, model_class=TKD_CLASSES[head_type(teacher)], **labels, **fields)
+    student = student_from_teacher(base, model_class=TKD_CLASSES[head_type(teacher)], **fields)
     if head_fits:
         weights = tkd_state_dict_from(teacher)
         head_weights = {name: weight for name, weight in weights.items() if not name.startswith("tkd.")}
         copied, _ = _copy_weights(student, head_weights)
-        report = student.init_report
+        report: StudentReport = student.init_report
         initialised = tuple(name for name in report.initialised if name not in copied)
         student.init_report = replace(report, copied=(*report.copied, *copied), initialised=initialised)
     logger.info("  its classifier %s", "is the teacher's" if head_fits else "is initialised at random")
@@ -201,7 +206,9 @@ def choose_layers(teacher_layers: int, num_hidden_layers: int | None, layers: li
     return layers
 
 
-def narrow_layer(weights: dict[str, torch.Tensor], *, heads: int, head_dim: int, neurons: int) -> dict:
+def narrow_layer(
+    weights: Mapping[str, torch.Tensor], *, heads: int, head_dim: int, neurons: int
+) -> dict[str, torch.Tensor]:
     """Reduce one layer to its strongest heads and neurons, which keep their order.
 
     The strength of a head or neuron is the Euclidean norm of all its incoming and outgoing weights (magnitude pruning,
@@ -226,7 +233,7 @@ def narrow_layer(weights: dict[str, torch.Tensor], *, heads: int, head_dim: int,
     intermediate, neuron_output = weights["feed_forward.intermediate.weight"], weights["feed_forward.output.weight"]
     neuron_rows = _strongest(torch.cat((intermediate, neuron_output.T), dim=1), neurons)
 
-    narrowed = {}
+    narrowed: dict[str, torch.Tensor] = {}
     if len(rows) < attention_rows.shape[0]:
         narrowed |= _select_rows(weights, rows, modules=("attention.query", "attention.key", "attention.value"))
         narrowed["attention.output.weight"] = output[:, rows]
@@ -241,12 +248,14 @@ def _strongest(units: torch.Tensor, count: int) -> torch.Tensor:
     return units.float().norm(dim=1).topk(count).indices.sort().values
 
 
-def _select_rows(weights: dict, rows: torch.Tensor, modules: tuple[str, ...]) -> dict:
+def _select_rows(
+    weights: Mapping[str, torch.Tensor], rows: torch.Tensor, modules: Sequence[str]
+) -> dict[str, torch.Tensor]:
     names = [f"{module}.{parameter}" for module in modules for parameter in ("weight", "bias")]
     return {name: weights[name][rows] for name in names}
 
 
-def _load_if_named(teacher, model_class: type[TKDPreTrainedModel] | None) -> PreTrainedModel:
+def _load_if_named(teacher: object, model_class: type[TKDPreTrainedModel] | None) -> PreTrainedModel:
     if isinstance(teacher, PreTrainedModel):
         return teacher
     if not isinstance(teacher, (str, os.PathLike)):
@@ -266,7 +275,9 @@ def _load_if_named(teacher, model_class: type[TKDPreTrainedModel] | None) -> Pre
     return load_with_head(teacher, head, new_head=True)
 
 
-def _student_config(teacher: TKDConfig, layers: list[int], widths: dict, overrides: dict) -> TKDConfig:
+def _student_config(
+    teacher: TKDConfig, layers: list[int], widths: dict[str, int | None], overrides: dict[str, Any]
+) -> TKDConfig:
     """Return the teacher's configuration reduced to some layers, heads and neurons, with the overrides applied."""
     heads = _layer_widths([teacher.heads_of(layer) for layer in layers], widths, "num_attention_heads")
     neurons = _layer_widths([teacher.intermediate_size_of(layer) for layer in layers], widths, "intermediate_size")
@@ -282,7 +293,7 @@ def _student_config(teacher: TKDConfig, layers: list[int], widths: dict, overrid
     return TKDConfig(**fields | overrides)
 
 
-def _layer_widths(teacher_widths: list[int], widths: dict, name: str) -> list[int]:
+def _layer_widths(teacher_widths: list[int], widths: Mapping[str, int | None], name: str) -> list[int]:
     width, widest = widths[name], max(teacher_widths)
     if width is None:
         return teacher_widths
@@ -306,7 +317,7 @@ def _without_prefix(name: str) -> str:
     return name.removeprefix("tkd.")
 
 
-def _name_labels(config: TKDConfig, weights: dict[str, torch.Tensor], label_names: list[str]):
+def _name_labels(config: TKDConfig, weights: dict[str, torch.Tensor], label_names: list[str]) -> None:
     """Set the labels in `config`, and reorder the classifier's rows in `weights` if it has one, in place."""
     if "classifier.weight" in weights:
         rows = label_order(label_names_of(config), label_names, "teacher", "student")
@@ -320,7 +331,8 @@ def _student_weights(
 ) -> tuple[dict[str, torch.Tensor], set[str]]:
     """Return the teacher's weights under the student's names, and the names of those that were narrowed."""
     student_weights = {name: weight for name, weight in weights.items() if not name.startswith("layers.")}
-    narrowed = set()
+    narrowed: set[str] = set()
+    assert teacher.head_dim is not None  # TKDConfig.__post_init__ sets it
     for index, layer in enumerate(layers):
         prefix = f"layers.{layer}."
         layer_weights = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
