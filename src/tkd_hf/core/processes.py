@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from .errors import StopRequested
 
@@ -108,7 +109,7 @@ class DelayedStop:
         self._handled.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._handled.__exit__(*error)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:

@@ -305,7 +305,7 @@ class SoftLabels:
         """Return the logits per example, (labels,) or (length, labels) each."""
         return self.logits if self.offsets is None else np.split(self.logits, self.offsets[1:-1])
 
-    def _check_lengths(self, features: Dataset, logits: list[np.ndarray]):
+    def _check_lengths(self, features: Dataset, logits: list[np.ndarray]) -> None:
         for row, ((ids,), row_logits) in enumerate(zip(iterate_rows(features, ["input_ids"]), logits, strict=True)):
             if len(ids) != len(row_logits):
                 raise InputError(
