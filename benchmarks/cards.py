@@ -19,7 +19,7 @@ from tkd_hf.records.run_folder import StageRecord
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "model_cards"
 # stage whose student is published -> suffix of its name
-PUBLISHED = {"distill-2": "", "quantize": "-int8", "quantize-2": "-narrow-int8"}
+PUBLISHED = {"distill-2": "", "quantize": "-int8"}
 PUBLISHED_TWELVE_LAYERS = {"distill": ""}
 
 
