@@ -326,6 +326,15 @@ def test_training_plot_hides_the_panel_of_missing_agreement(tmp_path, monkeypatc
     assert [axis.get_visible() for axis in open_figures[0].axes] == [True, False]
 
 
+def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
+    """matplotlib reads text between dollars as mathematics, and leaves names with an underscore out of the legend."""
+    open_figures = keep_open(monkeypatch)
+    names = [figures.plain_label(name) for name in ("$x_$", "_hidden")]
+    models = [measured_model(name, 0.8, 5.0) for name in names]
+    figures.pareto(tmp_path / "p.png", "accuracy", models, {"ms": "milliseconds"})
+    assert legend_names(open_figures[0]) == names == [r"\$x_\$", " _hidden"]
+
+
 def test_missing_matplotlib_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(figures, "matplotlib", None)
     with pytest.raises(InputError, match=r'not installed: pip install "tkd-hf\[report\]"'):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..evaluation.calibration import Calibration
+from ..evaluation.columns import LATENCY, PEAK_MEMORY, SIZE, readable_name
 from ..evaluation.metrics import higher_is_better
 from ..evaluation.results import Report
 
@@ -27,11 +28,7 @@ except ImportError:
 
 
 # cost of a model -> label of its axis
-COSTS = {
-    "milliseconds": "median latency of one batch (ms)",
-    "megabytes": "size on disk (MB)",
-    "memory": "peak memory of the process (MB)",
-}
+COSTS = {"milliseconds": LATENCY.heading, "megabytes": SIZE.heading, "memory": PEAK_MEMORY.heading}
 BLUE, GREY, RED, GREEN = "#1f5a99", "#666666", "#b3401f", "#1b7f5c"
 STYLES = (
     *(("o", "-", BLUE), ("s", "--", RED), ("^", ":", GREY), ("D", "-.", GREEN)),
@@ -56,7 +53,7 @@ def draw(report: Report, folder: Path) -> None:
         report: the measurements.
         folder: the folder, which is created if necessary.
     """
-    models = dict(zip(report.names, report.evaluation.models, strict=True))
+    models = dict(zip(map(plain_label, report.names), report.evaluation.models, strict=True))
     metric = next(iter(report.evaluation.models[0].metrics))
     points = [
         {
@@ -69,12 +66,29 @@ def draw(report: Report, folder: Path) -> None:
         }
         for (name, model), cost in zip(models.items(), report.benchmark.models, strict=True)
     ]
-    pareto(folder / "pareto.png", metric.replace("_", " "), points, COSTS, higher_is_better(metric))
+    pareto(folder / "pareto.png", readable_name(metric), points, COSTS, higher_is_better(metric))
     calibrations = {name: model.calibration for name, model in models.items() if model.calibration}
     if calibrations:
         reliability(folder / "reliability.png", calibrations)
     if report.logs:
-        training(folder / "training.png", report.logs)
+        training(folder / "training.png", {plain_label(name): log for name, log in report.logs.items()})
+
+
+def plain_label(name: str) -> str:
+    """Return a name so that a plot shows it as it is.
+
+    matplotlib reads text between `$` as mathematics, and hides labels that start with `_`.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.cards.figures import plain_label
+    >>> plain_label("a$b$"), plain_label("_x")
+    ('a\\\\$b\\\\$', ' _x')
+
+    ```
+    """
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def pareto(path: Path, metric: str, models: list[dict], costs: dict[str, str], higher_is_better: bool = True) -> None:

@@ -77,9 +77,9 @@ def report(options: ReportOptions) -> Report:
         logs={name: log for name, log in logs.items() if log},
         disagreements=disagreements,
     )
-    figures.draw(result, output_dir / "pictures")
-    with atomic_write(output_dir / REPORT_JSON) as file:
+    with atomic_write(output_dir / REPORT_JSON) as file:  # first, so that no plot can lose the measurements
         file.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    figures.draw(result, output_dir / "pictures")
     with atomic_write(output_dir / REPORT_MARKDOWN) as file:
         file.write_text(report_markdown(result), encoding="utf-8")
     return result
