@@ -14,17 +14,18 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tkd_hf import (
-    OBJECTIVES,
     DistillationTrainer,
     DistillationTrainingArguments,
     Objective,
     ObjectiveSetup,
     Signals,
     TKDForSequenceClassification,
+    register_objective,
     tokenize,
 )
 
 
+@register_objective("centred_logits")
 class CentredLogits(Objective):
     """Squared error between the logits of student and teacher, each example's mean subtracted."""
 
@@ -39,9 +40,6 @@ class CentredLogits(Objective):
         """Return the mean over the batch; `batch` holds the token ids, the attention mask and the labels."""
         difference = student.logits.float() - teacher.logits.float()
         return (difference - difference.mean(dim=-1, keepdim=True)).square().mean()
-
-
-OBJECTIVES["centred_logits"] = CentredLogits
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:

@@ -39,15 +39,20 @@ _EXPORTS = {
     "models.configuration_tkd": ("TKDConfig",),
     "models.modeling_tkd": ("TKDModel", "TKDForSequenceClassification", "TKDForTokenClassification", "TKDForMaskedLM"),
     "models.student": ("student_from_teacher",),
-    "models.architectures": ("Architecture", "register_architecture"),
     # training with your own data set or objective
     "training.trainer": ("DistillationTrainer",),
     "data.tokenization": ("tokenize",),
     "data.collation": ("DistillationCollator",),
     "teachers.soft_labels": ("SoftLabels",),
-    "objectives": ("OBJECTIVES", "Objective"),
+    "objectives": ("OBJECTIVES", "Objective", "register_objective"),
     "objectives.base": ("ObjectiveSetup",),
     "models.signals": ("Signals",),
+    # extensions of your own
+    "data.problem_types": ("ProblemType",),
+    "data.tasks": ("Task", "register_task"),
+    "evaluation.metrics": ("TextMetric", "register_metric"),
+    "quantization": ("Backend", "register_backend"),
+    "models.architectures": ("Architecture", "register_architecture"),
     # errors
     "core.errors": ("InputError", "CheckFailed", "GateFailed", "CardMismatch", "TrainingStopped"),
 }
