@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..core.errors import InputError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, check_output
 from ..core.names import label_names, label_order, short_names
 from ..core.options import accepts
 from ..core.statistics import bootstrap, confidence_interval
@@ -59,6 +59,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     teacher, disagreements_file = options.teacher, options.disagreements_file
     models = to_tuple(options.model)
     data = options.data or recorded_data(models)
+    if disagreements_file:
+        check_output(disagreements_file, [data.dataset, data.data_dir, teacher, *models])
     if disagreements_file and not teacher:
         raise InputError(f"disagreements_file={str(disagreements_file)!r} requires a teacher to compare with; name one")
     examples, task = load_split(data, "eval", fallback_label_names=label_names(runner_config(models[0])))
