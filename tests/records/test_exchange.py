@@ -129,6 +129,8 @@ def test_a_replacement_keeps_the_folder_itself_which_may_be_a_mount_a_link_or_th
         holder = target
     else:
         holder = folder
+    if holder.exists():
+        (holder / "lost+found").mkdir()  # as in a new volume
     existed, inode = holder.exists(), holder.exists() and holder.stat().st_ino
     exported(Path(output))
     exported(Path(output), overwrite=True)

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 def recorded_data(runs: str | Path | Sequence[str]) -> DataArguments:
     """Return the data that runs were trained or measured on, so that a later command needs no options for them.
 
-    Runs that agree on the data may differ in `max_length`; the largest counts. A run without a record is ignored.
+    Runs that agree on the data may differ in the split that they trained on and in `max_length`; the longest counts.
+    A run without a record is ignored.
 
     Args:
         runs: folder of a run, or several; Hub ids are ignored.
@@ -104,7 +105,7 @@ def _common_data(runs: list[str]) -> DataArguments:
         if data is None:
             unnamed.add(str(stages[0][0].get("task")))
             continue
-        source = repr({**vars(data), "max_length": None})
+        source = repr({**vars(data), "max_length": None, "train_split": None})
         if source not in sources or sources[source].max_length < data.max_length:
             sources[source] = data
     if unnamed:

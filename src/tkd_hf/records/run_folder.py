@@ -379,7 +379,7 @@ def _entries(folder: Path, everything: bool = False) -> list[Path]:
     """Return what is in a folder; without `everything`, the lock and the subfolders of an exchange do not count."""
     if not folder.is_dir():
         return []
-    hidden = LOCK_NAME if everything else EXCHANGE_PREFIX
+    hidden = (LOCK_NAME,) if everything else (EXCHANGE_PREFIX, "lost+found")  # the latter is in each new volume
     return sorted(path for path in folder.iterdir() if not path.name.startswith(hidden))
 
 

@@ -51,8 +51,9 @@ def train_into(
     """
     log_to_stderr(trainer)
     trainer.run_record = folder.record
+    trainer.accelerator.wait_for_everyone()  # until all processes have checked the folder
     folder.start()
-    trainer.accelerator.wait_for_everyone()  # until the first process has prepared the folder
+    trainer.accelerator.wait_for_everyone()  # until the first one has prepared it
     checkpoint = folder.checkpoint
     if checkpoint:
         logger.info("%s resumes from %s", folder.path, Path(checkpoint).name)
