@@ -32,10 +32,18 @@ def command(student_folder, teacher_folder, sst2_dir):
     return ["evaluate", student_folder, "--teacher", teacher_folder, "--task", "sst2", "--data-dir", sst2_dir]
 
 
-def test_results_and_disagreements_are_written_and_shown(run, command, tmp_path):
-    code, out, _ = run(*command, "--json", tmp_path / "e.json", "--disagreements", tmp_path / "d" / "d.jsonl")
-    assert code == 0
+@pytest.fixture
+def evaluated(run, command, tmp_path):
+    """Evaluate teacher and student, and write results and disagreements."""
+    code, out, err = run(*command, "--json", tmp_path / "e.json", "--disagreements", tmp_path / "d" / "d.jsonl")
+    assert code == 0, err
     teacher, student = read_json(tmp_path / "e.json")["models"]
+    rows = [json.loads(line) for line in (tmp_path / "d" / "d.jsonl").read_text().splitlines()]
+    return SimpleNamespace(teacher=teacher, student=student, rows=rows, out=out)
+
+
+def test_a_student_gets_intervals_and_changes_from_its_teacher(evaluated):
+    teacher, student = evaluated.teacher, evaluated.student
     low, high = student["intervals"]["accuracy"]
     assert low <= student["metrics"]["accuracy"] <= high
     assert low < high
@@ -43,16 +51,21 @@ def test_results_and_disagreements_are_written_and_shown(run, command, tmp_path)
         student["metrics"]["accuracy"] - teacher["metrics"]["accuracy"]
     )
     assert teacher["fidelity"] is None
-    agreement = student["fidelity"]["agreement"]
-    lines = [json.loads(line) for line in (tmp_path / "d" / "d.jsonl").read_text().splitlines()]
-    assert len(lines) == round((1 - agreement) * len(TEXTS)) > 0
-    assert all(line["teacher"] != line["model"] for line in lines)
-    assert {line["text"] for line in lines} <= set(TEXTS)
-    assert [line["model_confidence"] for line in lines] == sorted(
-        [li["model_confidence"] for li in lines], reverse=True
-    )
-    for shown in ("agreement", "calibration error", "McNemar", "negative", f"{low:.3f}–{high:.3f}"):
-        assert shown in out
+
+
+def test_disagreements_are_listed_with_the_most_confident_first(evaluated):
+    agreement = evaluated.student["fidelity"]["agreement"]
+    assert len(evaluated.rows) == round((1 - agreement) * len(TEXTS)) > 0
+    assert all(row["teacher"] != row["model"] for row in evaluated.rows)
+    assert {row["text"] for row in evaluated.rows} <= set(TEXTS)
+    confidences = [row["model_confidence"] for row in evaluated.rows]
+    assert confidences == sorted(confidences, reverse=True)
+
+
+def test_evaluate_shows_intervals_calibration_and_recall(evaluated):
+    low, high = evaluated.student["intervals"]["accuracy"]
+    expected = ["agreement", "calibration error", "McNemar", "negative", f"{low:.3f}–{high:.3f}"]
+    assert [text for text in expected if text not in evaluated.out] == []
 
 
 def test_a_drop_beyond_the_limit_exits_with_code_1_after_showing_results(run, command, tmp_path):

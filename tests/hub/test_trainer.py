@@ -1,6 +1,7 @@
 """`DistillationTrainer.push_to_hub` and `hub_strategy`, against the test Hub."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -49,35 +50,50 @@ print(trainer.state.log_history[-2]["eval_accuracy"])
 """
 
 
-@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
-def test_trainer_pushes_card_and_model_but_no_private_files(client, hub, tmp_path, strategy):
-    root = str(Path(__file__).parents[2])
-    result = client.python(TRAIN.format(root=root, strategy=strategy, folder=str(tmp_path)), token=None)
+@pytest.fixture(scope="module", params=["end", "every_save", "checkpoint"])
+def pushed(request, client, hub, tmp_path_factory):
+    """Train in a client process that pushes; return the repository and the accuracy that the process printed."""
+    root, folder = str(Path(__file__).parents[2]), str(tmp_path_factory.mktemp("trained"))
+    result = client.python(TRAIN.format(root=root, strategy=request.param, folder=folder), token=None)
     assert result.code == 0, result.err
-    repo = hub.repos[f"org/{strategy}"]
-    assert repo.private
-    *during_training, _ = repo.history()[::-1][1:]
+    repo = hub.repos[f"org/{request.param}"]
+    return SimpleNamespace(
+        repo=repo, files=repo.files(), strategy=request.param, accuracy=float(result.out.split()[-1])
+    )
+
+
+def test_the_strategy_decides_how_often_the_trainer_pushes(pushed):
+    *during_training, _ = pushed.repo.history()[::-1][1:]
     assert all(summary.startswith("Training in progress, epoch") for summary in during_training)
-    assert len(during_training) == {"end": 0, "every_save": 2, "checkpoint": 4}[strategy]
-    files = repo.files()
-    expected = {"config.json", "model.safetensors", *SOURCE_FILES, "tokenizer.json", "README.md"}
-    assert expected <= set(files)
-    page = files["README.md"].decode()  # the same card as from `tkd-hf card`
-    accuracy = float(result.out.split()[-1])
-    for text in (
-        *(f'model="org/{strategy}"', f"| accuracy | {accuracy:.4f} |", "| agreement with the teacher |"),
-        *("`BertForSequenceClassification`, hash of its weights", "| fingerprint of training data |"),
-        *(
-            "0.9 × logits + 0.1 × hard",
-            "| temperature | 3 |",
-            "| teacher layers copied into the student (zero-based) | 1, 3 |",
-        ),
-        *("| learning_rate | 0.001 |", "| duration |", "| torch |"),
-    ):
-        assert text in page
+    assert len(during_training) == {"end": 0, "every_save": 2, "checkpoint": 4}[pushed.strategy]
+
+
+def test_the_trainer_pushes_a_model_that_loads_and_a_checkpoint_if_asked(pushed):
+    assert {"config.json", "model.safetensors", *SOURCE_FILES, "tokenizer.json", "README.md"} <= set(pushed.files)
+    assert ("last-checkpoint/trainer_state.json" in pushed.files) == (pushed.strategy == "checkpoint")
+
+
+def test_the_card_of_the_trainer_is_that_of_the_command(pushed):
+    page = pushed.files["README.md"].decode()
+    expected = [
+        f'model="org/{pushed.strategy}"',
+        f"| accuracy | {pushed.accuracy:.4f} |",
+        "| agreement with the teacher |",
+        "`BertForSequenceClassification`, hash of its weights",
+        "| fingerprint of training data |",
+        "0.9 × logits + 0.1 × hard",
+        "| temperature | 3 |",
+        "| teacher layers copied into the student (zero-based) | 1, 3 |",
+        "| learning_rate | 0.001 |",
+        "| duration |",
+        "| torch |",
+    ]
+    assert [text for text in expected if text not in page] == []
     assert yaml.safe_load(page.split("---")[1])["metrics"] == ["accuracy"]
-    checkpoint = {path for path in files if path.startswith("last-checkpoint/")}
-    assert ("last-checkpoint/trainer_state.json" in checkpoint) == (strategy == "checkpoint")
-    assert not any(path.endswith("training_args.bin") for path in files)
-    assert not {"trainer_state.json", "tkd_run.json"} & set(files)
-    assert not any(b"hf_writer" in content for content in files.values())
+
+
+def test_the_trainer_pushes_no_private_files_and_no_token(pushed):
+    assert pushed.repo.private
+    assert not any(path.endswith("training_args.bin") for path in pushed.files)
+    assert not {"trainer_state.json", "tkd_run.json"} & set(pushed.files)
+    assert not any(b"hf_writer" in content for content in pushed.files.values())

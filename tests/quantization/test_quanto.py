@@ -1,6 +1,7 @@
 """optimum-quanto: weights in 8 bits, saved, and loaded by tkd_hf and by quanto's own class."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tkd_hf.models.loading import load_classifier, load_encoder
 from tkd_hf.models.quantized import quantized_by
 from tkd_hf.quantization.quanto import Quanto, load
 
-from ..factories import build_teacher, logits_of_texts, read_json, student_of
+from ..factories import build_teacher, build_tokenizer, logits_of_texts, read_json, student_of
 from .test_bitsandbytes import UNEVEN, small_model
 
 
@@ -28,29 +29,43 @@ def int8_linear(linear, states):
     return torch.nn.functional.linear(states, (linear.weight / scales).round() * scales, linear.bias)
 
 
-@pytest.mark.parametrize("fields", [{}, UNEVEN], ids=["even", "uneven"])
-def test_saved_folder_loads_with_tkd_and_with_quanto_to_the_same_logits(tmp_path, tokenizer, fields):
-    model = small_model(**fields)
-    before = logits_of_texts(model, tokenizer)
-    assert quantize(model, tokenizer, tmp_path) == {"weights": "int8"}
-    assert torch.equal(logits_of_texts(model, tokenizer), before)  # the model itself is unchanged
-    assert quantized_by(model) is None
-    loaded = load(tmp_path)
+@pytest.fixture(scope="module", params=[{}, UNEVEN], ids=["even", "uneven"])
+def quantized(request, tmp_path_factory):
+    """Quantize a model into a folder; return it, its logits before, and what was loaded from the folder."""
+    model, folder = small_model(**request.param), tmp_path_factory.mktemp("quanto")
+    before = logits_of_texts(model, build_tokenizer())
+    assert quantize(model, build_tokenizer(), folder) == {"weights": "int8"}
+    loaded = load(folder)
+    logits = logits_of_texts(loaded, build_tokenizer())
+    return SimpleNamespace(model=model, before=before, folder=folder, loaded=loaded, logits=logits)
+
+
+def test_quantizing_leaves_the_given_model_unchanged(quantized, tokenizer):
+    assert torch.equal(logits_of_texts(quantized.model, tokenizer), quantized.before)
+    assert quantized_by(quantized.model) is None
+
+
+def test_all_linear_layers_but_the_head_are_quantized(quantized):
+    loaded = quantized.loaded
     assert (quantized_by(loaded), loaded.training) == ("quanto", False)
     kinds = {name: type(module).__name__ for name, module in loaded.named_modules()}
     assert sum(kind == "QLinear" for kind in kinds.values()) == 12
     assert kinds["dense"] == kinds["classifier"] == "Linear"
-    states = torch.randn(5, 64)
-    query = loaded.tkd.layers[0].attention.query
-    torch.testing.assert_close(query(states), int8_linear(model.tkd.layers[0].attention.query, states))
-    logits = logits_of_texts(loaded, tokenizer)
-    assert 0 < (logits - before).abs().max() < 0.02
-    assert torch.equal(logits_of_texts(load_classifier(str(tmp_path)), tokenizer), logits)
 
+
+def test_a_quantized_layer_equals_weights_rounded_by_hand(quantized):
+    states = torch.randn(5, 64)
+    query, float_query = (model.tkd.layers[0].attention.query for model in (quantized.loaded, quantized.model))
+    torch.testing.assert_close(query(states), int8_linear(float_query, states))
+    assert 0 < (quantized.logits - quantized.before).abs().max() < 0.02
+
+
+def test_a_saved_folder_gives_the_same_logits_with_tkd_and_with_quanto(quantized, tokenizer):
     class QuantizedClassifier(quanto.QuantizedTransformersModel):
         auto_class = AutoModelForSequenceClassification
 
-    assert torch.equal(logits_of_texts(QuantizedClassifier.from_pretrained(tmp_path), tokenizer), logits)
+    for model in (load_classifier(str(quantized.folder)), QuantizedClassifier.from_pretrained(quantized.folder)):
+        assert torch.equal(logits_of_texts(model, tokenizer), quantized.logits)
 
 
 def test_runner_reports_backend_dtype_and_size(tmp_path, tokenizer):
