@@ -8,17 +8,17 @@ import dataclasses
 import inspect
 import logging
 import re
+import textwrap
 from pathlib import Path
 
 import griffe
-import typer
 from mkdocs.structure.files import File
 from transformers import TrainingArguments
 
 import tkd_hf
 import tkd_hf.objectives
 from tkd_hf.cli import app
-from tkd_hf.cli.options import TrainingCommand
+from tkd_hf.core.options import default_text, options_of
 
 
 log = logging.getLogger("mkdocs.hooks.reference")
@@ -45,7 +45,7 @@ class DoctestFences(griffe.Extension):
 
 def on_files(files, config):
     """Add the reference pages and their navigation."""
-    commands = typer.main.get_command(app).commands
+    commands = app.commands
     groups = public_names()
     pages = {"reference/index.md": overview(commands, groups)}
     command_nav = []
@@ -111,6 +111,7 @@ def overview(commands, groups):
     lines = ["# Reference", "", "## Commands", "", "| command | |", "| --- | --- |"]
     for name, command in commands.items():
         lines.append(f"| [`tkd-hf {name}`](commands/{name}.md) | {first_sentence(command.help)} |")
+    lines += ["", "`tkd-hf --install-completion` lets bash, zsh or fish complete commands and options."]
     lines += ["", "## Python", "", "Every name can be imported from `tkd_hf`."]
     for group, names in groups.items():
         lines += ["", f"### {group}", "", "| name | |", "| --- | --- |"]
@@ -121,9 +122,12 @@ def overview(commands, groups):
 
 def command_page(name, command):
     """Return the page of one command, made from its options."""
-    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    required = [f"{option.opts[0]} {option.name.upper()}" for option in options if option.required]
+    options = command.options()
+    arguments = [option for option in options if option.positional]
+    flags = [option for option in options if not option.positional]
+    required = [
+        f"{option.flag} {option.metavar}" for option in flags if not option.default and option.path in ("", "args")
+    ]
     usage = " ".join(["tkd-hf", name, *map(argument_name, arguments), *required, "[OPTIONS]"])
     lines = [f"# tkd-hf {name}", "", help_paragraphs(command.help), "", "```bash", usage, "```"]
     if name in tkd_hf.__all__:
@@ -131,76 +135,105 @@ def command_page(name, command):
     if arguments:
         lines += ["", "## Arguments", "", "| argument | meaning |", "| --- | --- |"]
         lines += [f"| `{argument_name(argument)}` | {cell(argument.help)} |" for argument in arguments]
-    for panel in dict.fromkeys(option.rich_help_panel for option in options):
-        lines += ["", f"## {panel or 'Options'}", "", "| option | meaning | default |", "| --- | --- | --- |"]
-        lines += [option_row(option) for option in options if option.rich_help_panel == panel]
-    if isinstance(command, TrainingCommand):
-        lines += training_options(inspect.signature(getattr(tkd_hf, name)).parameters["args"].annotation)
+    for group in dict.fromkeys(option.group for option in flags):
+        lines += ["", f"## {group or 'Options'}", "", "| option | meaning | default |", "| --- | --- | --- |"]
+        lines += [option_row(option) for option in flags if option.group == group]
     return "\n".join(lines)
 
 
 def argument_name(argument):
     """Return an argument as the usage line shows it."""
-    return argument.metavar or argument.name.upper() + ("..." if argument.nargs == -1 else "")
+    name = argument.name.upper() if argument.metavar in ("TEXT", "PATH") else argument.metavar
+    return name + ("..." if argument.multiple else "")
 
 
 def option_row(option):
-    """Return the row of one option in the table of its panel."""
-    flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-    text, default = split_default(option.help)
-    return f"| {flags} | {cell(text)} | {'required' if option.required else cell(default)} |"
+    """Return the row of one option in the table of its group."""
+    value = "" if option.is_switch else " " + option.metavar.replace("|", "\\|")
+    return f"| `{option.flag}{value}` | {cell(option.help)} | {cell(option.default) or 'required'} |"
 
 
-def split_default(text):
-    """Split a help text of the form "What it sets (default)." into what it sets and the default, if it names one."""
-    match = re.fullmatch(r"(.+) \((.+)\)\.", text or "")
-    return (f"{match[1]}.", match[2]) if match else (text, "")
+def option_class_of(value):
+    """Return the option class behind a public name: the class itself, or that of a function; `None` without one."""
+    if inspect.isfunction(value):
+        value = inspect.signature(inspect.unwrap(value)).parameters.get("options", inspect.Parameter).annotation
+    is_option_class = inspect.isclass(value) and dataclasses.is_dataclass(value) and options_of(value)
+    return value if is_option_class else None
 
 
-def training_options(arguments):
-    """Return the section about the training arguments that a command accepts as options."""
-    page = f"[`{arguments.__name__}`](../python/{arguments.__name__}.md)"
-    return [
-        *("", "## Training arguments", ""),
-        f"{TRAINING_ARGUMENTS} is an option, such as `--gradient-accumulation-steps 4`.",
-        *(f"{page} adds these, or changes their defaults:", ""),
-        *field_table(arguments),
-    ]
-
-
-def field_table(arguments):
-    """Return a table of the training arguments that differ from those of transformers."""
-    lines = ["| option | meaning | default |", "| --- | --- | --- |"]
-    for field in filter(changed, dataclasses.fields(arguments)):
-        text, default = split_default(field.metadata.get("help"))
-        lines.append(f"| `--{field.name.replace('_', '-')}` | {cell(text)} | {cell(default)} |")
+def field_table(kind):
+    """Return a table of the fields of an option class: what Python callers give."""
+    lines = ["| parameter | option | type | default | meaning |", "| --- | --- | --- | --- | --- |"]
+    options = {option.python_name: option for option in options_of(kind) if not option.path}
+    for field in dataclasses.fields(kind):
+        option = options.get(field.name)
+        flag = f"`{argument_name(option) if option.positional else option.flag}`" if option else ""
+        if option or field.default is dataclasses.MISSING:
+            default = cell(option.default) if option else ""
+        else:
+            settings = field.metadata.get("option", {})
+            default = cell(settings.get("shown_default") or default_of(field.default))
+        row = (f"`{field.name}`", flag, type_name(field.type), default or "required", cell(field.metadata["help"]))
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
-def changed(field):
-    """Return whether a field of training arguments is new, or has another default than in transformers."""
-    theirs = {field.name: field for field in dataclasses.fields(TrainingArguments)}.get(field.name)
-    return field.init and (theirs is None or theirs.default != field.default)
+def default_of(value):
+    """Return the default of a field that is no option of the console."""
+    return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else default_text(value)
+
+
+def type_name(annotation):
+    """Return a type for a table; public classes are links to their pages."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    text = str(annotation) if "|" in str(annotation) or "[" in str(annotation) else text
+    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    name = re.search(r"\w+Arguments", text)
+    if name and name[0] in tkd_hf.__all__:
+        return text.replace(name[0], f"[`{name[0]}`]({name[0]}.md)").replace("|", "or")
+    return f"`{text.replace(' | ', ' or ')}`"
+
+
+def signature_of(name, value):
+    """Return a function's call with its parameters and defaults, one per line."""
+    lines = [f"{name}("]
+    keyword_only = False
+    for parameter in inspect.signature(value).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            lines.append("    *,")
+        default = parameter.default
+        shown = "" if default is parameter.empty else f"={default_repr(default)}"
+        lines.append(f"    {parameter.name}{shown},")
+    return "\n".join([*lines, ")"])
+
+
+def default_repr(value):
+    """Return a default as source code."""
+    if dataclasses.is_dataclass(value):
+        return f"{type(value).__name__}()"
+    return repr(str(value)) if isinstance(value, Path) else repr(value)
 
 
 def help_paragraphs(text):
-    """Return a help text as Markdown: a paragraph that begins with a backspace is a list or YAML."""
-    paragraphs = []
-    for paragraph in (text or "").strip().split("\n\n"):
-        if paragraph.startswith("\b\n- "):
-            paragraphs.append(paragraph[1:].strip())
-        elif paragraph.startswith("\b"):
-            paragraphs.append(f"```yaml\n{paragraph[1:].strip()}\n```")
-        else:
-            paragraphs.append(paragraph)
-    return "\n\n".join(paragraphs)
+    """Return a help text as Markdown: an indented paragraph is YAML."""
+    paragraphs = (text or "").strip().split("\n\n")
+    return "\n\n".join(
+        f"```yaml\n{textwrap.dedent(paragraph).strip()}\n```" if paragraph.startswith("    ") else paragraph
+        for paragraph in paragraphs
+    )
 
 
 def python_page(name):
     """Return the page of one public name, which mkdocstrings fills in."""
     value = getattr(tkd_hf, name)
     lines = [f"# {name}", "", "```python", f"from tkd_hf import {name}", "```", ""]
-    if callable(value):
+    if kind := option_class_of(value):
+        heading = {"heading": "Description", "toc_label": "Description", "members": False, "show_signature": False}
+        lines += ["## Signature", "", "```python", signature_of(name, value), "```", ""]
+        lines += [*object_block(f"{value.__module__}.{value.__qualname__}", heading), "", "## Parameters", ""]
+        lines += field_table(kind)
+    elif callable(value):
         members = MEMBERS.get(name, False)
         lines += signature_block(f"{value.__module__}.{value.__qualname__}", "Signature", members)
         if inspect.isclass(value) and issubclass(value, TrainingArguments):
@@ -213,8 +246,12 @@ def python_page(name):
 
 
 def signature_block(identifier, heading, members):
+    """Return the lines by which mkdocstrings inserts an object with its signature."""
+    return object_block(identifier, {"heading": heading, "toc_label": heading, "members": members})
+
+
+def object_block(identifier, options):
     """Return the lines by which mkdocstrings inserts an object."""
-    options = {"heading": heading, "toc_label": heading, "members": members}
     return [f"::: {identifier}", "    options:", *(f"      {key}: {value}" for key, value in options.items())]
 
 

@@ -13,19 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 
 import tkd_hf
 from tkd_hf.cli import app
-from tkd_hf.cli.options import TrainingCommand, stage_values
-from tkd_hf.cli.recipe import Recipe
+from tkd_hf.cli.recipe import Recipe, stage_values
+from tkd_hf.cli.registry import COMMANDS as STAGES
 
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md", "model_cards/**/*.md")
 PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 GUIDES = [page for page in PAGES if page.parent.name == "docs" or page.name == "README.md"]
-COMMANDS = typer.main.get_command(app).commands
+COMMANDS = app.commands
 
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 FENCED = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -42,14 +41,6 @@ def blocks(page: Path, *languages: str) -> list[str]:
     """Return the fenced blocks of a page in these languages."""
     text = page.read_text(encoding="utf-8")
     return [textwrap.dedent(content) for _, language, content in FENCED.findall(text) if language in languages]
-
-
-def training_options(command: str) -> set[str]:
-    """Return the training arguments that a command accepts as options."""
-    if not isinstance(COMMANDS[command], TrainingCommand):
-        return set()
-    arguments = inspect.signature(getattr(tkd_hf, command)).parameters["args"].annotation
-    return set(arguments.__dataclass_fields__)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +74,7 @@ def test_commands_have_their_flags(page):
     code = "\n".join([*(content for _, _, content in FENCED.findall(text)), *INLINE.findall(FENCED.sub("", text))])
     for name, words in COMMAND.findall(code):
         assert name in COMMANDS, f"tkd-hf {name}"
-        options = {option.lstrip("-") for parameter in COMMANDS[name].params for option in parameter.opts}
-        options |= {field.replace("_", "-") for field in training_options(name)} | {"help"}
+        options = {flag.lstrip("-") for option in COMMANDS[name].options() for flag in option.flags} | {"help"}
         assert set(FLAG.findall(words)) <= options, f"tkd-hf {name}{words}"
 
 
@@ -115,9 +105,7 @@ def test_recipes_name_existing_stages_and_options(page, tmp_path):
         (tmp_path / "recipe.yaml").write_text(content, encoding="utf-8")
         recipe = Recipe.read(tmp_path / "recipe.yaml")
         for name, options in recipe.stages:
-            flags = {parameter.name for parameter in COMMANDS[name].params}
-            stage_values(COMMANDS[name], recipe, {}, options)
-            assert set(options) <= flags | training_options(name), name
+            stage_values(STAGES[name], recipe, {}, options)
 
 
 def test_every_command_and_public_name_has_a_page(hook):
@@ -128,8 +116,8 @@ def test_every_command_and_public_name_has_a_page(hook):
     assert {f"reference/python/{name}.md" for name in tkd_hf.__all__} < set(pages)
     for name, command in COMMANDS.items():
         page = pages[f"reference/commands/{name}.md"]
-        assert all(f"| `{option.opts[0]}`" in page for option in command.params if option.opts[0].startswith("--"))
-    assert "| `--temperature`" in pages["reference/commands/distill.md"]
+        assert all(f"| `{option.flag}" in page for option in command.options() if not option.positional)
+    assert "| `--temperature NUMBER`" in pages["reference/commands/distill.md"]
 
 
 def test_repository_links_become_absolute_and_dead_ones_are_warned_about(hook, caplog):

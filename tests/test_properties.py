@@ -5,21 +5,19 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-import typer
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tkd_hf import InputError, SoftLabels, TKDConfig, TKDForSequenceClassification
-from tkd_hf.cli import app
 from tkd_hf.cli.recipe import KEYS, Recipe
+from tkd_hf.cli.registry import COMMANDS
 from tkd_hf.cli.run import _plan
 
 from .factories import TEXTS, build_tokenizer
 
 
-COMMANDS = typer.main.get_command(app).commands
 # every run draws the same examples; all examples of a test share one tmp_path, and each overwrites the files
 settings.register_profile(
     "tkd", max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -13,14 +13,15 @@ import pytest
 
 import tkd_hf
 from tkd_hf._old_paths import MOVED
-from tkd_hf.cli import app
+from tkd_hf.cli.registry import COMMANDS
 
 from .factories import TEXTS
 
 
 def modules_loaded_by(statement: str) -> set[str]:
-    code = f"{statement}; import sys; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_import_loads_neither_trainer_nor_backends():
@@ -30,16 +31,23 @@ def test_import_loads_neither_trainer_nor_backends():
 
 
 def test_help_loads_neither_torch_nor_transformers():
-    modules = modules_loaded_by("import sys; sys.argv[0] = '/usr/bin/tkd-hf'; import tkd_hf.cli")
-    assert not modules & {"torch", "transformers", "datasets"}
+    statement = "import sys, tkd_hf_command; sys.argv[1:] = ['distill', '--help']"
+    modules = modules_loaded_by(f"{statement}\ntry: tkd_hf_command.main()\nexcept SystemExit: pass")
+    assert "tkd_hf.commands.options" in modules
+    assert not modules & {"torch", "transformers", "datasets", "numpy"}
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/python", "/usr/bin/tkd-hf", "/home/me/tkd-hf.py"])
-def test_model_classes_have_from_teacher_in_scripts_and_in_commands(program):
-    """Their source file cannot define it, and a command registers TKD later than other programs do."""
+def test_importing_registers_tkd_whatever_the_script_is_called(program):
+    """The model classes get `from_teacher` then, because their source file cannot define it."""
     statement = f"import sys; sys.argv[0] = {program!r}; import tkd_hf"
-    statement += "; import tkd_hf.commands" if program.endswith("tkd-hf") else ""
-    assert "tkd_hf.models.student" in modules_loaded_by(f"{statement}; assert callable(tkd_hf.TKDModel.from_teacher)")
+    statement += "; from tkd_hf.models.modeling_tkd import TKDModel; assert callable(TKDModel.from_teacher)"
+    assert "tkd_hf.models.student" in modules_loaded_by(statement)
+
+
+def test_the_command_registers_tkd_when_it_first_uses_a_public_name():
+    statement = "import tkd_hf_command, tkd_hf; assert callable(tkd_hf.TKDModel.from_teacher)"
+    assert "tkd_hf.models.registration" in modules_loaded_by(statement)
 
 
 def test_public_names_are_importable():
@@ -68,8 +76,7 @@ def test_import_paths_of_version_0_1_lead_to_the_same_module(old):
 
 
 def test_every_command_has_a_public_function():
-    commands = {command.name for command in app.registered_commands} - {"run"}
-    assert commands <= set(tkd_hf.__all__)
+    assert COMMANDS.keys() <= set(tkd_hf.__all__)
 
 
 def run_example(name: str, replacements: dict[str, str]) -> None:
@@ -120,5 +127,5 @@ def test_the_examples_of_functions_that_start_from_a_student_run(
 
 
 def test_the_function_of_each_command_has_an_example_that_imports_it():
-    for name in {command.name for command in app.registered_commands} - {"run"}:
+    for name in COMMANDS:
         assert re.search(rf"from tkd_hf import [\w, ]*\b{name}\n", getattr(tkd_hf, name).__doc__), name

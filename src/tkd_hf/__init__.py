@@ -1,12 +1,12 @@
 """tkd-hf: distil a text classifier into a small, fast student that agrees with it.
 
 Importing this package registers TKD with transformers (see `tkd_hf.models.registration`) and does nothing else: every
-public name is loaded when it is first used.
+public name is loaded when it is first used. Only the command `tkd-hf`, which `tkd_hf_command` starts, registers TKD
+later: when it first uses one of these names. Registering loads torch and transformers, which `--help` does not need.
 """
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from ._old_paths import keep_old_paths
@@ -56,25 +56,37 @@ _EXPORTS = {
     # errors
     "core.errors": ("InputError", "CheckFailed", "GateFailed", "CardMismatch", "TrainingStopped"),
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+# more names that the command line uses
+_INTERNAL = {
+    "commands.quantize": ("check_quantization_gate",),
+    "records.recorded": ("recorded_data",),
+    "commands.push": ("plan_push",),
+    "commands.verify": ("claimed_task",),
+    "quantization": ("load_backend",),
+    "data.tasks": ("get_task",),
+    "models.loading": ("load_tokenizer",),
+}
+_MODULE_OF = {name: module for table in (_EXPORTS, _INTERNAL) for module, names in table.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(name for names in _EXPORTS.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _register()
     return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    return sorted([*globals(), *__all__])
+
+
+def _register() -> None:
+    """Register TKD with transformers; calling this again changes nothing."""
+    importlib.import_module(".models.registration", __name__).register_auto_classes()
 
 
 keep_old_paths()
-
-# Registering loads torch and transformers. The command line leaves it to `tkd_hf.commands`, so that --help is quick.
-if Path(sys.argv[0] if sys.argv else "").name not in ("tkd-hf", "tkd-hf.exe"):
-    from .models.registration import register_auto_classes
-
-    register_auto_classes()
+if "tkd_hf_command" not in sys.modules:
+    _register()

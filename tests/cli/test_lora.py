@@ -157,10 +157,10 @@ def test_a_recipe_passes_lora_options_to_its_stages(run, tmp_path, teacher_folde
     [
         ("finetune {teacher} --lora --lora-rank 0", "rank 0 has nothing to train"),
         ("finetune {teacher} --lora --lora-targets x", "targets 'x' are unknown; choose linear or attention"),
-        ("finetune {teacher} --lora-rank 4", "--lora-rank is an option of adapters: add --lora"),
+        ("finetune {teacher} --lora-rank 4", "--lora-rank belongs to --lora: add --lora"),
         ("distill {teacher} --layers 2 --lora --adapter-only", "name it with --student"),
         ("finetune {teacher} --lora --load-in-8bit --load-in-4bit", "load_in_8bit and load_in_4bit are both set"),
-        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit is an option of adapters: add --lora"),
+        ("distill {teacher} --layers 2 --load-in-8bit", "--load-in-8bit belongs to --lora: add --lora"),
     ],
 )
 def test_bad_lora_options_get_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, args, message):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from transformers import BertModel
@@ -18,9 +17,8 @@ import several_teachers
 import token_classification
 from tests.factories import LABELS, TEXTS, build_teacher, build_tokenizer, read_json
 from tkd_hf import OBJECTIVES, Signals
-from tkd_hf.cli import app
-from tkd_hf.cli.options import stage_values
-from tkd_hf.cli.recipe import Recipe
+from tkd_hf.cli.recipe import Recipe, stage_values
+from tkd_hf.cli.registry import COMMANDS
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -102,10 +100,9 @@ def test_several_teachers_make_one_student(encoder, reviews, capsys):
 
 
 def test_recipe_names_existing_stages_and_options():
-    commands = typer.main.get_command(app).commands
     recipe = Recipe.read(EXAMPLES / "recipe.yaml")
     for name, options in recipe.stages:
-        assert stage_values(commands[name], recipe, {}, options)
+        assert stage_values(COMMANDS[name], recipe, {}, options)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -23,7 +23,10 @@ def parse_languages(value: Any) -> str | list[str]:
 
 @option_class
 class CardOptions:
-    """The options of `tkd-hf card` and of `tkd_hf.card`."""
+    """Write a model's card (README.md) from the record of its run and, if given, from a report.
+
+    The card can be written again at any time; text outside of the marks stays.
+    """
 
     folder: str | Path = option(flag="--model", positional=True, metavar="RUN", help="Folder of a run.")
     report: str | Path | None = option(

@@ -5,41 +5,42 @@ import os
 import shlex
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from ..core.errors import CheckFailed, InputError, StopRequested, TrainingStopped, storage_error_message
+from ..core.options import options_of
 from ..core.processes import destroy_process_group, stopping_at_once
-from . import compress, measure, publish, train
-from .options import TrainingCommand
+from .command import Command, help_of
 from .output import prepare_streams
-from .run import run
+from .parser import OptionCommand, program
+from .recipe import command_values
+from .registry import COMMANDS
+from .run import RunOptions, run
 
 
-WITH_RESUME = ("pretrain", "finetune", "augment", "distill", "prune", "quantize")  # commands with this option
+def _command(command: Command) -> OptionCommand:
+    def call(values: dict[str, Any]) -> None:
+        recipe = values.get("config")
+        values = command_values(command, Path(recipe), values) if recipe else values
+        missing = command.missing(values)
+        if missing:
+            names = " and ".join(option.label for option in missing)
+            raise InputError(f"missing {names}; see tkd-hf {command.name} --help")
+        command.run(values)
 
-app = typer.Typer(
-    name="tkd-hf",
-    help="Distil a fine-tuned text model, the teacher, into a small and fast student.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    return OptionCommand(command.name, command.help, lambda: command.all_options, call)
+
+
+app = program(
+    "Distil a fine-tuned text model, the teacher, into a small and fast student.",
+    [
+        *map(_command, COMMANDS.values()),
+        OptionCommand("run", help_of(RunOptions), lambda: options_of(RunOptions), run),
+    ],
 )
-app.command("pretrain", cls=TrainingCommand)(train.pretrain)
-app.command("finetune", cls=TrainingCommand)(train.finetune)
-app.command("augment")(train.augment)
-app.command("label")(train.label)
-app.command("distill", cls=TrainingCommand)(train.distill)
-app.command("prune", cls=TrainingCommand)(compress.prune)
-app.command("quantize")(compress.quantize)
-app.command("evaluate")(measure.evaluate)
-app.command("benchmark")(measure.benchmark)
-app.command("report")(measure.report)
-app.command("card")(publish.card)
-app.command("push")(publish.push)
-app.command("verify")(publish.verify)
-app.command("run")(run)
 
 
 def main() -> None:
@@ -57,10 +58,11 @@ def main() -> None:
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     try:
         with stopping_at_once():
-            app()
-    except SystemExit:
+            code = app.main(prog_name="tkd-hf", standalone_mode=False)
         destroy_process_group()
-        raise
+        sys.exit(code)
+    except click.UsageError as error:
+        _exit_with_message(error.format_message(), error.exit_code)
     except (InputError, CheckFailed) as error:
         _exit_with_message(str(error), error.exit_code)
     except TrainingStopped as stop:
@@ -92,8 +94,13 @@ def next_command(words: list[str], resumable: bool) -> str:
     """
     if resumable:
         words = [word for word in words if word != "--overwrite"]
-        words += ["--resume"] if words[:1] and words[0] in WITH_RESUME and "--resume" not in words else []
+        words += ["--resume"] if words[:1] and words[0] in _with_resume() and "--resume" not in words else []
     return shlex.join(["tkd-hf", *words])
+
+
+def _with_resume() -> list[str]:
+    """Return the commands that can resume."""
+    return [name for name, command in COMMANDS.items() if "resume" in command.own_names]
 
 
 def _exit_with_message(message: str, code: int) -> NoReturn:

@@ -28,16 +28,10 @@ class RecipePosition:
     Args:
         name: such as `stage 2 of 3`.
         last: whether this is the last stage; only the last one suggests a next command.
-        check_only: whether the command only checks its options. It then raises `OptionsChecked` instead of working.
     """
 
     name: str
     last: bool = True
-    check_only: bool = False
-
-
-class OptionsChecked(Exception):
-    """Raised after a command has checked its options, if its recipe position is `check_only`."""
 
 
 _position: ContextVar[RecipePosition | None] = ContextVar("position", default=None)
@@ -90,8 +84,6 @@ def _console(stderr: bool = False) -> Console:
 def announce(text: str) -> None:
     """Print the first line of a command; call it once all options are checked and before any work."""
     position = _position.get()
-    if position and position.check_only:
-        raise OptionsChecked
     _console(stderr=True).print(f"{position.name}: {text}" if position else text, markup=False, soft_wrap=True)
 
 
@@ -126,7 +118,7 @@ def _cell(text: str) -> Text:
     return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
-def store_and_show(path: Path | None, content: dict[str, Any], *tables: Table) -> dict[str, Any]:
+def store_and_show(path: str | Path | None, content: dict[str, Any], *tables: Table) -> dict[str, Any]:
     """Store results as JSON if a file is named, then print them; return them for `tkd-hf run`.
 
     They are stored first, so that nothing that happens to the terminal loses them, and printed even if the file cannot
@@ -140,12 +132,12 @@ def store_and_show(path: Path | None, content: dict[str, Any], *tables: Table) -
     return content
 
 
-def write_json(path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
+def write_json(path: str | Path | None, content: dict[str, Any]) -> dict[str, Any]:
     """Write results as JSON if a file is named, and return them for `tkd-hf run`."""
     if path is None:
         return content
     try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     return content

@@ -1,4 +1,7 @@
-"""Recipes: YAML files with the teacher, the data and the stages of a job."""
+"""Recipes: YAML files with the teacher, the data and the stages of a job.
+
+Values keep their YAML types; `tkd_hf.core.options.build` checks them against the options that they are for.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +10,9 @@ from typing import Any
 import yaml
 
 from ..core.errors import InputError
+from ..core.options import did_you_mean, options_of
+from ..data.arguments import DataArguments
+from .command import Command
 
 
 KEYS = ("teacher", "model", "data", "stages", "output_dir")
@@ -68,7 +74,10 @@ class Recipe:
             )
         unknown = [str(name) for name in content if name not in KEYS]
         if unknown:
-            raise InputError(f"the recipe {path} has unknown keys {', '.join(unknown)}; the keys are {', '.join(KEYS)}")
+            raise InputError(
+                f"the recipe {path} has unknown keys {', '.join(unknown)}; the keys are {', '.join(KEYS)}"
+                f"{did_you_mean(unknown[0], KEYS)}"
+            )
         data = content.get("data") or {}
         if not isinstance(data, dict):
             raise InputError(f"the recipe {path} has the data {data!r}; write them as `data: {{task: sst2}}`")
@@ -89,6 +98,62 @@ class Recipe:
         if not {"task", "dataset"} & set(options):
             return self.data
         return {name: value for name, value in self.data.items() if name == "data_dir"}
+
+
+def command_values(command: Command, path: Path, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of one command: those of its stage in a recipe, overridden by flags.
+
+    Args:
+        command: the command.
+        path: the recipe; it may have at most one stage of this command.
+        flags: values from the command line. If they name the data, the recipe's data are left out.
+
+    Raises:
+        InputError: if the recipe is damaged, has several such stages, or names unknown options.
+    """
+    recipe = Recipe.read(path)
+    stages = [options for name, options in recipe.stages if name == command.name]
+    if len(stages) > 1:
+        raise InputError(
+            f"the recipe {path} has {len(stages)} stages named {command.name}; run all of them with `tkd-hf run {path}`"
+        )
+    options = stages[0] if stages else {}
+    if {"task", "dataset"} & flags.keys():
+        options = {name: value for name, value in options.items() if name not in ("task", "dataset")}
+        options |= {name: flags[name] for name in ("task", "dataset") if name in flags}
+    common = {"teacher": recipe.teacher, "model": recipe.model, "output_dir": recipe.output_dir}
+    return stage_values(command, recipe, common, options) | flags
+
+
+def stage_values(command: Command, recipe: Recipe, common: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Collect the values of one stage, by the names of options.
+
+    Args:
+        command: the stage's command.
+        recipe: names the data of all stages that name none.
+        common: values for all stages; those for which the command has no option are ignored.
+        options: values of this stage. They override the common values, `null` included, and must all be known.
+
+    Raises:
+        InputError: for unknown names.
+    """
+    data_names = [option.name for option in options_of(DataArguments)]
+    unknown = [name for name in recipe.data if name not in data_names]
+    if unknown:
+        raise InputError(
+            f"the data of the recipe {recipe.path} has unknown keys {', '.join(unknown)}; "
+            f"the keys are {', '.join(data_names)}{did_you_mean(unknown[0], data_names)}"
+        )
+    known = [option.name for option in command.all_options]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(
+            f"the recipe {recipe.path} sets {', '.join(unknown)}, but `tkd-hf {command.name}` has no such option"
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    own = command.own_names
+    shared = {name: value for name, value in {**common, **recipe.data_options_for(options)}.items() if name in own}
+    return {name: value for name, value in (shared | options).items() if value is not None}
 
 
 def _check_size(content: Any, path: Path) -> None:
@@ -126,4 +191,6 @@ def _model_name(model: Any, key: str, path: Path) -> str | None:
     if "model" not in model or not set(model) <= {"model", "revision"}:
         names = ", ".join(map(str, model))
         raise InputError(f"the recipe {path} has a {key} with the keys {names}; the keys are model and revision")
+    if not all(isinstance(part, str) for part in model.values()):
+        raise InputError(f"the recipe {path} has the {key} {model!r}; put the model and its revision in quotes")
     return f"{model['model']}@{model['revision']}" if "revision" in model else model["model"]

@@ -1,17 +1,19 @@
 """`tkd-hf run`: run the stages of a recipe in order."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperCommand
+import tkd_hf
 
 from ..core.errors import InputError, StopRequested
-from . import options as o
-from .output import OptionsChecked, RecipePosition, at_position, write_json
-from .recipe import Recipe
+from ..core.options import build, did_you_mean, option, option_class
+from .command import Command
+from .output import RecipePosition, at_position, write_json
+from .recipe import Recipe, stage_values
+from .registry import COMMANDS
 
 
 _MODELS = ("teacher", "model", "student")
@@ -19,37 +21,24 @@ _WITHOUT_MODEL = ("augment", "report")  # stages whose folder holds no model
 _WORK_ON_TEACHER = ("prune", "quantize")  # stages that work on the teacher until a student exists
 
 
-def run(
-    context: typer.Context,
-    recipe_file: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe (YAML).")],
-    output_dir: Annotated[
-        Path | None, o.option(help="Folder for the stages' folders (output_dir of the recipe).")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, o.option(help="Folder with copies of tasks, DIR/TASK/SPLIT.parquet (the Hub's).")
-    ] = None,
-    seed: Annotated[int | None, o.option(help="Random seed of all stages (that of each stage).")] = None,
-    overwrite: Annotated[bool, o.option("--overwrite", help="Delete all runs and start again.")] = False,
-    json_file: o.JsonFile = None,
-):
+@option_class
+class RunOptions:
     """Run the stages of a recipe in order. Finished stages are skipped, so the same command resumes a recipe.
 
-    \b
-    teacher: {model: my-org/my-teacher}   # or `model: my-org/encoder`, from which finetune makes the teacher
-    data: {task: sst2}
-    stages:
-      - label:
-      - distill: {layers: 3, objectives: {hidden: 1.0, attention: 1.0}}
-      - distill: {objectives: {logits: 0.9, hard: 0.1}}
-      - evaluate:
-    output_dir: runs/sst2
+        teacher: {model: my-org/my-teacher}   # or `model: my-org/encoder`, from which finetune makes the teacher
+        data: {task: sst2}
+        stages:
+          - label:
+          - distill: {layers: 3, objectives: {hidden: 1.0, attention: 1.0}}
+          - distill: {objectives: {logits: 0.9, hard: 0.1}}
+          - evaluate:
+        output_dir: runs/sst2
 
     Each stage is a command with its options, and has its own folder: runs/sst2/distill, runs/sst2/distill-2. All stages
     are checked before the first one starts. To repeat a stage, delete its folder.
 
     Options of a stage win over these rules:
 
-    \b
     - finetune makes the teacher if the recipe names none; the next finetune trains it further, for example on
       another task.
     - distill starts from the latest student that pretrain, distill, prune or finetune made; `student: null`
@@ -64,20 +53,37 @@ def run(
       started from.
     - card describes the latest student and uses the latest report.
     """
-    recipe = Recipe.read(recipe_file)
-    commands = {name: command for name, command in context.parent.command.commands.items() if name != context.info_name}
-    flags = {"data_dir": data_dir and str(data_dir), "seed": seed}
-    stages = _plan(recipe, commands, output_dir or recipe.output_dir, flags, overwrite)
+
+    recipe: str | Path = option(positional=True, help="Recipe (YAML).")
+    output_dir: str | Path | None = option(
+        default=None, shown_default="output_dir of the recipe", help="Folder for the stages' folders."
+    )
+    data_dir: str | None = option(
+        default=None,
+        shown_default="fetched from the Hub",
+        help="Folder with copies of the built-in tasks, DIR/TASK/SPLIT.parquet.",
+    )
+    seed: int | None = option(default=None, shown_default="that of each stage", help="Random seed of all stages.")
+    overwrite: bool = option(default=False, help="Delete all runs and start again.")
+    json: str | Path | None = option(default=None, help="File for the results of all stages as JSON.")
+
+
+def run(values: dict[str, Any]) -> None:
+    """Run a recipe; the values are those of `RunOptions`."""
+    options = build(RunOptions, values)
+    recipe = Recipe.read(Path(options.recipe))
+    flags = {"data_dir": options.data_dir, "seed": options.seed}
+    stages = _plan(recipe, COMMANDS, options.output_dir or recipe.output_dir, flags, options.overwrite)
     _check_stages(stages)
-    results = []
+    results: list[dict[str, Any]] = []
     for stage in stages:
         try:
-            result = stage.execute() or {}
+            result = stage.run()
         except StopRequested as stop:
             stop.resumable = stop.resumable or bool(results)
             raise
         results.append({"stage": stage.name, "output_dir": stage.folder, **result})
-        write_json(json_file, {"recipe": str(recipe_file), "stages": results})
+        write_json(options.json, {"recipe": str(options.recipe), "stages": results})
 
 
 @dataclass(frozen=True)
@@ -85,54 +91,70 @@ class _Stage:
     """A command with its values and its position in the recipe; `folder` is its output folder, if it has one."""
 
     name: str
-    command: TyperCommand
+    command: Command
     values: dict[str, Any]
     folder: str | None
     number: int
     total: int
 
-    def execute(self, check_only: bool = False) -> dict[str, Any] | None:
-        """Run the command, or only check its options, and return its results; errors name the stage."""
-        position = RecipePosition(f"stage {self.number} of {self.total}", self.number == self.total, check_only)
+    @property
+    def position(self) -> RecipePosition:
+        """Where in the recipe the stage is."""
+        return RecipePosition(f"stage {self.number} of {self.total}", self.number == self.total)
+
+    def check(self) -> None:
+        """Build the options, and forget them.
+
+        They are built again when the stage runs, because transformers sets up the device with the training arguments:
+        those of another stage may ask for another precision.
+        """
+        self._named(self.command.build)
+
+    def run(self) -> dict[str, Any]:
+        """Run the command and return its results."""
+        with at_position(self.position):
+            return self._named(self.command.run)
+
+    def _named(self, call: Callable[[dict[str, Any]], Any]) -> Any:
+        """Call a function with the values; errors name the stage."""
         try:
-            missing = [p.name for p in self.command.params if p.required and p.name not in self.values]
+            missing = ", ".join(option.name for option in self.command.missing(self.values))
             if missing:
                 raise InputError(
-                    f"{', '.join(missing)} is missing; set it in the stage, or at the top of the recipe for all stages"
+                    f"{missing} is missing; set it in the stage, or at the top of the recipe for all stages"
                 )
-            defaults, extras = o.option_defaults(self.command, self.values)
-            with at_position(position), self.command.make_context(self.name, [], default_map=defaults) as context:
-                context.meta[o.RECIPE_EXTRAS] = extras
-                return self.command.invoke(context)
-        except OptionsChecked:
-            return None
-        except (InputError, typer.BadParameter) as error:
-            text = error.format_message() if isinstance(error, typer.BadParameter) else error
-            raise InputError(f"{position.name}, {self.name}: {text}") from error
+            return call(self.values)
+        except InputError as error:
+            raise InputError(f"{self.position.name}, {self.name}: {error}") from error
 
 
 def _plan(
-    recipe: Recipe, commands: dict[str, TyperCommand], output_dir: Path | str | None, flags: dict, overwrite: bool
+    recipe: Recipe, commands: dict[str, Command], output_dir: Path | str | None, flags: dict[str, Any], overwrite: bool
 ) -> list[_Stage]:
     """Return the stages with all their values; outputs of earlier stages are inputs of later stages."""
     names = ", ".join(commands)
     if not recipe.stages:
         raise InputError(f"the recipe {recipe.path} has no stages; choose from {names}")
-    stages, count = [], Counter()
-    teacher, model, student, soft_labels, unlabelled = recipe.teacher, recipe.model, None, None, []
-    report = None
-    classifiers = []  # folders with classifiers for benchmark and report
-    quantized = None  # the quantized model, on which only evaluate works
+    stages: list[_Stage] = []
+    count: Counter[str] = Counter()
+    teacher, model, student, soft_labels = recipe.teacher, recipe.model, None, None
+    unlabelled: list[str] = []
+    report: str | None = None
+    classifiers: list[str] = []  # folders with classifiers for benchmark and report
+    quantized: str | None = None  # the quantized model, on which only evaluate works
     for number, (name, options) in enumerate(recipe.stages, 1):
         if name not in commands:
-            raise InputError(f"the recipe {recipe.path} has an unknown stage {name!r}; choose from {names}")
+            raise InputError(
+                f"the recipe {recipe.path} has an unknown stage {name!r}; choose from {names}"
+                f"{did_you_mean(name, commands)}"
+            )
         count[name] += 1
         folder = name if count[name] == 1 else f"{name}-{count[name]}"
         if name in _WORK_ON_TEACHER and options.get("model", "") is None:  # `model: null` in the recipe
             options = options | {"model": teacher}
         input_model = options.get("model") or (quantized if name == "evaluate" else None) or model
         input_model = input_model or (teacher if name in _WORK_ON_TEACHER else None)
-        parameters = {parameter.name for parameter in commands[name].params}
+        parameters = {option.name for option in commands[name].all_options}
         common = {
             "teacher": None if "model" in parameters and input_model == teacher else teacher,
             "model": input_model,
@@ -145,7 +167,7 @@ def _plan(
             "overwrite": overwrite,
             "resume": not options.get("overwrite", overwrite),
         }
-        values = o.stage_values(commands[name], recipe, common, options)
+        values = stage_values(commands[name], recipe, common, options)
         values |= {flag: value for flag, value in flags.items() if value is not None and flag in parameters}
         output = str(values["output_dir"]) if "output_dir" in values else None
         if output and output in [stage.folder for stage in stages]:
@@ -161,7 +183,7 @@ def _plan(
         if makes_teacher:
             student = None if input_model == student else student  # a base that became the teacher is not a student
             teacher = model = output
-        elif name == "augment":
+        elif name == "augment" and output:
             unlabelled.append(output)
         elif name == "report":
             report = output
@@ -177,16 +199,14 @@ def _plan(
 
 def _check_stages(stages: list[_Stage]) -> None:
     """Check the options, tasks and models of all stages: a typo in the last one must not show after hours of work."""
-    from ..data.tasks import get_task
-    from ..models.loading import load_tokenizer
-
-    outputs, checked = set(), set()
+    outputs: set[str | None] = set()
+    checked: set[str] = set()
     for stage in stages:
-        stage.execute(check_only=True)
+        stage.check()
         if stage.values.get("task"):
-            get_task(stage.values["task"])
+            tkd_hf.get_task(stage.values["task"])
         models = {str(stage.values[name]) for name in _MODELS if name in stage.values}
         for model in (models | set(stage.values.get("models", ()))) - outputs - checked:
-            load_tokenizer(model)
+            tkd_hf.load_tokenizer(model)
             checked.add(model)
         outputs.add(stage.folder)

@@ -1,7 +1,8 @@
 """The options of the commands: one dataclass per command, in the order in which Python callers give them.
 
-The command line, recipes, help and the reference are made from these classes; see `tkd_hf.core.options`. The options of
-`card` are in `tkd_hf.cards.arguments`. Importing this module loads neither torch nor transformers.
+The command line, recipes, help and the reference are made from these classes, see `tkd_hf.core.options`, and each
+docstring is the help of its command. The options of `card` are in `tkd_hf.cards.arguments`. Importing this module loads
+neither torch nor transformers.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.options import group, option, option_class, parse_names
 from ..data.arguments import CorpusArguments, DataArguments
-from ..models.arguments import EncoderArguments, LoraArguments, StudentArguments
+from ..models.arguments import EncoderArguments, LoraArguments, StudentArguments, parse_weights
 from ..pruning.arguments import PruningArguments
 
 
@@ -26,9 +27,7 @@ ARGS_HELP = "The training arguments; `args.output_dir` is the run folder."
 MAX_DROP_HELP = "Largest drop of the main metric that passes, such as 0.005."
 
 # Options and groups that several commands share.
-_optional_data = partial(
-    group, "Data", default=None, named_by=("task", "dataset"), help="The task or data set; it may be left out."
-)
+_optional_data = partial(group, "Data", default=None, named_by=("task", "dataset"))
 _lora = partial(
     group,
     "LoRA",
@@ -46,21 +45,19 @@ _soft_labels = partial(
     option,
     default=None,
     shown_default="one for the teacher's revision, in the Hugging Face cache",
-    help="File of soft labels (safetensors). Missing soft labels are computed first, so the teacher runs only once per "
-    "example.",
+    help="File of soft labels, in safetensors. Missing soft labels are computed first, so the teacher runs only once "
+    "per example.",
 )
 _live = partial(
     option,
     default=False,
-    help="Run the teacher on each batch instead of storing soft labels. This is always done if an objective needs more "
-    "than the teacher's logits, such as hidden or relations.",
+    help="Run the teacher on each batch instead of storing soft labels. Objectives on features always do.",
 )
 _unlabelled = partial(
     option,
     default=(),
     multiple=True,
-    help="More texts, without labels: file, Hub id (org/name:split) or task. Texts that also occur in the evaluation "
-    "split are dropped.",
+    help="More texts, without labels: file, Hub id (org/name:split) or task. Evaluation texts are dropped.",
 )
 _batch_size = partial(option, default=128, minimum=1, help="Examples per batch. Latency is measured with single texts.")
 _batch_sizes = partial(option, default=BATCH_SIZES, minimum=1, help="Batch sizes to time.")
@@ -68,11 +65,7 @@ _lengths = partial(
     option, default=LENGTHS, minimum=1, help="Lengths of random texts to time in addition to real texts, in tokens."
 )
 _threads = partial(
-    option,
-    default=None,
-    minimum=1,
-    shown_default="as many as torch uses",
-    help="Processor threads for every backend.",
+    option, default=None, minimum=1, shown_default="as many as torch uses", help="Processor threads for every backend."
 )
 _rounds = partial(option, default=50, minimum=1, help="Timings per model, batch size and length.")
 _patience = partial(
@@ -86,7 +79,7 @@ _timing_seed = partial(option, default=0, console=False, help="Random seed for t
 
 @option_class
 class PretrainOptions:
-    """The options of `tkd-hf pretrain` and of `tkd_hf.pretrain`."""
+    """Pre-train an encoder on raw text, with or without a teacher encoder."""
 
     corpus: CorpusArguments = group("Text", help="The text.")
     args: "PretrainingArguments" = group("Training", help=ARGS_HELP)
@@ -100,7 +93,7 @@ class PretrainOptions:
 
 @option_class
 class FinetuneOptions:
-    """The options of `tkd-hf finetune` and of `tkd_hf.finetune`."""
+    """Fine-tune a model on labelled data: to make a teacher, or to train a student further."""
 
     model: str = option(positional=True, help="Pretrained model, classifier or student: folder or Hub id.")
     data: DataArguments = group("Data", help=DATA_HELP)
@@ -112,7 +105,10 @@ class FinetuneOptions:
 
 @option_class
 class AugmentOptions:
-    """The options of `tkd-hf augment` and of `tkd_hf.augment`."""
+    """Make more texts like those of a task, without labels, for `tkd-hf distill --unlabelled`.
+
+    Choose one of --mlm, --neighbours and --shuffle-pairs.
+    """
 
     data: DataArguments = group("Data", help=DATA_HELP)
     output_dir: str | Path = option(help="Folder for the new texts.")
@@ -131,9 +127,7 @@ class AugmentOptions:
     probability: float = option(default=0.4, minimum=0, maximum=1, help="Probability of replacing a word in a copy.")
     candidates: int = option(default=15, minimum=1, help="Number of words to draw a replacement from.")
     words_from: str | None = option(
-        default=None,
-        shown_default="any word",
-        help="Texts whose words are the only candidates: file or Hub id.",
+        default=None, shown_default="any word", help="Texts whose words are the only candidates: file or Hub id."
     )
     seed: int = option(default=42, minimum=0, help="Random seed of all draws.")
     batch_size: int = option(default=32, minimum=1, help="Texts per batch for the masked language model.")
@@ -145,14 +139,17 @@ class AugmentOptions:
 
 @option_class
 class LabelOptions:
-    """The options of `tkd-hf label` and of `tkd_hf.label`."""
+    """Run the teacher once and store its soft labels for later distillation.
+
+    Soft labels are stored by content, so examples that already have some are not computed again.
+    """
 
     teacher: str = option(positional=True, help="Teacher, a classifier of texts or of tokens: folder or Hub id.")
     data: DataArguments = group("Data", help=DATA_HELP)
     splits: tuple[str, ...] = option(
         default=("train", "eval"), console=False, help='Which of "train" and "eval" to label.'
     )
-    path: str | Path | None = _soft_labels(flag="--soft-labels", help="File of soft labels (safetensors).")
+    path: str | Path | None = _soft_labels(flag="--soft-labels", help="File of soft labels, in safetensors.")
     batch_size: int = option(
         default=128, minimum=1, help="Examples per batch. Batches of short texts hold more, as in `SoftLabels.compute`."
     )
@@ -164,7 +161,7 @@ class LabelOptions:
 
 @option_class
 class DistillOptions:
-    """The options of `tkd-hf distill` and of `tkd_hf.distill`."""
+    """Distil a teacher into a smaller student."""
 
     teacher: str | Sequence[str] = option(
         positional=True,
@@ -185,7 +182,7 @@ class DistillOptions:
     unlabelled: Sequence[str] = _unlabelled()
     lora: LoraArguments | None = _lora()
     teacher_weights: Sequence[float] | None = option(
-        default=None, shown_default="equal", help="Weights of several teachers in order, such as 0.7,0.3."
+        default=None, parse=parse_weights, shown_default="equal", help="Weights of several teachers, such as 0.7,0.3."
     )
     quantization_aware: str | None = option(
         default=None,
@@ -199,7 +196,12 @@ class DistillOptions:
 
 @option_class
 class PruneOptions:
-    """The options of `tkd-hf prune` and of `tkd_hf.prune`."""
+    """Prune a model to a target size or speed while distilling it; or prune its vocabulary, or single weights.
+
+    Give one target: --target-params, --target-size, --target-speedup, --sparsity or --pattern; --vocabulary can stand
+    alone or go with any of them. With --max-drop, the exit code is 1 if the pruned model's main metric is further below
+    its teacher's.
+    """
 
     model: str = option(
         positional=True,
@@ -226,7 +228,11 @@ class PruneOptions:
 
 @option_class
 class QuantizeOptions:
-    """The options of `tkd-hf quantize` and of `tkd_hf.quantize`."""
+    """Quantize a model, and compare it with the float model in size and latency.
+
+    If data are named, the metrics of both are compared on the evaluation split. OpenVINO's int8-static needs data for
+    calibration. With --max-drop, the exit code is 1 if the main metric is further below the float model's.
+    """
 
     model: str = option(positional=True, help="Float classifier: folder or Hub id.")
     output_dir: str | Path = option(help="Folder for the quantized model.")
@@ -250,7 +256,10 @@ class QuantizeOptions:
 
 @option_class
 class EvaluateOptions:
-    """The options of `tkd-hf evaluate` and of `tkd_hf.evaluate`."""
+    """Measure a model's metrics with 95 % intervals, calibration, size and latency, and its agreement with a teacher.
+
+    With --max-drop, the exit code is 1 if the main metric is further below the teacher's.
+    """
 
     model: str | Sequence[str] = option(
         positional=True,
@@ -270,7 +279,12 @@ class EvaluateOptions:
 
 @option_class
 class BenchmarkOptions:
-    """The options of `tkd-hf benchmark` and of `tkd_hf.benchmark`."""
+    """Measure latency, throughput, memory, size and loading time of models, compared with a reference.
+
+    The models take turns within one run, so that load and temperature of the machine affect all of them alike. Real
+    texts come from the evaluation split of the data; if no data are named, a few built-in sentences are used. The table
+    shows real texts only; --json holds all batch sizes and lengths.
+    """
 
     models: Sequence[str] = option(
         positional=True,
@@ -294,7 +308,10 @@ class BenchmarkOptions:
 
 @option_class
 class ReportOptions:
-    """The options of `tkd-hf report` and of `tkd_hf.report`."""
+    """Write a report that compares models with their teacher in quality, speed, memory and size, with figures.
+
+    The task is that of the runs unless --task or --dataset is given.
+    """
 
     runs: Sequence[str] = option(
         flag="--models",
@@ -327,7 +344,11 @@ class ReportOptions:
 
 @option_class
 class PushOptions:
-    """The options of `tkd-hf push` and of `tkd_hf.push`."""
+    """Push a run folder to the Hub as one commit: model, tokenizer, source files, card, pictures and record.
+
+    A new repository is private unless --public is given. With --max-drop, model and teacher are evaluated first, and
+    nothing is pushed if the main metric is further below the teacher's.
+    """
 
     folder: str | Path = option(positional=True, metavar="RUN", help="Run folder.")
     repo_id: str = option(metavar="ORG/NAME", help="Repository on the Hub.")
@@ -359,7 +380,11 @@ class PushOptions:
 
 @option_class
 class VerifyOptions:
-    """The options of `tkd-hf verify` and of `tkd_hf.verify`."""
+    """Check a model on the Hub: the hashes of its files, whether it loads, and the metrics on its card.
+
+    The model is downloaded into a fresh cache and evaluated again. The task is that of the card unless --task or
+    --dataset is given. The exit code is 1 if the card is wrong.
+    """
 
     model: str = option(positional=True, help="Model on the Hub: org/name or org/name@v1.")
     data: DataArguments | None = _optional_data(
@@ -372,6 +397,5 @@ class VerifyOptions:
     )
     batch_size: int = _batch_size(help="Examples per batch.")
     trust_remote_code: bool = option(
-        default=False,
-        help="Run source files of the repository that differ from this package's. Read them first.",
+        default=False, help="Run source files of the repository that differ from this package's. Read them first."
     )

@@ -27,7 +27,6 @@ from .errors import InputError
 Given = ParamSpec("Given")
 Kind = TypeVar("Kind")
 Result = TypeVar("Result")
-
 SWITCH_VALUES = dict.fromkeys(["true", "yes", "on", "1"], True) | dict.fromkeys(["false", "no", "off", "0"], False)
 
 
@@ -65,9 +64,25 @@ class Option:
         return self.off or f"--{self.name.replace('_', '-')}"
 
     @property
+    def label(self) -> str:
+        """Its flag, or its name in capitals if it has none."""
+        return self.name.upper() if self.positional else self.flag
+
+    @property
+    def flags(self) -> list[str]:
+        """All its flags; a switch that is on by default may have one for each state."""
+        on = f"--{self.name.replace('_', '-')}"
+        return [on] if self.off in (None, on) else [on, self.off or ""]
+
+    @property
     def is_switch(self) -> bool:
         """Whether the flag needs no value."""
         return self.kind is bool
+
+    @property
+    def value_is_optional(self) -> bool:
+        """Whether the flag may also stand alone; its metavar is in square brackets then."""
+        return self.metavar.startswith("[")
 
     @property
     def description(self) -> str:
@@ -106,7 +121,7 @@ def option(
         metavar: what stands for the value in help (decided by the field's type).
         minimum, maximum: bounds of a number, inclusive.
         choices: the accepted values.
-        multiple: whether the flag is repeated for several values; otherwise they are separated by commas.
+        multiple: whether the flag is repeated for several values, which are otherwise separated by commas.
         shown_default: what the default means, such as "the teacher's".
         positional: whether it is an argument without a flag.
         console: whether the command line and recipes have it; otherwise only Python callers do.
@@ -131,7 +146,6 @@ def group(
     title: str,
     *,
     default: Any = MISSING,
-    kw_only: bool = False,
     help: str,
     switch: str | None = None,
     named_by: Sequence[str] = (),
@@ -140,14 +154,13 @@ def group(
 
     Args:
         title: the heading; empty to list them with the outer class's own options.
-        default: the default for Python callers. If it is `None`, one of the two next arguments is required.
-        kw_only: whether Python callers must name it.
+        default: the default for Python callers. If it is `None`, `switch` or `named_by` is required.
         help: what the object is, for the reference.
         switch: help of the switch, named like the field, that turns the group on.
         named_by: options of which one must be given to turn the group on.
     """
     settings = {"title": title, "switch": switch, "named_by": tuple(named_by)}
-    return field(default=default, kw_only=kw_only, metadata={"help": help, "group": settings})
+    return field(default=default, metadata={"help": help, "group": settings})
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(option, group))
@@ -214,23 +227,20 @@ def build(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
             used as it is.
 
     Raises:
-        InputError: if a value cannot be parsed, is out of range or none of the choices, or if the class itself refuses
-            the values. The message names the flag, the value and the way out.
+        InputError: if a value is missing, cannot be parsed, or is out of range or none of the choices, or if the class
+            itself refuses the values. The message names the flag, the value and the way out.
     """
     arguments: dict[str, Any] = {}
-    for declared in dataclasses.fields(kind):  # type: ignore[arg-type] # option classes are dataclasses
+    for declared in dataclasses.fields(kind):  # type: ignore[arg-type] # `option_class` makes dataclasses
         if "group" in declared.metadata:
             arguments |= _build_group(declared, values)
         elif "option" in declared.metadata:
             described = _option_of(declared)
             if values.get(described.name) is not None:
                 arguments[declared.name] = _parse(declared, described, values[described.name])
+            elif declared.default is MISSING:
+                raise InputError(f"missing {described.label}")
     return kind(**arguments)
-
-
-def missing_options(kind: type, values: Mapping[str, Any]) -> list[Option]:
-    """Return the required options that have no value; those of nested classes are checked when they are built."""
-    return [one for one in options_of(kind) if not one.path and not one.default and values.get(one.name) is None]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -323,7 +333,7 @@ def _metavar(kind: Any, settings: Mapping[str, Any]) -> str:
 def _parse(declared: dataclasses.Field, described: Option, value: Any) -> Any:
     """Parse and check one value."""
     settings = declared.metadata["option"]
-    flag = described.name.upper() if described.positional else described.flag
+    flag = described.label
     parse = settings["parse"] or functools.partial(_convert, described.kind, split=not described.multiple)
     parsed = _converted(flag, described.kind, parse, value)
     for number in parsed if isinstance(parsed, tuple) else (parsed,):
@@ -349,7 +359,7 @@ def _converted(flag: str, kind: Any, parse: Callable[[Any], Any], value: Any) ->
 def _convert(kind: Any, value: Any, split: bool = True) -> Any:
     """Convert a word, or a value of a recipe, to a type; a `ValueError` says why it cannot be."""
     if elements := typing.get_args(kind):
-        return tuple(_convert(elements[0], element) for element in _elements(value, split))
+        return tuple(_convert_element(elements[0], element, value) for element in _elements(value, split))
     if kind is bool:
         return parse_switch(value)
     if kind in (str, Path):
@@ -360,7 +370,14 @@ def _convert(kind: Any, value: Any, split: bool = True) -> Any:
         return kind(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("is not a number")
-    return _whole_number(value) if kind is int else _number(value)
+    return _number(kind, value)
+
+
+def _convert_element(kind: Any, element: Any, value: Any) -> Any:
+    try:
+        return _convert(kind, element)
+    except ValueError as error:
+        raise error if element == value else ValueError(f"has {element!r}, which {error}") from None
 
 
 def _elements(value: Any, split: bool) -> list[Any]:
@@ -369,21 +386,14 @@ def _elements(value: Any, split: bool) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _whole_number(value: float | str) -> int:
+def _number(kind: type[float], value: float | str) -> float:
+    wanted = "a whole number" if kind is int else "a number"
     try:
-        number = int(value)
+        number = kind(value)
     except (ValueError, OverflowError):
-        raise ValueError("is not a whole number") from None
-    if isinstance(value, float) and number != value:
-        raise ValueError("is not a whole number")
-    return number
-
-
-def _number(value: float | str) -> float:
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("is not a number") from None
+        raise ValueError(f"is not {wanted}") from None
+    if isinstance(value, float) and math.isfinite(value) and number != value:
+        raise ValueError(f"is not {wanted}")
     if not math.isfinite(number):
         raise ValueError("is not a finite number")
     return number

@@ -1,5 +1,6 @@
 """The options of models: the shape of a student or an encoder, and LoRA."""
 
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
@@ -29,6 +30,15 @@ def parse_layers(value: Any) -> int | tuple[int, ...]:
         raise ValueError("is neither a number of layers, such as 3, nor a list of layers, such as 0,2,5") from None
     is_count = len(indices) == 1 and not isinstance(value, list | tuple) and "[" not in str(value)
     return indices[0] if is_count else indices
+
+
+def parse_weights(value: Any) -> tuple[float, ...]:
+    """Parse the weights of several teachers, such as `0.7,0.3`."""
+    words = value.strip("[] ").split(",") if isinstance(value, str) else value
+    try:
+        return tuple(float(word) for word in words)
+    except (TypeError, ValueError):
+        raise ValueError("must be a list of numbers, one per teacher, such as 0.7,0.3") from None
 
 
 @option_class
@@ -174,15 +184,13 @@ class LoraArguments:
         "is queries, keys and values only. QLoRA found linear necessary to match full fine-tuning (arXiv 2305.14314).",
     )
     load_in_8bit: bool = option(
-        default=False,
-        help="Freeze the base in 8 bits, with bitsandbytes. Adapters and head stay in floats.",
+        default=False, help="Freeze the base in 8 bits, with bitsandbytes. Adapters and head stay in floats."
     )
     load_in_4bit: bool = option(
         default=False, help="Freeze the base in 4 bits (nf4), with bitsandbytes, as QLoRA does."
     )
     adapter_only: bool = option(
-        default=False,
-        help="Save the adapter alone, for a base that several tasks share, instead of a merged model.",
+        default=False, help="Save the adapter alone, for a base that several tasks share, instead of a merged model."
     )
 
     def __post_init__(self) -> None:
@@ -199,3 +207,9 @@ class LoraArguments:
         if self.load_in_8bit:
             return "int8"
         return "nf4" if self.load_in_4bit else None
+
+
+def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
+    """Return the shell command that merges an adapter with its base."""
+    arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
+    return f'python -c "from tkd_hf.models.lora import merge_adapter; merge_adapter({arguments})"'

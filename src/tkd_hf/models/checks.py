@@ -12,6 +12,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..core.errors import InputError
 from ..core.files import read_json
+from .arguments import merge_command
 
 
 # Arguments of `from_pretrained`. Without `trust_remote_code`, transformers asks in a terminal whether to run code.
@@ -88,12 +89,6 @@ def refuse_adapter(model: str, revision: str | None = None) -> None:
     raise InputError(
         f"{model!r} holds an adapter of {base!r}, not a model; merge the two first: {merge_command(model, 'merged')}"
     )
-
-
-def merge_command(adapter: str | Path, output_dir: str | Path) -> str:
-    """Return the shell command that merges an adapter with its base."""
-    arguments = f"{str(adapter)!r}, {str(output_dir)!r}"
-    return f'python -c "from tkd_hf.models.lora import merge_adapter; merge_adapter({arguments})"'
 
 
 def check_weights(loaded: PreTrainedModel, info: dict[str, Any], model: str) -> list[str]:
