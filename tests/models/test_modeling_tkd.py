@@ -369,3 +369,13 @@ def test_saving_rejects_a_config_that_was_made_inconsistent_after_creation(tmp_p
     config.num_hidden_layers = 3
     with pytest.raises(Exception, match="heads_per_layer has 2 entries but num_hidden_layers=3"):
         config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("model_class", [TKDForSequenceClassification, TKDForTokenClassification])
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore::UserWarning")
+def test_torch_quantizes_the_linear_layers_of_a_student(model_class):
+    model = tiny(model_class)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    inputs = torch.tensor([[2, 5, 6, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(inputs).logits, model(inputs).logits, atol=0.2, rtol=0)

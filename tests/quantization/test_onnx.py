@@ -21,9 +21,9 @@ from transformers import (
 from tkd_hf import TKDConfig, TKDForSequenceClassification
 from tkd_hf.core.errors import InputError
 from tkd_hf.quantization import onnx as backend
-from tkd_hf.quantization.onnx import ONNX
+from tkd_hf.quantization.onnx import ONNX, ONNXRunner
 
-from ..factories import TEXTS, WORDS, build_teacher
+from ..factories import TEXTS, WORDS, build_teacher, student_of
 
 
 runtime = pytest.importorskip("onnxruntime")
@@ -173,6 +173,17 @@ def test_float32_scheme_writes_a_single_onnx_file(tmp_path, tokenizer, teacher):
     details = ONNX().quantize(teacher, tokenizer, tmp_path, weights="float32", calibration=no_examples)
     assert details == {"weights": "float32", "activations": "float32"}
     assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_student_that_classifies_tokens_is_exported_although_it_computes_nothing_at_padding(tmp_path, tokenizer):
+    student = student_of(build_teacher(("B-X", "I-X", "O"), kind=BertForTokenClassification))
+    backend.export(student, tokenizer, tmp_path / "model.onnx")
+    batch = tokenizer(["a film", "the story is good"], padding=True, return_tensors="pt")
+    runner = ONNXRunner("student", student.config, tokenizer, tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = student(**batch).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(runner(dict(batch))[real], expected[real], atol=1e-4, rtol=0)
 
 
 def test_export_whose_logits_differ_from_pytorch_is_refused(tmp_path, tokenizer, teacher, monkeypatch):

@@ -286,6 +286,12 @@ class TKDModel(TKDPreTrainedModel):
                 )
 
 
+def _cast_for(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Cast states to the data type of a linear layer; one that `torch.quantize_dynamic` made takes them as they are."""
+    bias = linear.bias
+    return states.to(bias.dtype) if isinstance(bias, torch.Tensor) else states
+
+
 class TKDForSequenceClassification(TKDPreTrainedModel):
     """Classifier of texts: one label, several labels or a score per text, read from the text's first token.
 
@@ -347,7 +353,7 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.tkd(*inputs, first_token_only=True, **kwargs)
-        pooled = self.activation(self.dense(outputs.pooler_output.to(self.dense.bias.dtype)))
+        pooled = self.activation(self.dense(_cast_for(self.dense, outputs.pooler_output)))
         logits = self.classifier(self.dropout(pooled))
         return SequenceClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),
@@ -407,7 +413,7 @@ class TKDForTokenClassification(TKDPreTrainedModel):
             `logits` of `(batch, length, num_labels)`, meaningless at padding, and `loss` with `labels`.
         """
         outputs = self.tkd(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state.to(self.classifier.bias.dtype)))
+        logits = self.classifier(self.dropout(_cast_for(self.classifier, outputs.last_hidden_state)))
         return TokenClassifierOutput(
             loss=None if labels is None else self.loss_function(logits, labels, self.config),
             logits=logits,
