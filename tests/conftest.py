@@ -67,7 +67,7 @@ def _fixtures(item) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def settings(tmp_path_factory, monkeypatch):
-    """Change what would make a test depend on other tests or on the processor, or take long."""
+    """Keep a test independent of other tests and of the processor, and quick."""
     change_settings(tmp_path_factory, monkeypatch)
 
 
@@ -170,7 +170,7 @@ def shared(tmp_path_factory):
 def extension(tmp_path, monkeypatch):
     """Return a function that imports the code in a section of docs/extending.md as a module from outside the package.
 
-    What the module registers is removed after the test.
+    Everything that the module registers is removed after the test.
     """
     registries: list[dict] = [OBJECTIVES, TASKS, METRICS, BACKENDS, ARCHITECTURES]
     before = [dict(registry) for registry in registries]

@@ -177,7 +177,7 @@ def unpacked(tmp_path_factory):
 
 
 @pytest.fixture
-def made(unpacked, tmp_path, monkeypatch):
+def reference(unpacked, tmp_path, monkeypatch):
     """Work in a copy of the archive's files, with its cache of soft labels; return the stored results."""
     shutil.copytree(unpacked, tmp_path / "made")
     monkeypatch.chdir(tmp_path / "made")
@@ -192,9 +192,9 @@ def command(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize("folder", ["teacher", "student", "pruned"])
-def test_models_of_0_1_0_load_and_give_the_same_logits(made, folder):
+def test_models_of_0_1_0_load_and_give_the_same_logits(reference, folder):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    torch.testing.assert_close(logits_of_texts(model, load_tokenizer(folder)), made[folder], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits_of_texts(model, load_tokenizer(folder)), reference[folder], rtol=0, atol=1e-5)
     assert AutoModel.from_pretrained(folder).config.num_hidden_layers == model.config.num_hidden_layers
 
 
@@ -215,26 +215,26 @@ def remote_code(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_remote_code_of_0_1_0_still_runs(made, remote_code):
+def test_the_remote_code_of_0_1_0_still_runs(reference, remote_code):
     """A repository on the Hub keeps the code that it was pushed with."""
     for folder in ("student", "pruned"):
         logits = logits_of_texts(remote_code(folder), load_tokenizer(folder))
-        torch.testing.assert_close(logits, made[folder], rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits, reference[folder], rtol=0, atol=1e-5)
 
 
-def test_an_adapter_of_0_1_0_loads_on_its_base(made):
+def test_an_adapter_of_0_1_0_loads_on_its_base(reference):
     model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained("student"), "adapter")
-    torch.testing.assert_close(logits_of_texts(model, load_tokenizer("student")), made["adapter"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits_of_texts(model, load_tokenizer("student")), reference["adapter"], rtol=0, atol=1e-5)
 
 
-def test_an_onnx_export_of_0_1_0_gives_the_same_logits(made):
+def test_an_onnx_export_of_0_1_0_gives_the_same_logits(reference):
     pytest.importorskip("onnxruntime")
     runner = load_runner("onnx")
     logits = runner(dict(runner.tokenizer(TEXTS, padding=True, return_tensors="pt")))
-    torch.testing.assert_close(logits, made["onnx"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, reference["onnx"], rtol=0, atol=1e-5)
 
 
-def test_evaluation_measures_what_0_1_0_recorded(made):
+def test_evaluation_measures_what_0_1_0_recorded(reference):
     teacher, student = evaluate("student", DATA, teacher="teacher").models
     recorded = read_record("student").metrics
     report = read_json(Path("report/report.json"))["evaluation"]["models"]
@@ -245,14 +245,14 @@ def test_evaluation_measures_what_0_1_0_recorded(made):
     assert student.fidelity.agreement == recorded["agreement"]
 
 
-def test_soft_labels_of_0_1_0_are_not_computed_again(made):
+def test_soft_labels_of_0_1_0_are_not_computed_again(reference):
     result = label("teacher", DATA)
     assert (result.examples, result.computed) == (16, 0)
     assert Path(result.path).is_relative_to(Path("home").absolute())
 
 
 @pytest.mark.parametrize("folder", ["student", "pruned", "adapter", "onnx"])
-def test_resuming_a_finished_run_of_0_1_0_returns_its_record(made, folder, run):
+def test_resuming_a_finished_run_of_0_1_0_returns_its_record(reference, folder, run):
     before = Path(folder, RECORD_NAME).read_bytes()
     code, _, err = run(*command(folder), "--resume", "--json", "result.json")
     assert code == 0, err
@@ -260,17 +260,17 @@ def test_resuming_a_finished_run_of_0_1_0_returns_its_record(made, folder, run):
     assert read_json(Path("result.json")) == json.loads(before)
 
 
-def test_an_interrupted_run_of_0_1_0_ends_with_the_weights_of_an_uninterrupted_one(made, run):
+def test_an_interrupted_run_of_0_1_0_ends_with_the_weights_of_an_uninterrupted_one(reference, run):
     """Version 0.1.0 was killed while it wrote checkpoint 6 of 8, so checkpoint 4 is the last complete one."""
     code, _, err = run(*command("interrupted"), "--resume")
     assert code == 0, err
     assert "seconds_per_epoch" not in read_record("interrupted").metrics  # it did not train from the beginning
     weights = load_file("interrupted/model.safetensors")
-    expected = {name.removeprefix("weights."): value for name, value in made.items() if name.startswith("weights.")}
+    expected = {name.removeprefix("weights."): value for name, value in reference.items() if name.startswith("weights.")}
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
-def test_a_card_of_0_1_0_is_updated_once_and_keeps_what_people_wrote(made):
+def test_a_card_of_0_1_0_is_updated_once_and_keeps_what_people_wrote(reference):
     old = Path("student/README.md").read_text(encoding="utf-8")
     new = card("student")
     assert new.count("Words of my own.") == 1
@@ -282,13 +282,13 @@ def test_a_card_of_0_1_0_is_updated_once_and_keeps_what_people_wrote(made):
     assert card("student") == new
 
 
-def test_a_card_of_0_1_0_claims_the_results_of_its_report(made):
+def test_a_card_of_0_1_0_claims_the_results_of_its_report(reference):
     claims = {claim.metric: claim.value for claim in read_claims(Path("student"))}
     results = results_for_model(read_json(Path("report/report.json")), Path("student"))
     assert claims == pytest.approx(results["evaluation"]["models"][1]["metrics"], abs=1e-6)
 
 
-def test_runs_of_0_1_0_can_be_published(made):
+def test_runs_of_0_1_0_can_be_published(reference):
     assert "model.safetensors" in plan_push("student", "org/model").files
     assert "model.safetensors" in plan_push("pruned", "org/model").files
     assert "onnx/model_quantized.onnx" in plan_push("onnx", "org/model", include=["onnx"]).files
