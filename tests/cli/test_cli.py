@@ -10,7 +10,9 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
+import tkd_hf
 from tkd_hf import DistillationTrainer
+from tkd_hf.cli import _command as make_command
 from tkd_hf.cli import app
 
 from ..factories import FAST, read_json
@@ -287,3 +289,17 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, 
     assert message in last
     assert "Traceback" not in err
     assert (sst2_dir / "sst2" / "train.parquet").exists()
+
+
+def test_a_command_is_a_function_its_options_and_one_entry(run, extension, monkeypatch, tmp_path):
+    """The command of docs/extending.md, as if it stood in `COMMANDS`."""
+    page = extension("Add a command")
+    monkeypatch.setattr(tkd_hf, "greet", page.greet, raising=False)
+    monkeypatch.setitem(app.commands, "greet", make_command(page.GREET))
+    code, out, err = run("greet", "Ada", "--times", 2, "--json", tmp_path / "greeting.json")
+    assert (code, out.strip()) == (0, "hello, hello Ada")
+    assert err.splitlines() == ["greeting Ada", "next: tkd-hf greet Ada --times 3"]
+    assert read_json(tmp_path / "greeting.json") == vars(page.greet("Ada", times=2))
+    assert run("greet", "Ada", "--times", 0)[0] == 2
+    _, out, _ = run("greet", "--help")
+    assert "Number of greetings (1)." in out

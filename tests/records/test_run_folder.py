@@ -224,7 +224,9 @@ def test_the_remote_code_of_0_1_0_still_runs(reference, remote_code):
 
 def test_an_adapter_of_0_1_0_loads_on_its_base(reference):
     model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained("student"), "adapter")
-    torch.testing.assert_close(logits_of_texts(model, load_tokenizer("student")), reference["adapter"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logits_of_texts(model, load_tokenizer("student")), reference["adapter"], rtol=0, atol=1e-5
+    )
 
 
 def test_an_onnx_export_of_0_1_0_gives_the_same_logits(reference):
@@ -266,7 +268,9 @@ def test_an_interrupted_run_of_0_1_0_ends_with_the_weights_of_an_uninterrupted_o
     assert code == 0, err
     assert "seconds_per_epoch" not in read_record("interrupted").metrics  # it did not train from the beginning
     weights = load_file("interrupted/model.safetensors")
-    expected = {name.removeprefix("weights."): value for name, value in reference.items() if name.startswith("weights.")}
+    expected = {
+        name.removeprefix("weights."): value for name, value in reference.items() if name.startswith("weights.")
+    }
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
