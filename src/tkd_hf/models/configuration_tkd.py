@@ -22,6 +22,12 @@ AUTO_MAP = {
 }
 
 
+def known(value: int | None) -> int:
+    """Return the value of a field that may be omitted, but that `TKDConfig.__post_init__` has set."""
+    assert value is not None
+    return value
+
+
 @strict
 class TKDConfig(PreTrainedConfig):
     r"""
@@ -135,7 +141,7 @@ class TKDConfig(PreTrainedConfig):
         self._check_ranges()
         self._check_entry_per_layer("heads_per_layer", "num_attention_heads")
         self._check_entry_per_layer("intermediate_sizes", "intermediate_size")
-        if self.position_embedding_type == "sinusoidal" and self.embedding_size % 2:
+        if self.position_embedding_type == "sinusoidal" and known(self.embedding_size) % 2:
             raise ValueError(
                 f"embedding_size={self.embedding_size} is odd, but position_embedding_type='sinusoidal' pairs every "
                 "sine with a cosine; use an even embedding_size or position_embedding_type='learned'"

@@ -1,20 +1,30 @@
 # Copyright 2026 The tkd-hf authors. Licensed under the Apache License, Version 2.0.
-"""Building blocks of TKD: embeddings, attention, feed-forward, and packing, which removes the padding of a batch.
+"""Building blocks of TKD: embeddings, attention, feed-forward, their base class, and packing, which removes padding.
 
 modeling_tkd.py builds the models from these. `save_pretrained` copies both files next to the weights, so that a model
 loads with `trust_remote_code=True` where tkd-hf is not installed.
 """
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 
-from .configuration_tkd import TKDConfig
+from .configuration_tkd import TKDConfig, known
 
+
+logger = logging.get_logger(__name__)
+
+# Modules whose forward hooks take tensors of any shape: those of torch shard or reparameterize weights, those of
+# transformers start gradients at the embeddings, or record outputs on request.
+SHAPE_INDEPENDENT_HOOKS = ("torch.", "transformers.modeling_utils", "transformers.utils.output_capturing")
 
 # oneDNN prepares a bf16 kernel for every new matrix size, and that takes longer than the product itself. Packed batches
 # differ in length, so round them up to a multiple of this many tokens.
@@ -99,6 +109,42 @@ class Packing:
         return states.squeeze(0).index_select(0, starts.to(states.device))
 
 
+def can_attend_alone(mask: torch.Tensor | None, packing: Packing | None) -> bool:
+    """Return whether the first tokens can attend without the others.
+
+    Every row must have a real token, and the mask must be sliceable, which that of flex attention is not.
+    """
+    sliceable = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)
+    return sliceable and (packing is None or bool(packing.lengths.all()))
+
+
+def records_layers(config: TKDConfig, kwargs: dict) -> bool:
+    """Return whether hidden states or attentions of the layers are requested, by arguments or configuration."""
+    names = ("output_hidden_states", "output_attentions")
+    return any(kwargs.get(name, getattr(config, name, False)) for name in names)
+
+
+def warn_about_hooks(encoder: nn.Module) -> None:
+    """Warn once if a module inside an encoder has a forward hook that may rely on the shape of the batch."""
+    if is_tracing():
+        return
+    hooked_modules = [module for module in encoder.modules() if module._forward_hooks or module._forward_pre_hooks]
+    for module in hooked_modules:
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        origins = [getattr(hook, "__module__", None) or "" for hook in hooks]
+        if module is not encoder and not all(origin.startswith(SHAPE_INDEPENDENT_HOOKS) for origin in origins):
+            logger.warning_once(
+                f"a {type(module).__name__} inside {type(encoder).__name__} has a forward hook, but the model only "
+                "computes the tokens that its output needs, without padding; if the hook needs every token, in the "
+                "shape of the batch, set model.base_model.compute_all_tokens = True"
+            )
+
+
+def classifier_dropout(config: TKDConfig) -> float:
+    """Return the dropout before a classifier: `classifier_dropout`, or else that of the encoder."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -132,8 +178,8 @@ class TKDEmbeddings(nn.Module):
 
     def __init__(self, config: TKDConfig):
         super().__init__()
-        width = config.embedding_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        width = known(config.embedding_size)
+        self.word_embeddings: nn.Module = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         self.position_embeddings = (
             nn.Embedding(config.max_position_embeddings, width) if config.position_embedding_type == "learned" else None
         )
@@ -185,10 +231,10 @@ class TKDAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
+        self.head_dim = known(config.head_dim)
+        self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
-        width = config.heads_of(layer_idx) * config.head_dim
+        width = config.heads_of(layer_idx) * self.head_dim
         self.query = nn.Linear(config.hidden_size, width)
         self.key = nn.Linear(config.hidden_size, width)
         self.value = nn.Linear(config.hidden_size, width)
@@ -274,3 +320,61 @@ class TKDLayer(GradientCheckpointingLayer):
         residual = hidden_states if query_states is None else query_states
         hidden_states = self.attention_norm(residual + self.dropout(attention_output))
         return self.feed_forward_norm(hidden_states + self.dropout(self.feed_forward(hidden_states)))
+
+
+class TKDPreTrainedModel(PreTrainedModel):
+    """Base class of the encoder and of the models with a head: loading, saving and initialisation.
+
+    transformers initialises the weights: N(0, `initializer_range`) for linear layers and embeddings, zero biases,
+    identity LayerNorms. All parameters belong to such modules, so no `_init_weights` is needed here.
+
+    `import tkd_hf` adds the class method `from_teacher` (see `tkd_hf.models.registration`). It needs the package, so a
+    copy of this file in a model's folder does not have it.
+    """
+
+    config: TKDConfig
+    config_class = TKDConfig
+    base_model_prefix = "tkd"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are batch means, so the Trainer must divide by the accumulation steps
+    _no_split_modules = ["TKDEmbeddings", "TKDLayer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": TKDLayer, "attentions": TKDAttention}
+    from_teacher: ClassVar[Callable[..., PreTrainedModel]]  # assigned by tkd_hf.models.registration
+    init_report: Any  # assigned by tkd_hf.models.student to the students that it builds
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load a model as in transformers; bitsandbytes weights of any shape can be run and saved again unchanged.
+
+        Raises:
+            ValueError: if optimum-quanto saved the weights. transformers cannot read them, and would initialise them at
+                random.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+        quantizer = getattr(model, "hf_quantizer", None)
+        if quantizer is not None and quantizer.pre_quantized and model.quantization_method == "quanto":
+            raise ValueError(
+                "transformers cannot read weights that optimum-quanto saved; load them with "
+                "tkd_hf.quantization.quanto.load (pip install 'tkd-hf[quanto]')"
+            )
+        for module in model.modules():
+            # On processors with AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights in their first forward pass.
+            # That fails if their shape is not a multiple of 32 and 64, and makes save_pretrained write wrong scales.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return loaded
+
+    def save_pretrained(self, *args, **kwargs):
+        """Save a model as in transformers, with the source files of its own class even if FSDP2 has sharded it."""
+        # FSDP2 gives a sharded model a subclass that torch defines. transformers looks up which source files to copy by
+        # the module and the name of the class, so the subclass takes those of the class that it was made from.
+        own_class = next(base for base in type(self).__mro__ if not base.__module__.startswith("torch."))
+        if own_class is not type(self):
+            type(self).__name__ = own_class.__name__
+            type(self).__module__ = own_class.__module__
+        return super().save_pretrained(*args, **kwargs)

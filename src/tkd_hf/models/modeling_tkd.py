@@ -10,12 +10,8 @@ need `TKDModel.compute_all_tokens` to see the other tokens.
 is not installed. It therefore imports only torch, transformers, configuration_tkd.py and layers_tkd.py.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import (
@@ -25,86 +21,25 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, logging
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_tkd import TKDConfig
+from .configuration_tkd import TKDConfig, known
 from .layers_tkd import (
     PACKED_LENGTH_MULTIPLE,
     Packing,
-    TKDAttention,
     TKDEmbeddings,
     TKDLayer,
+    TKDPreTrainedModel,
+    can_attend_alone,
+    classifier_dropout,
     default_position_ids,
     first_token,
     is_tracing,
+    records_layers,
+    warn_about_hooks,
 )
-
-
-logger = logging.get_logger(__name__)
-
-# Modules whose forward hooks take tensors of any shape: those of torch shard or reparameterize weights, those of
-# transformers start gradients at the embeddings, or record outputs on request.
-SHAPE_INDEPENDENT_HOOKS = ("torch.", "transformers.modeling_utils", "transformers.utils.output_capturing")
-
-
-class TKDPreTrainedModel(PreTrainedModel):
-    """Base class of the encoder and of the models with a head: loading, saving and initialisation.
-
-    transformers initialises the weights: N(0, `initializer_range`) for linear layers and embeddings, zero biases,
-    identity LayerNorms. All parameters belong to such modules, so no `_init_weights` is needed here.
-
-    `import tkd_hf` adds the class method `from_teacher` (see `tkd_hf.models.registration`). It needs the package, so a
-    copy of this file in a model's folder does not have it.
-    """
-
-    config: TKDConfig
-    config_class = TKDConfig
-    base_model_prefix = "tkd"
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # losses are batch means, so the Trainer must divide by the accumulation steps
-    _no_split_modules = ["TKDEmbeddings", "TKDLayer"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": TKDLayer, "attentions": TKDAttention}
-    from_teacher: ClassVar[Callable[..., PreTrainedModel]]  # assigned by tkd_hf.models.registration
-    init_report: Any  # assigned by tkd_hf.models.student to the students that it builds
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a model as in transformers; bitsandbytes weights of any shape can be run and saved again unchanged.
-
-        Raises:
-            ValueError: if optimum-quanto saved the weights. transformers cannot read them, and would initialise them at
-                random.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
-        quantizer = getattr(model, "hf_quantizer", None)
-        if quantizer is not None and quantizer.pre_quantized and model.quantization_method == "quanto":
-            raise ValueError(
-                "transformers cannot read weights that optimum-quanto saved; load them with "
-                "tkd_hf.quantization.quanto.load (pip install 'tkd-hf[quanto]')"
-            )
-        for module in model.modules():
-            # On processors with AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights in their first forward pass.
-            # That fails if their shape is not a multiple of 32 and 64, and makes save_pretrained write wrong scales.
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
-        return loaded
-
-    def save_pretrained(self, *args, **kwargs):
-        """Save a model as in transformers, with the source files of its own class even if FSDP2 has sharded it."""
-        # FSDP2 gives a sharded model a subclass that torch defines. transformers looks up which source files to copy by
-        # the module and the name of the class, so the subclass takes those of the class that it was made from.
-        own_class = next(base for base in type(self).__mro__ if not base.__module__.startswith("torch."))
-        if own_class is not type(self):
-            type(self).__name__ = own_class.__name__
-            type(self).__module__ = own_class.__module__
-        return super().save_pretrained(*args, **kwargs)
 
 
 class TKDModel(TKDPreTrainedModel):
@@ -119,9 +54,6 @@ class TKDModel(TKDPreTrainedModel):
     all tokens, in the shape `(batch, length, width)`. A model with a head has its encoder as `base_model`, so write
     `model.base_model.compute_all_tokens = True`. If a module has a hook and the switch is off, the model logs a warning
     once. `output_hidden_states=True` and `output_attentions=True` do not need the switch.
-
-    Args:
-        config: shape of the model.
 
     Attributes:
         compute_all_tokens (`bool`): whether to compute every token, padding included, in the shape of the batch. It is
@@ -162,7 +94,7 @@ class TKDModel(TKDPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also has position_ids, as for transformers' own models
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -199,17 +131,18 @@ class TKDModel(TKDPreTrainedModel):
             ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, or if the texts are longer than
                 the position embeddings.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if tokens is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if position_ids is None:
-            position_ids = default_position_ids(input_ids if inputs_embeds is None else inputs_embeds, attention_mask)
+            position_ids = default_position_ids(tokens, attention_mask)
         self.embeddings.check_length(position_ids.shape[-1])
         # checkpointing with `use_reentrant=True` gives no gradient to keyword arguments, and `query_states` is one
         checkpointed = self.training and any(layer.gradient_checkpointing for layer in self.layers)
-        all_tokens = self.compute_all_tokens or checkpointed or self.records_layers(kwargs)
+        all_tokens = self.compute_all_tokens or checkpointed or records_layers(self.config, kwargs)
         packing = None if all_tokens else self.create_packing(attention_mask)
         if packing is not None or (first_token_only and not all_tokens):
-            self.warn_about_hooks()
+            warn_about_hooks(self)
         if packing is not None:
             inputs = (input_ids, inputs_embeds, token_type_ids, position_ids)
             input_ids, inputs_embeds, token_type_ids, position_ids = (
@@ -226,7 +159,7 @@ class TKDModel(TKDPreTrainedModel):
         *lower_layers, last_layer = self.layers
         for layer in lower_layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        if first_token_only and not all_tokens and self.can_attend_alone(mask, packing):
+        if first_token_only and not all_tokens and can_attend_alone(mask, packing):
             if packing is None:
                 first_states = first_token(hidden_states, attention_mask)
             else:
@@ -245,10 +178,9 @@ class TKDModel(TKDPreTrainedModel):
         )
 
     def create_packing(self, attention_mask: torch.Tensor | None) -> Packing | None:
-        """Return how to remove the padding of a batch, in training and inference alike.
+        """Return how to remove the padding of a batch.
 
-        Returns:
-            The packing, or `None` in a traced graph, without a mask of two dimensions, or if packing saves no tokens.
+        `None` in a traced graph, without a mask of two dimensions, or if packing saves no tokens.
         """
         if attention_mask is None or attention_mask.dim() != 2 or is_tracing():
             return None
@@ -256,34 +188,6 @@ class TKDModel(TKDPreTrainedModel):
         on_cpu = attention_mask.device.type == "cpu"
         packing = Packing(attention_mask, PACKED_LENGTH_MULTIPLE if half_precision and on_cpu else 1)
         return None if len(packing.indices) >= attention_mask.numel() else packing
-
-    def can_attend_alone(self, mask: torch.Tensor | None, packing: Packing | None) -> bool:
-        """Return whether the first tokens can attend without the others.
-
-        Every row must have a real token, and the mask must be sliceable, which that of flex attention is not.
-        """
-        sliceable = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 4)
-        return sliceable and (packing is None or bool(packing.lengths.all()))
-
-    def records_layers(self, kwargs: dict) -> bool:
-        """Return whether hidden states or attentions of the layers are requested, by arguments or configuration."""
-        names = ("output_hidden_states", "output_attentions")
-        return any(kwargs.get(name, getattr(self.config, name, False)) for name in names)
-
-    def warn_about_hooks(self) -> None:
-        """Warn once if a module inside has a forward hook that may rely on the shape of the batch."""
-        if is_tracing():
-            return
-        hooked_modules = [module for module in self.modules() if module._forward_hooks or module._forward_pre_hooks]
-        for module in hooked_modules:
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            origins = [getattr(hook, "__module__", None) or "" for hook in hooks]
-            if module is not self and not all(origin.startswith(SHAPE_INDEPENDENT_HOOKS) for origin in origins):
-                logger.warning_once(
-                    f"a {type(module).__name__} inside {type(self).__name__} has a forward hook, but the model only "
-                    "computes the tokens that its output needs, without padding; if the hook needs every token, in the "
-                    "shape of the batch, set model.base_model.compute_all_tokens = True"
-                )
 
 
 def _cast_for(linear: nn.Module, states: torch.Tensor) -> torch.Tensor:
@@ -299,9 +203,6 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     dense layer in the heads of roberta and electra. As everywhere in transformers, the loss follows
     `config.problem_type`. If that is `None`, the first labels decide it: with one output it is regression, with integer
     labels one label per text, otherwise several labels per text.
-
-    With tkd-hf installed, `TKDForSequenceClassification.from_teacher(teacher)` builds a student from the weights of a
-    teacher; its arguments are those of `tkd_hf.student_from_teacher`.
 
     Args:
         config: shape of the model; `num_labels` is the number of outputs.
@@ -328,11 +229,11 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.pooler_act]
         self.dropout = nn.Dropout(classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, known(config.num_labels))
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also has position_ids, as for transformers' own models
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -344,9 +245,8 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Classify a batch of texts, and compute the loss if there are labels.
 
-        Args:
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `TKDModel.forward`.
-            labels: `(batch,)`, or `(batch, num_labels)` if a text has several labels.
+        The inputs are those of `TKDModel.forward`; `labels` are `(batch,)`, or `(batch, num_labels)` if a text has
+        several.
 
         Returns:
             `logits` of `(batch, num_labels)`, and `loss` with `labels`.
@@ -365,9 +265,6 @@ class TKDForSequenceClassification(TKDPreTrainedModel):
 
 class TKDForTokenClassification(TKDPreTrainedModel):
     """Classifier of tokens: one label per token, as in named entity recognition.
-
-    Args:
-        config: shape of the model; `num_labels` is the number of outputs per token.
 
     Example:
 
@@ -389,11 +286,11 @@ class TKDForTokenClassification(TKDPreTrainedModel):
         self.num_labels = config.num_labels
         self.tkd = TKDModel(config)
         self.dropout = nn.Dropout(classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, known(config.num_labels))
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also has position_ids, as for transformers' own models
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -405,9 +302,7 @@ class TKDForTokenClassification(TKDPreTrainedModel):
     ) -> TokenClassifierOutput:
         """Classify the tokens of a batch of texts, and compute the loss if there are labels.
 
-        Args:
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as in `TKDModel.forward`.
-            labels: `(batch, length)`, -100 at tokens that do not count in the loss.
+        The inputs are those of `TKDModel.forward`; `labels` are `(batch, length)`, -100 at tokens that do not count.
 
         Returns:
             `logits` of `(batch, length, num_labels)`, meaningless at padding, and `loss` with `labels`.
@@ -428,9 +323,6 @@ class TKDForMaskedLM(TKDPreTrainedModel):
     The decoder shares the word embeddings unless `config.tie_word_embeddings` is `False`. The dense layer of this head
     is called `transform`, because a sequence classifier loaded from a pre-trained model must not take it for its own
     `dense`.
-
-    Args:
-        config: shape of the model.
 
     Example:
 
@@ -453,10 +345,11 @@ class TKDForMaskedLM(TKDPreTrainedModel):
     def __init__(self, config: TKDConfig):
         super().__init__(config)
         self.tkd = TKDModel(config)
-        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
+        width = known(config.embedding_size)
+        self.transform = nn.Linear(config.hidden_size, width)
         self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder: nn.Module = nn.Linear(width, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -466,7 +359,7 @@ class TKDForMaskedLM(TKDPreTrainedModel):
         self.decoder = value
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs also has position_ids, as for transformers' own models
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -500,11 +393,6 @@ class TKDForMaskedLM(TKDPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def classifier_dropout(config: TKDConfig) -> float:
-    """Return the dropout before a classifier: `classifier_dropout`, or else that of the encoder."""
-    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
 __all__ = [
