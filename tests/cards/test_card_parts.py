@@ -230,6 +230,14 @@ def test_hostile_names_add_no_headings_html_links_or_code(tmp_path):
     assert "system" not in {call.attr for call in calls if isinstance(call, ast.Attribute)}
 
 
+def test_speedup_is_shown_for_a_student_with_the_name_of_its_teacher(tmp_path):
+    report = read_json(report_folder(tmp_path / "report", "student") / "report.json")
+    for model in report["benchmark"]["models"]:
+        model["name"] = report["benchmark"]["reference"] = "model"
+    speed = Card("x", "x", {"model_type": "bert"}, results=report).sections()["speed"]
+    assert "| speed-up over the teacher | 1 | 2.00 (1.90–2.10) |" in speed
+
+
 def test_a_report_that_is_not_one_of_ours_is_refused_by_field(tmp_path):
     report = report_folder(tmp_path / "report", str(tmp_path))
     content = read_json(report / "report.json")

@@ -273,11 +273,13 @@ def throughput_column(batch_size: int) -> Column:
 
 def speedup_column(benchmark: "Benchmark", batch_size: int, with_interval: bool = True) -> Column:
     """Return the column for the speed-up over the benchmark's reference; its values are a `Speedup` each."""
+    # in a card, teacher and student may have the same name, that of their folders
+    reference = next(model for model in benchmark.models if model.name == benchmark.reference)
 
     def speedup(cost: "ModelCost") -> Speedup:
         timing = cost.timing(batch_size)
         interval = timing.interval if with_interval else None
-        return Speedup(timing.speedup, interval, is_reference=cost.name == benchmark.reference)
+        return Speedup(timing.speedup, interval, is_reference=cost is reference)
 
     return replace(SPEEDUP, read=speedup)
 
