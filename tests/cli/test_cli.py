@@ -272,23 +272,30 @@ def test_bad_recipes_are_refused(run, tmp_path, recipe, message):
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {out} --learning-rate x",
             "invalid float value: 'x'",
         ),
-        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {data}", "already holds files; add --resume"),
         (
-            "distill {teacher} --task sst2 --data-dir {data} --output-dir {data} --overwrite",
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {data}",
+            "which this command reads; name another",
+        ),
+        ("distill {teacher} --task sst2 --data-dir {data} --output-dir {files}", "already holds files; add --resume"),
+        (
+            "distill {teacher} --task sst2 --data-dir {data} --output-dir {files} --overwrite",
             "no tkd_run.json, so it is not a run",
         ),
         ("evaluate {teacher} --task sst2 --data-dir {data} --json {data}/no/such.json", "cannot write"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path, teacher_folder, sst2_dir, args, message):
-    filled = [word.format(teacher=teacher_folder, data=sst2_dir, out=tmp_path / "out") for word in args.split()]
-    code, _, err = run(*filled)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "thesis.tex").touch()
+    folders = {"teacher": teacher_folder, "data": sst2_dir, "out": tmp_path / "out", "files": tmp_path / "files"}
+    code, _, err = run(*(word.format(**folders) for word in args.split()))
     last = err.strip().splitlines()[-1]
     assert code == 2
     assert last.startswith("tkd-hf: ")
     assert message in last
     assert "Traceback" not in err
     assert (sst2_dir / "sst2" / "train.parquet").exists()
+    assert (tmp_path / "files" / "thesis.tex").exists()
 
 
 def test_a_command_is_a_function_its_options_and_one_entry(run, extension, monkeypatch, tmp_path):
