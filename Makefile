@@ -2,7 +2,7 @@
 # make test-fast    the unit tests (under 90 seconds)
 # make test         the tests at the newest supported transformers, without the slow ones (under 8 minutes)
 # make test-all     every test at the newest and at the oldest supported transformers (under an hour)
-# make lint         check format, style, spelling and the order of imports; `make format` corrects the first two
+# make lint         check format, style, spelling, types and the order of imports; `make format` corrects the first two
 # make docs         build the documentation in runs/site; a dead link fails
 # make package      build the distributions, check them, and use the wheel in a bare environment
 
@@ -38,6 +38,7 @@ lint: $(NEWEST)/installed
 	$(NEWEST)/bin/ruff check .
 	$(NEWEST)/bin/typos
 	$(NEWEST)/bin/lint-imports
+	$(NEWEST)/bin/mypy
 
 format: $(NEWEST)/installed
 	$(NEWEST)/bin/ruff format .
