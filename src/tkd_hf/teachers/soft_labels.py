@@ -350,10 +350,8 @@ def attach_mean(
     names = student_labels or caches[0].label_names
     logits_by_teacher = [cache.logits_for(features, names, index) for index, cache in enumerate(caches)]
     shares = np.asarray(normalize_weights(weights, len(caches)), np.float32)
-    mean = [
-        sum(share * logits for share, logits in zip(shares, row, strict=True))
-        for row in zip(*logits_by_teacher, strict=True)
-    ]
+    rows = zip(*logits_by_teacher, strict=True)
+    mean = [sum(share * logits for share, logits in zip(shares, row, strict=True)) for row in rows]
     if caches[0].offsets is None:
         return features.add_column(TEACHER_LOGITS, mean, feature=List(Value("float32")))
     return features.add_column(TEACHER_LOGITS, [[*row] for row in mean], feature=List(List(Value("float32"))))
@@ -373,8 +371,7 @@ def content_keys(features: Dataset, teacher_index: int = 0) -> np.ndarray:
         InputError: if the data is not tokenised.
     """
     prefix = teacher_prefix(teacher_index)
-    if f"{prefix}input_ids" not in features.column_names:
-        prefix = ""
+    prefix = prefix if f"{prefix}input_ids" in features.column_names else ""
     columns = _feature_columns(features, prefix)
     keys = np.empty((len(features), KEY_BYTES), np.uint8)
     for index, values in enumerate(iterate_rows(features, columns)):
