@@ -5,7 +5,7 @@
 is not installed. It therefore imports only transformers and huggingface_hub, a dependency of transformers.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -110,7 +110,7 @@ class TKDConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     tie_word_embeddings: bool = True
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
         if self.head_dim is None:
@@ -130,7 +130,7 @@ class TKDConfig(PreTrainedConfig):
         """Return the number of feed-forward neurons of layer `layer_idx` (from 0)."""
         return self.intermediate_size if self.intermediate_sizes is None else self.intermediate_sizes[layer_idx]
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Check that the values fit together. `@strict` and `save_pretrained` call this.
 
         Raises:
@@ -155,13 +155,13 @@ class TKDConfig(PreTrainedConfig):
             )
         return self.hidden_size // self.num_attention_heads
 
-    def _check_positive(self):
+    def _check_positive(self) -> None:
         names = ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers", "num_attention_heads", "head_dim")
         for name in (*names, "intermediate_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
-    def _check_ranges(self):
+    def _check_ranges(self) -> None:
         if self.type_vocab_size < 0:
             raise ValueError(
                 f"type_vocab_size={self.type_vocab_size} is negative; use 0 for a model without token types"
@@ -184,7 +184,7 @@ class TKDConfig(PreTrainedConfig):
                     "'relu'"
                 )
 
-    def _check_entry_per_layer(self, field: str, default_field: str):
+    def _check_entry_per_layer(self, field: str, default_field: str) -> None:
         entries = getattr(self, field)
         if entries is None:
             return

@@ -6,7 +6,7 @@ loads with `trust_remote_code=True` where tkd-hf is not installed.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -29,6 +29,8 @@ SHAPE_INDEPENDENT_HOOKS = ("torch.", "transformers.modeling_utils", "transformer
 # oneDNN prepares a bf16 kernel for every new matrix size, and that takes longer than the product itself. Packed batches
 # differ in length, so round them up to a multiple of this many tokens.
 PACKED_LENGTH_MULTIPLE = 64
+
+ModelType = TypeVar("ModelType", bound="TKDPreTrainedModel")
 
 
 def default_position_ids(embeddings: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -153,7 +155,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute softmax(q kᵀ · scaling + mask) v step by step, so that the attention probabilities can be returned.
 
@@ -207,7 +209,7 @@ class TKDEmbeddings(nn.Module):
             return sinusoidal_positions(position_ids, self.norm.normalized_shape[0])
         return self.position_embeddings(position_ids)
 
-    def check_length(self, length: int):
+    def check_length(self, length: int) -> None:
         """Raise a ValueError if a sequence is too long; the position embeddings would fail with an index error.
 
         Does nothing in a traced graph, as the comparison would fix the length for which the graph is valid.
@@ -347,7 +349,7 @@ class TKDPreTrainedModel(PreTrainedModel):
     init_report: Any  # assigned by tkd_hf.models.student to the students that it builds
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls: type[ModelType], *args: Any, **kwargs: Any) -> ModelType:
         """Load a model as in transformers; bitsandbytes weights of any shape can be run and saved again unchanged.
 
         Raises:
@@ -362,6 +364,7 @@ class TKDPreTrainedModel(PreTrainedModel):
                 "transformers cannot read weights that optimum-quanto saved; load them with "
                 "tkd_hf.quantization.quanto.load (pip install 'tkd-hf[quanto]')"
             )
+        module: Any
         for module in model.modules():
             # On processors with AVX512-BF16, bitsandbytes (0.50) repacks 4-bit weights in their first forward pass.
             # That fails if their shape is not a multiple of 32 and 64, and makes save_pretrained write wrong scales.
@@ -369,7 +372,7 @@ class TKDPreTrainedModel(PreTrainedModel):
                 module.support_avx512bf16_for_cpu = False
         return loaded
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save a model as in transformers, with the source files of its own class even if FSDP2 has sharded it."""
         # FSDP2 gives a sharded model a subclass that torch defines. transformers looks up which source files to copy by
         # the module and the name of the class, so the subclass takes those of the class that it was made from.
@@ -377,4 +380,4 @@ class TKDPreTrainedModel(PreTrainedModel):
         if own_class is not type(self):
             type(self).__name__ = own_class.__name__
             type(self).__module__ = own_class.__module__
-        return super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(*args, **kwargs)

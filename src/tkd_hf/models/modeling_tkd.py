@@ -89,7 +89,7 @@ class TKDModel(TKDPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.embeddings.word_embeddings = value
 
     @merge_with_config_defaults
@@ -355,7 +355,7 @@ class TKDForMaskedLM(TKDPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder
 
-    def set_output_embeddings(self, value: nn.Module):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         self.decoder = value
 
     @can_return_tuple
