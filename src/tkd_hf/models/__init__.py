@@ -1,1 +1,1 @@
-"""TKD's configuration and modules, their conversion and loading, students, LoRA, and features read from models."""
+"""TKD's modules, the table of architectures, conversion, the one loader, students, LoRA, and recorded features."""
