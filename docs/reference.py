@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 import tkd_hf
 import tkd_hf.objectives
 from tkd_hf.cli import app
+from tkd_hf.cli.training_arguments import OWN_GROUPS, training_options
 from tkd_hf.core.options import default_text, options_of
 
 
@@ -178,6 +179,15 @@ def field_table(kind):
     return lines
 
 
+def training_table(name):
+    """Return a table of those training arguments that are new or have another default than in transformers."""
+    lines = ["| parameter | option | default | meaning |", "| --- | --- | --- | --- |"]
+    for option in training_options(name):
+        if option.group in OWN_GROUPS:
+            lines.append(f"| `{option.name}` | `{option.flag}` | {cell(option.default)} | {cell(option.help)} |")
+    return lines
+
+
 def default_of(value):
     """Return the default of a field that is no option of the console."""
     return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else default_text(value)
@@ -237,7 +247,7 @@ def python_page(name):
         members = MEMBERS.get(name, False)
         lines += signature_block(f"{value.__module__}.{value.__qualname__}", "Signature", members)
         if inspect.isclass(value) and issubclass(value, TrainingArguments):
-            lines += ["", f"{TRAINING_ARGUMENTS} is accepted as well."]
+            lines += ["", "## Parameters", "", *training_table(name), "", f"{TRAINING_ARGUMENTS} is accepted as well."]
     else:  # OBJECTIVES
         lines.append(summary_of(name))
         for key, item in value.items():

@@ -12,9 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
-COMMANDS = (
-    "augment benchmark distill evaluate finetune label pretrain prune push quantize report student verify".split()
-)
+COMMANDS = "augment benchmark distill evaluate finetune label pretrain prune push quantize report verify".split()
 MOVED = {
     "tkd_hf.adapters": "tkd_hf.models.lora",
     "tkd_hf.configuration_tkd": "tkd_hf.models.configuration_tkd",
@@ -30,6 +28,7 @@ MOVED = {
     "tkd_hf.trainer": "tkd_hf.training.trainer",
     "tkd_hf.training_args": "tkd_hf.objectives.arguments",
     "tkd_hf.stages": "tkd_hf.commands",
+    "tkd_hf.stages.student": "tkd_hf.commands.distill",
     "tkd_hf.stages.card": "tkd_hf.cards.generate",
     "tkd_hf.stages.run_folder": "tkd_hf.records.run_folder",
     **{f"tkd_hf.stages.{name}": f"tkd_hf.commands.{name}" for name in COMMANDS},

@@ -14,7 +14,7 @@ from tkd_hf.cli.parser import normalise
 from tkd_hf.cli.registry import COMMANDS
 from tkd_hf.cli.training_arguments import training_options
 from tkd_hf.commands.options import BenchmarkOptions, LabelOptions, PruneOptions, PushOptions, ReportOptions
-from tkd_hf.core.options import build, default_text, option, option_class, options_of
+from tkd_hf.core.options import Option, build, default_text, option, option_class, options_of
 from tkd_hf.data.arguments import CorpusArguments, DataArguments
 from tkd_hf.models.arguments import EncoderArguments, LoraArguments, StudentArguments
 from tkd_hf.pruning.arguments import PruningArguments
@@ -150,7 +150,8 @@ def test_flags_and_values_are_normalised():
         *("--max-steps=-1", "--bf16=false", "--public=true", "--fp16=true", "runs/x"),
         *("--include-for-metrics=loss", "--include-for-metrics=inputs", "--repo-id=o/n"),
     ]
-    assert normalise(["--fsdp", "--bf16"], options)[1:] == ["--bf16=true"]
+    optional = Option("fsdp", "", "none", metavar="[TEXT]")
+    assert normalise(["--fsdp", "--bf16"], [*options, optional]) == ["--fsdp=", "--bf16=true"]
     assert normalise(["--no-average-tokens-across-devices"], options) == ["--average-tokens-across-devices=false"]
     assert normalise(["--no-disagreements", "--", "--live"], options_of(ReportOptions)) == [
         *("--disagreements=false", "--", "--live"),

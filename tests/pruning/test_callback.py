@@ -16,9 +16,9 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tkd_hf import DistillationTrainer, InputError, student_from_teacher
 from tkd_hf.data.tokenization import tokenize
+from tkd_hf.pruning.arguments import Schedule
 from tkd_hf.pruning.callback import PruningCallback, calibration_data
 from tkd_hf.pruning.pruner import StructuredPruner
-from tkd_hf.pruning.schedule import Schedule
 from tkd_hf.pruning.targets import ParameterTarget
 
 from ..factories import (

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
 
 from tkd_hf.core.errors import InputError
+from tkd_hf.pruning.arguments import Schedule
 from tkd_hf.pruning.nncf import NNCFMasks
-from tkd_hf.pruning.schedule import Schedule
 from tkd_hf.pruning.unstructured import (
     ElementPruner,
     ElementPruningCallback,

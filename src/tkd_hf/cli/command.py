@@ -10,11 +10,10 @@ from typing import Any
 
 import tkd_hf
 
-from ..core.errors import InputError
+from ..core.errors import InputError, did_you_mean
 from ..core.options import (
     Option,
     build,
-    did_you_mean,
     option,
     option_class,
     options_of,

@@ -10,8 +10,8 @@ from click.shell_completion import get_completion_class
 
 import tkd_hf
 
-from ..core.errors import InputError
-from ..core.options import SWITCH_VALUES, Option, did_you_mean
+from ..core.errors import InputError, did_you_mean
+from ..core.options import SWITCH_VALUES, Option
 
 
 PROGRAM = "tkd-hf"

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..core.errors import InputError
-from ..core.options import did_you_mean, options_of
+from ..core.errors import InputError, did_you_mean
+from ..core.options import options_of
 from ..data.arguments import DataArguments
 from .command import Command
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tkd_hf
 
-from ..core.errors import InputError, StopRequested
-from ..core.options import build, did_you_mean, option, option_class
+from ..core.errors import InputError, StopRequested, did_you_mean
+from ..core.options import build, option, option_class
 from .command import Command
 from .output import RecipePosition, at_position, write_json
 from .recipe import Recipe, stage_values

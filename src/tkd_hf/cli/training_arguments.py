@@ -25,9 +25,10 @@ OWN_FILE = Path(__file__).parent.parent / "objectives" / "arguments.py"
 BASE = "TrainingArguments"
 # listed with the options that all commands have, in our words
 COMMON = {"output_dir": "Folder for the run.", "seed": "Random seed for initialisation, shuffling and dropout."}
+OWN_GROUPS = ("Objectives", "Training")  # our own fields, and those of transformers with other defaults
 _HEADING = re.compile(r"^ {8}> (?!\[)(.+)$")
 _PARAMETER = re.compile(r"^ {8}(\w+) ?\(")
-_HELP_WITH_DEFAULT = re.compile(r"(.+) \((.+)\)\.", re.DOTALL)
+_OWN_HELP = re.compile(r"(.+?) \((.+?)\)\.( .+)?")  # "What it sets (default). More about it."
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def training_options(name: str) -> tuple[Option, ...]:
         if field.name not in own:
             group = headings.get(field.name, "Other training arguments")
         else:
-            group = "Training" if field.name in theirs else "Objectives"
+            group = OWN_GROUPS[field.name in theirs]
         options.append(_option(field, "" if field.name in COMMON else group))
-    order = ["", "Objectives", "Training", *dict.fromkeys(headings.values())]
+    order = ["", *OWN_GROUPS, *dict.fromkeys(headings.values())]
     return tuple(sorted(options, key=lambda option: order.index(option.group) if option.group in order else len(order)))
 
 
@@ -170,8 +171,8 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _option(field: _Field, group: str) -> Option:
-    match = _HELP_WITH_DEFAULT.fullmatch(field.help)
-    help_text, shown = (f"{match[1]}.", match[2]) if match else (field.help, "none")
+    match = _OWN_HELP.fullmatch(field.help) if group in OWN_GROUPS else None
+    help_text, shown = (f"{match[1]}.{match[3] or ''}", match[2]) if match else (_first_sentence(field.help), "none")
     if field.literal and field.default is not None:
         shown = default_text(field.default) if field.default not in ({}, []) else "none"
     elif not field.literal and not match:
@@ -181,7 +182,7 @@ def _option(field: _Field, group: str) -> Option:
     is_switch = kind == "bool"
     option = Option(
         field.name,
-        COMMON.get(field.name) or _first_sentence(help_text),
+        COMMON.get(field.name) or help_text,
         "" if required else shown,
         bool if is_switch else str,
         group,

@@ -10,9 +10,10 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..core.errors import InputError
+from ..core.names import label_names
 from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_splits
@@ -20,8 +21,17 @@ from ..data.tasks import Task
 from ..data.tokenization import to_tuple, tokenize
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..evaluation.metrics import compute_metrics_for
-from ..models.loading import load_classifier, load_config, load_tokenizer
+from ..models.arguments import LoraArguments, StudentArguments, dropout_fields, shape_arguments
+from ..models.loading import (
+    load_classifier,
+    load_classifier_if_trained,
+    load_config,
+    load_encoder,
+    load_for_training,
+    load_tokenizer,
+)
 from ..models.lora import add_adapters, finish_adapters
+from ..models.student import classifier_from_base, student_from_teacher
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from ..records.inputs import data_inputs, teacher_revision, training_arguments
 from ..records.run_folder import RunFolder, StageRecord
@@ -33,7 +43,6 @@ from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .label import complete_soft_labels
 from .options import DistillOptions
-from .student import make_student
 
 
 logger = logging.getLogger(__name__)
@@ -172,6 +181,34 @@ def _record(
     if several:
         arguments["teacher_weights"] = normalize_weights(options.teacher_weights, len(teachers))
     return StageRecord("distill", inputs, arguments)
+
+
+def make_student(
+    teacher: str, student: StudentArguments, task: Task, lora: LoraArguments | None = None
+) -> PreTrainedModel:
+    """Cut a student out of the teacher, or load one; its labels are in the order of the data.
+
+    Args:
+        teacher: folder or Hub id.
+        student: the shape, or an existing student: a classifier, or an encoder, which gets a copy of the teacher's
+            classifier if the widths match and a new one otherwise.
+        task: the task of the data.
+        lora: with `adapter_only`, the student is only a base; the adapter holds the classifier.
+    """
+    names = task.label_names
+    if student.student and lora and lora.adapter_only:
+        return load_for_training(student.student, task)
+    if student.student:
+        model = load_classifier_if_trained(student.student, task.problem_type)
+        if model is None:
+            base, head = load_encoder(student.student), load_classifier(teacher, task.problem_type)
+            model = classifier_from_base(base, head)
+        return model if label_names(model.config) == names else student_from_teacher(model, label_names=list(names))
+    model = load_classifier(teacher, task.problem_type)
+    shape = shape_arguments(student.layers, student.heads, student.intermediate_size)
+    return student_from_teacher(
+        model, label_names=list(names) or None, **shape, **dropout_fields(student.dropout or 0.0)
+    )
 
 
 def distillation_trainer(

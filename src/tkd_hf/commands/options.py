@@ -69,10 +69,7 @@ _threads = partial(
 )
 _rounds = partial(option, default=50, minimum=1, help="Timings per model, batch size and length.")
 _patience = partial(
-    option,
-    default=10.0,
-    minimum=0,
-    help="Seconds per model, batch size and length after which no further round starts.",
+    option, default=10.0, minimum=0, help="Seconds per model, batch size and length after which no round starts."
 )
 _timing_seed = partial(option, default=0, console=False, help="Random seed for the order of turns.")
 

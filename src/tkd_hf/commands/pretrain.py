@@ -14,7 +14,7 @@ from ..core.options import accepts
 from ..data.corpus import MaskingCollator, corpus_fingerprint, load_corpus, stack_sequences
 from ..data.tokenization import same_tokenizer
 from ..models.architectures import ARCHITECTURES
-from ..models.arguments import EncoderArguments
+from ..models.arguments import EncoderArguments, dropout_fields, shape_arguments
 from ..models.configuration_tkd import TKDConfig
 from ..models.conversion import to_tkd
 from ..models.loading import load_encoder, load_masked_lm_if_trained, load_tokenizer
@@ -26,7 +26,6 @@ from ..records.run_folder import RunFolder, StageRecord
 from ..training.stage import train_into
 from ..training.trainer import DistillationTrainer
 from .options import PretrainOptions
-from .student import dropout_fields, shape_arguments
 
 
 @accepts(PretrainOptions)

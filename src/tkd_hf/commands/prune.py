@@ -15,15 +15,15 @@ from ..core.processes import resumable
 from ..data.loading import load_splits
 from ..data.tasks import Task
 from ..data.unlabelled import append_unlabelled
+from ..models.arguments import dropout_fields
 from ..models.loading import load_classifier, load_config, load_tokenizer
 from ..models.modeling_tkd import TKDPreTrainedModel
 from ..models.student import student_from_teacher
 from ..objectives.arguments import DistillationTrainingArguments
-from ..pruning.arguments import PruningArguments
+from ..pruning.arguments import PruningArguments, Schedule
 from ..pruning.callback import PruningCallback, ScheduledPruning, calibration_data
 from ..pruning.nncf import NNCFMasks
 from ..pruning.pruner import StructuredPruner
-from ..pruning.schedule import Schedule
 from ..pruning.targets import ParameterTarget, SpeedTarget, Target, shape_latencies
 from ..pruning.unstructured import ElementPruner, ElementPruningCallback, magnitude_masks, sparsity_report
 from ..pruning.vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
@@ -35,7 +35,6 @@ from ..training.trainer import DistillationTrainer
 from .distill import arguments_without_labels, distillation_trainer, new_texts
 from .evaluate import first_texts
 from .options import PruneOptions
-from .student import dropout_fields
 
 
 logger = logging.getLogger(__name__)

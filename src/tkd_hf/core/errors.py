@@ -1,8 +1,10 @@
 """Exceptions of tkd-hf: wrong input, a failed check, a request to stop; and the numbers that gates compare."""
 
+import difflib
 import errno
 import math
 import signal
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -104,6 +106,22 @@ def storage_error_message(error: BaseException) -> str | None:
             )
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the most similar known word, or an empty string if none is similar.
+
+    Example:
+
+    ```python
+    >>> from tkd_hf.core.errors import did_you_mean
+    >>> did_you_mean("temprature", ["temperature", "top_k"])
+    '; did you mean temperature?'
+
+    ```
+    """
+    similar = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,6 @@ from values by option name: words from the command line, or typed values from a 
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 
 Given = ParamSpec("Given")
@@ -241,22 +240,6 @@ def build(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
             elif declared.default is MISSING:
                 raise InputError(f"missing {described.label}")
     return kind(**arguments)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" with the most similar known word, or an empty string if none is similar.
-
-    Example:
-
-    ```python
-    >>> from tkd_hf.core.options import did_you_mean
-    >>> did_you_mean("temprature", ["temperature", "top_k"])
-    '; did you mean temperature?'
-
-    ```
-    """
-    similar = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def parse_switch(value: Any) -> bool:

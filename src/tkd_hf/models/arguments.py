@@ -18,6 +18,22 @@ def check_dropout(dropout: float | None) -> None:
         raise InputError(f"dropout={dropout} must be at least 0 and below 1; 0 turns it off")
 
 
+def dropout_fields(dropout: float | None) -> dict[str, Any]:
+    """Return the fields of `TKDConfig` that set the dropout everywhere; none for `None`."""
+    fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return {} if dropout is None else dict.fromkeys(fields, dropout)
+
+
+def shape_arguments(
+    layers: int | tuple[int, ...] | None, heads: int | None, intermediate_size: int | None
+) -> dict[str, Any]:
+    """Return a shape as arguments of `student_from_teacher`; `layers` is a number or indices."""
+    shape: dict[str, Any] = {"num_attention_heads": heads, "intermediate_size": intermediate_size}
+    if layers is None or isinstance(layers, int):
+        return {"num_hidden_layers": layers, **shape}
+    return {"layers": list(layers), **shape}
+
+
 def parse_layers(value: Any) -> int | tuple[int, ...]:
     """Parse a number of layers (`3`) or a list of their indices (`0,2,5`, or a list in a recipe)."""
     words = value.strip("[] ").split(",") if isinstance(value, str) else value

@@ -86,21 +86,6 @@ class DistillationTrainingArguments(FineTuningArguments):
     doubts; Hinton et al. 2015 (arXiv 1503.02531) found 2.5 to 4 best for their smallest students. Feature objectives
     (`hidden`, `relations`, …) run the teacher on every batch and are best used in a stage of their own.
 
-    Args:
-        objectives: weight of each objective by name, at the start of training. The labels get a small weight, because
-            the teacher's distribution tells more about an example than its label does.
-        final_objectives: weights at the end of training, reached linearly (no change).
-        temperature: T that softens both distributions before they are compared. The loss is multiplied by T², so that
-            its weight does not depend on T.
-        final_temperature: T at the end of training, reached linearly (no change).
-        divergence: how `logits` compares the distributions: `"forward_kl"` (the usual choice), `"reverse_kl"`,
-            `"jensen_shannon"`, or `"mse"` of the logits.
-        confidence_weighting: whether `logits` weighs each example by the probability of the teacher's prediction.
-        top_k: number of likeliest classes that `logits` keeps apart; saves memory for vocabularies (all classes).
-        layer_map: teacher layer for each student layer: `"uniform"`, `"last"`, `"skip"`, or indices such as `"1,3,5"`
-            (the layers that the student was built from, else `"uniform"`).
-        relation_heads: number of parts that `relations` splits the joined heads into (as many as possible).
-
     Raises:
         ValueError: if the temperature is not positive, an objective or divergence is unknown, a weight is negative, or
             all weights are 0. The message names the value and what to write instead.
@@ -120,7 +105,8 @@ class DistillationTrainingArguments(FineTuningArguments):
         default=None,
         metadata={
             "help": 'Weight of each objective by name ({"logits": 0.9, "hard": 0.1}: the teacher\'s logits and the '
-            'labels; `tkd-hf distill` uses {"logits": 1.0} if the data has no labels).'
+            'labels; `tkd-hf distill` uses {"logits": 1.0} if the data has no labels). The labels get a small '
+            "weight, because the teacher's distribution tells more about an example than its label does."
         },
     )
     final_objectives: dict[str, float] | str | None = field(
@@ -129,7 +115,10 @@ class DistillationTrainingArguments(FineTuningArguments):
     )
     temperature: float = field(
         default=2.0,
-        metadata={"help": "Temperature that softens both distributions before they are compared (2.0)."},
+        metadata={
+            "help": "Temperature that softens both distributions before they are compared (2.0). The loss is "
+            "multiplied by its square, so that the weight of the loss does not depend on it."
+        },
     )
     final_temperature: float | None = field(
         default=None, metadata={"help": "Temperature at the end of training, reached linearly (no change)."}
@@ -137,13 +126,16 @@ class DistillationTrainingArguments(FineTuningArguments):
     divergence: str = field(
         default="forward_kl",
         metadata={
-            "help": "Divergence of the objective 'logits': forward_kl, reverse_kl, jensen_shannon, or mse of the "
-            "logits (forward_kl)."
+            "help": "Divergence of the objective 'logits': forward_kl, the usual choice, reverse_kl, "
+            "jensen_shannon, or mse of the logits (forward_kl)."
         },
     )
     confidence_weighting: bool = field(
         default=False,
-        metadata={"help": "In the objective 'logits', weigh each example by the teacher's confidence (false)."},
+        metadata={
+            "help": "In the objective 'logits', weigh each example by the probability of the "
+            "teacher's prediction (false)."
+        },
     )
     top_k: int | None = field(
         default=None,
@@ -236,15 +228,6 @@ def check_weights(name: str, weights: object) -> dict[str, float]:
 class PretrainingArguments(DistillationTrainingArguments):
     """Training arguments for `pretrain`: `DistillationTrainingArguments` with other defaults and a teacher encoder.
 
-    Args:
-        teacher: folder or Hub id of the encoder to learn from; without one, only masked language modelling is possible.
-        objectives: weight of each objective by name. The default is masked language modelling (`hard`), with a teacher
-            also its attention relations (`relations`).
-        mlm_probability: share of tokens to mask and predict.
-        learning_rate: peak learning rate of AdamW; the default is higher than for fine-tuning.
-        train_sampling_strategy: how batches are drawn. Grouping by length is useless here, since all sequences have the
-            same length.
-
     Raises:
         ValueError: for objectives that need a teacher if none is given, or a probability outside (0, 1).
 
@@ -274,7 +257,10 @@ class PretrainingArguments(DistillationTrainingArguments):
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to mask and predict (0.15)."})
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW (0.0005)."})
     train_sampling_strategy: str = field(
-        default="random", metadata={"help": "How batches are drawn (random: all sequences have the same length)."}
+        default="random",
+        metadata={
+            "help": "How batches are drawn (random). Grouping by length is useless, since all have the same length."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -23,15 +23,15 @@ from typing import Any
 
 # module -> the names that it defines
 _EXPORTS = {
+    "arguments": ("Schedule", "Sparsity"),
     "callback": ("PruningCallback", "calibration_data"),
     "importance": ("IMPORTANCE",),
     "nncf": ("NNCFMasks",),
     "pruner": ("StructuredPruner",),
-    "schedule": ("Schedule",),
     "structured": ("Gates", "compact"),
     "targets": ("ParameterTarget", "SpeedTarget"),
     "units": ("Units",),
-    "unstructured": ("ElementPruner", "ElementPruningCallback", "Sparsity", "SparsityReport", "sparsity_report"),
+    "unstructured": ("ElementPruner", "ElementPruningCallback", "SparsityReport", "sparsity_report"),
     "vocabulary": ("VocabularyReport", "corpus_texts", "prune_vocabulary"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

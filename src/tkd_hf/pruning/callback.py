@@ -14,9 +14,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from ..core.errors import InputError
 from ..training.callbacks import CheckpointedCallback
 from ..training.trainer import DistillationTrainer
+from .arguments import Schedule
 from .importance import Batch, LossFunction
 from .pruner import StructuredPruner, describe_masks
-from .schedule import Schedule
 
 
 logger = logging.getLogger(__name__)

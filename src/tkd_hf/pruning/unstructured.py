@@ -20,9 +20,8 @@ from transformers import PreTrainedModel, TrainerControl, TrainerState, Training
 
 from ..core.errors import InputError
 from ..training.trainer import DistillationTrainer
-from .arguments import Sparsity
+from .arguments import Schedule, Sparsity
 from .callback import ScheduledPruning
-from .schedule import Schedule
 
 
 # Weight matrices by parameter name, and masks of the same shapes whose elements are `True` if the weight stays.
