@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tkd_hf.core import hardware
 from tkd_hf.core.errors import StopRequested, first_line
 from tkd_hf.core.files import atomic_write, read_json
 from tkd_hf.core.hardware import describe_hardware, describe_software, has_fast_bf16, padding_multiple
-from tkd_hf.core.names import label_names, label_order
+from tkd_hf.core.names import check_label_codes, label_names, label_order
 from tkd_hf.core.processes import DelayedStop, stopping_at_once
 from tkd_hf.core.statistics import bootstrap, confidence_interval, mcnemar
 from tkd_hf.evaluation.metrics import metric_functions
@@ -83,9 +84,19 @@ def test_different_label_sets_are_refused_with_both_and_a_hint(target):
         assert part in str(error.value)
 
 
-def test_labels_that_differ_only_in_case_are_refused():
+def test_labels_that_differ_only_in_case_are_matched_exactly_or_refused():
+    assert label_order(["may", "May"], ["May", "may"], "teacher", "student") == [1, 0]
     with pytest.raises(InputError):
-        label_order(["a", "A"], ["a", "A"], "teacher", "student")
+        label_order(["a", "A"], ["a", "a"], "teacher", "student")
+
+
+def test_numbers_as_names_and_texts_as_codes_in_a_configuration_are_understood():
+    config = SimpleNamespace(num_labels=2, id2label={0: 7, 1: 8}, label2id={"7": "0", "8": "1"})
+    assert label_names(config) == ("7", "8")
+    check_label_codes(config, "m")
+    config.label2id = {"7": "1", "8": "0"}
+    with pytest.raises(InputError, match="contradict each other"):
+        check_label_codes(config, "m")
 
 
 def test_label_names_follow_the_order_of_the_logits():

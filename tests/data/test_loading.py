@@ -223,7 +223,11 @@ def test_hidden_labels_of_minus_1_are_dropped(tmp_path, sst2_dir):
             r"missing column 'body' .*there are 'text', 'label'",
         ),
         ({"text": ["x"], "label": [0]}, {"label_column": "y"}, r"no label column 'y'; the columns are 'text', 'label'"),
-        ({"text": ["x", None], "label": [0, 1]}, {}, r"column 'text' of d has empty texts; fill or drop them"),
+        (
+            {"text": ["x", None], "label": [0, 1]},
+            {},
+            r"column 'text' of d has empty texts in 1 of 2 rows \(row 2, counted from 1\); fill or drop them",
+        ),
         ({"text": ["x", "y"], "label": ["a", None]}, {}, r"label column 'label' has empty entries"),
         ({"text": ["x", "y"], "label": ["a", "b"]}, {"label_names": ("a", "c")}, r"labels \['b'\] are not among"),
         ({"text": ["x"], "label": [[3, 1]]}, {}, r"neither of class names nor multi-hot"),

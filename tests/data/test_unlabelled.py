@@ -83,13 +83,13 @@ def test_a_hub_data_set_is_requested_by_name_and_split(monkeypatch):
             "mrpc",
             r"x.txt has the columns 'text'; mrpc needs 'sentence1' and 'sentence2' or 'text' and",
         ),
-        ("x.csv", b"", "sst2", r"cannot be read from .*x.csv"),
+        ("x.csv", b"", "sst2", r"x.csv is empty; its first line must name the columns"),
         ("x.csv", b"text,label\n", "sst2", r"x.csv"),
         ("x.csv", b"text,label\n3,1\n", "sst2", r"column 'text' of .*x.csv holds Value\('int64'\), not texts"),
         ("x.csv", b"text,label\na,1\n,0\n", "sst2", r"column 'text' of .*x.csv has empty texts"),
         ("x.csv", b"body\na\n", "sst2", r"x.csv has the columns 'body'; sst2 needs 'sentence' or 'text'"),
         ("x.pdf", b"a", "sst2", r"x.pdf has the ending '.pdf'; the readable ones are .*\.txt"),
-        (None, None, "sst2", r"neither a local path nor can it be fetched"),
+        (None, None, "sst2", r"there is no file or folder .*missing.txt"),
     ],
 )
 def test_unreadable_sources_are_refused_with_the_cause_in_one_line(tmp_path, name, content, task, message):

@@ -13,8 +13,8 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     """Return a model's label names in the order of its logits; empty for regression, whose score has no name."""
     if config.num_labels == 1:
         return ()
-    id2label: dict[Any, str] = config.id2label or {}  # transformers converts its keys to integers
-    return tuple(id2label[index] for index in range(len(id2label)))
+    id2label: dict[Any, Any] = config.id2label or {}  # transformers converts its keys to integers
+    return tuple(str(id2label[index]) for index in range(len(id2label)))
 
 
 def check_label_codes(config: PretrainedConfig, model: str) -> None:
@@ -29,12 +29,18 @@ def check_label_codes(config: PretrainedConfig, model: str) -> None:
     Raises:
         InputError: if the two give the same name different indices.
     """
-    id2label, label2id = config.id2label or {}, config.label2id or {}
+    # Some configurations hold numbers for names, or texts for codes.
+    id2label = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    label2id = {str(name): _code(index) for name, index in (config.label2id or {}).items()}
     same_names = set(id2label.values()) == set(label2id)
     if same_names and any(label2id[name] != index for index, name in id2label.items()):
         raise InputError(
             f"id2label={id2label} and label2id={label2id} of {model!r} contradict each other; correct one of them"
         )
+
+
+def _code(index: Any) -> Any:
+    return int(index) if isinstance(index, str) and index.isdecimal() else index
 
 
 def label_order(source: Sequence[str], target: Sequence[str], source_owner: str, target_owner: str) -> list[int]:
@@ -58,6 +64,8 @@ def label_order(source: Sequence[str], target: Sequence[str], source_owner: str,
 
     ```
     """
+    if len(set(source)) == len(source) and sorted(source) == sorted(target):
+        return [list(source).index(name) for name in target]  # names may differ in case alone, as `may` and `May` do
     source_indices = {name.casefold(): index for index, name in enumerate(source)}
     target_names = [name.casefold() for name in target]
     if len(source_indices) != len(source) or sorted(source_indices) != sorted(target_names):

@@ -1,5 +1,7 @@
 """Processes: those of a distributed run, and what happens when a process is asked to stop."""
 
+import functools
+import logging
 import os
 import signal
 import sys
@@ -33,6 +35,23 @@ def is_first_process() -> bool:
     ```
     """
     return os.environ.get("RANK", "0") == "0"
+
+
+@functools.lru_cache(maxsize=1024)
+def log_once(logger: logging.Logger, message: str) -> None:
+    """Log a message for the user, unless this process has logged it before; only the first process does.
+
+    Example:
+
+    ```python
+    >>> import logging
+    >>> from tkd_hf.core.processes import log_once
+    >>> log_once(logging.getLogger("tkd_hf"), "3 of 60 texts are longer than 128 tokens")
+
+    ```
+    """
+    if is_first_process():
+        logger.info("%s", message)
 
 
 def destroy_process_group() -> None:

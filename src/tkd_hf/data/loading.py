@@ -5,8 +5,8 @@ that nothing downstream asks where the data came from. A new data set needs no c
 is understood, and `DataArguments` names everything else.
 """
 
-import csv
-from collections import Counter
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +19,16 @@ from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
 from ..core.names import label_names
+from ..core.processes import log_once
 from .arguments import DataArguments
+from .columns import STRINGS, check_no_gaps, plain_columns
+from .files import check_misspelt_path, data_files, read_file, split_file
+from .hold_out import SEED, hold_out
 from .labels import (
-    STRINGS,
+    LABEL_COLUMNS,
     WORD_COLUMNS,
     check_word_lists,
+    code_indices,
     encode_labels,
     guess_label_column,
     holds_word_lists,
@@ -33,17 +38,10 @@ from .problem_types import ProblemType
 from .tasks import Task, get_task
 
 
+logger = logging.getLogger(__name__)
+
 # Tokenizers take some hundred bytes of memory per character, and they do so before they truncate.
 MAX_CHARACTERS = 1_000_000
-_MAX_HEADER_CHARACTERS = 1 << 20
-_COMPRESSION_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-}
-_LOADERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
 def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str, ...] = ()) -> tuple[Dataset, Task]:
@@ -63,6 +61,7 @@ def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str,
     Raises:
         InputError: for an unknown task, a missing file, split or column, or a data set that cannot be fetched.
     """
+    _check_columns(data)
     task = get_task(data.task) if data.task else _task_of_dataset(data)
     task = replace(
         task,
@@ -70,10 +69,59 @@ def load_split(data: DataArguments, split: str, fallback_label_names: tuple[str,
         train_split=data.train_split or task.train_split,
         eval_split=data.eval_split or task.eval_split,
     )
-    rows = read_split(data, task, task.train_split if split == "train" else task.eval_split)
-    if data.dataset:
-        task = _complete_task(task, rows, data, fallback_label_names)
+    if data.eval_split is None and _lacks_eval_split(data, task):
+        return _load_held_out(data, task, split, fallback_label_names)
+    rows = _read_plain(data, task, task.train_split if split == "train" else task.eval_split)
+    task = _complete_task(task, rows, data, fallback_label_names)
     return normalise(rows, task), task
+
+
+def _check_columns(data: DataArguments) -> None:
+    """Refuse columns that cannot all be meant, before anything is read."""
+    texts, shown = data.text_columns, ", ".join(map(repr, data.text_columns))
+    if len(texts) > 2:
+        raise InputError(f"an example has one or two texts, but {len(texts)} text columns are named: {shown}")
+    if len(set(texts)) < len(texts):
+        raise InputError(f"the text column is named twice: {shown}; name two different columns for pairs")
+    if data.label_column in texts:
+        raise InputError(f"{data.label_column!r} is named as the label column and among the text columns {shown}")
+
+
+def _read_plain(data: DataArguments, task: Task, split: str) -> Dataset:
+    """Read a split, with plain types in the columns that may hold texts or labels."""
+    texts = task.text_columns or ("text", "sentence", *WORD_COLUMNS)
+    labels = (data.label_column,) if data.label_column else (task.label_column, *LABEL_COLUMNS)
+    return plain_columns(read_split(data, task, split), dict.fromkeys((*texts, *labels)))
+
+
+def _load_held_out(
+    data: DataArguments, task: Task, split: str, fallback_label_names: tuple[str, ...]
+) -> tuple[Dataset, Task]:
+    """Load one of two parts of the training split; the task says how the part for evaluation was chosen."""
+    rows = _read_plain(data, task, task.train_split)
+    task = _complete_task(task, rows, data, fallback_label_names)
+    examples = normalise(rows, task)
+    train, evaluation = hold_out(rows, task.text_columns, task.label_column)
+    if not evaluation:
+        if split == "train":
+            return examples, task
+        raise InputError(
+            f"{task.dataset} has no split to evaluate on, and too few different texts to hold some out; name a split "
+            "with --eval-split"
+        )
+    origin = f"held out of {task.train_split} ({len(evaluation)} of {len(rows)} examples, stratified, seed {SEED})"
+    log_once(logger, f"{task.dataset} has no split to evaluate on: it is {origin}; name another with --eval-split")
+    return examples.select(train if split == "train" else evaluation), replace(task, eval_split=origin)
+
+
+def _lacks_eval_split(data: DataArguments, task: Task) -> bool:
+    """Return whether local data is one file: named itself, or the only one in its folder."""
+    path = _local_source(data, task)
+    if path is None or data.data_dir:
+        return False
+    if path.is_file():
+        return True
+    return {Path(name).stem for name in data_files(path)} == {task.train_split.split("[")[0]}
 
 
 def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) -> tuple[Dataset, Dataset, Task]:
@@ -101,8 +149,9 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
     """
     train, task = load_split(data, "train")
     teacher_labels = label_names(teacher) if teacher else ()
-    if set(task.label_names) < set(teacher_labels):
-        # The training split holds only some of the teacher's classes: keep the teacher's codes for them.
+    if set(task.label_names) < set(teacher_labels) or _are_numbers(task.label_names, teacher_labels):
+        # The training split holds only some of the teacher's classes, or holds codes where the teacher's classes are
+        # called by numbers: keep the teacher's names and codes for them.
         train, task = load_split(data, "train", fallback_label_names=teacher_labels)
     # Without labels in the training split, the student learns from the teacher alone.
     sole_teacher = None if "label" in train.column_names else teacher
@@ -120,6 +169,17 @@ def load_splits(data: DataArguments, teacher: PretrainedConfig | None = None) ->
             f"the splits have different labels: {list(task.label_names)} and {list(eval_task.label_names)}"
         )
     return train, evaluation, task
+
+
+def _are_numbers(names: tuple[str, ...], teacher_names: tuple[str, ...]) -> bool:
+    """Return whether the data calls its classes by other forms of the numbers that the teacher calls them by."""
+    numbers = code_indices(teacher_names).keys() if teacher_names else set()
+    return (
+        all(re.fullmatch("(LABEL_)?-?[0-9]+", name) for name in (*names, *teacher_names))
+        and set(names) != set(teacher_names)
+        and bool(names)
+        and code_indices(names).keys() <= numbers
+    )
 
 
 def _with_labels_of(teacher: PretrainedConfig, task: Task) -> Task:
@@ -144,17 +204,23 @@ def _task_of_dataset(data: DataArguments) -> Task:
 
 def read_split(data: DataArguments, task: Task, split: str) -> Dataset:
     """Read one split with its columns as they are stored; `split` may be a slice such as `train[:90%]`."""
-    name = split.split("[")[0]
-    if data.task and data.data_dir:
-        return _read_file(_split_file(Path(data.data_dir) / (task.config or task.name), name), name, split)
-    path = Path(task.dataset)
-    if path.exists() and (data.dataset or not task.config):
-        if path.is_dir():
-            return _read_file(_split_file(path, name), name, split)
-        return _read_file(path, "train", split)
+    path, name = _local_source(data, task), split.split("[")[0]
+    if path is not None:
+        if path.is_file():
+            return read_file(path, "train", split)
+        return read_file(split_file(path, name), name, split)
+    check_misspelt_path(task.dataset)
     alternative = "a local copy with --data-dir" if data.task else "a local folder or file"
     with explain_hub_errors(f"data set {task.dataset!r}", alternative):
         return load_dataset(task.dataset, task.config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+
+
+def _local_source(data: DataArguments, task: Task) -> Path | None:
+    """Return the local file or folder of the data; `None` if it comes from the Hub."""
+    if data.task and data.data_dir:
+        return Path(data.data_dir) / (task.config or task.name)
+    path = Path(task.dataset).expanduser()
+    return path if path.exists() and (data.dataset or not task.config) else None
 
 
 @contextmanager
@@ -178,64 +244,10 @@ def explain_hub_errors(subject: str, alternative: str) -> Iterator[None]:
         raise InputError(f"{subject}: {first_line(error)}") from error
 
 
-def _split_file(folder: Path, name: str) -> Path:
-    """Return the file of a split in a folder: `train.parquet`, `train.csv` and so on."""
-    for suffix in _LOADERS:
-        path = folder / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    data_files = sorted(path.name for path in folder.glob("*") if path.suffix in _LOADERS) if folder.is_dir() else []
-    raise InputError(
-        f"no split {name!r} in {folder} (found: {', '.join(data_files) or 'no data files'}); "
-        "name another split with --train-split or --eval-split"
-    )
-
-
-def _read_file(path: Path, name: str, split: str) -> Dataset:
-    if path.suffix not in _LOADERS:
-        raise InputError(f"{path} has the ending {path.suffix!r}; the readable ones are {', '.join(_LOADERS)}")
-    _check_not_compressed(path)
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    if _LOADERS[path.suffix] == "csv":
-        _check_header(path, options.get("sep", ","))
-    try:
-        rows = load_dataset(_LOADERS[path.suffix], data_files={name: str(path)}, split=split, **options)
-    except Exception as error:  # `datasets` wraps whatever error the reader raises
-        reason = first_line(error.__cause__ or error)
-        raise InputError(f"split {split!r} cannot be read from {path}: {reason}") from error
-    if path.suffix == ".txt":  # skip blank lines
-        rows = rows.filter(lambda lines: [bool(line.strip()) for line in lines], batched=True, input_columns="text")
-    return rows
-
-
-def _check_not_compressed(path: Path) -> None:
-    """Refuse compressed files: `datasets` would decompress an archive of any size, whatever its name."""
-    with path.open("rb") as file:
-        start = file.read(6)
-    for magic, compression in _COMPRESSION_MAGIC.items():
-        if start.startswith(magic):
-            raise InputError(
-                f"{path} is compressed ({compression}), although its name ends in {path.suffix}; decompress it first"
-            )
-
-
-def _check_header(path: Path, separator: str) -> None:
-    """Refuse two columns with the same name: pandas would silently rename the second."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = file.readline(_MAX_HEADER_CHARACTERS)
-    if len(header) == _MAX_HEADER_CHARACTERS:
-        raise InputError(
-            f"the first line of {path} is longer than {_MAX_HEADER_CHARACTERS} characters; give the file a header line "
-            "with the column names"
-        )
-    names = next(csv.reader([header], delimiter=separator), [])
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise InputError(f"{path} has several columns {', '.join(map(repr, repeated))}; give each its own name")
-
-
 def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_label_names: tuple[str, ...]) -> Task:
     """Infer from the rows what `data` does not say: text columns, label names, problem type and metrics."""
+    if not data.dataset:
+        return task
     task = replace(task, text_columns=task.text_columns or _guess_text_columns(rows))
     per_word = holds_word_lists(rows, task.text_columns)
     if per_word:
@@ -245,9 +257,15 @@ def _complete_task(task: Task, rows: Dataset, data: DataArguments, fallback_labe
         if data.label_column:
             raise InputError(f"no label column {data.label_column!r}; the columns are {_quoted_columns(rows)}")
         return replace(task, metrics=task.problem_type.default_metrics(num_labels=0))
-    problem_type, declared_names, inferred_names = infer_labels(rows, task.label_column, per_word)
+    is_named = bool(task.label_names or fallback_label_names)
+    problem_type, declared_names, inferred_names = infer_labels(rows, task.label_column, per_word, is_named)
     if problem_type.has_scores:
         fallback_label_names = ()
+        if data.label_names:
+            raise InputError(
+                f"label column {task.label_column!r} holds scores (numbers with decimals), but the label names "
+                f"{list(data.label_names)} are given; write codes or names instead, or leave out --label-names"
+            )
     names = task.label_names or declared_names or fallback_label_names or inferred_names
     metrics = problem_type.default_metrics(len(names))
     return replace(task, label_names=names, problem_type=problem_type, metrics=metrics)
@@ -276,6 +294,9 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
         )
     if len(rows) == 0:
         raise InputError(f"the data of {task.name} has no examples")
+    if len(task.text_columns) > 2:
+        raise InputError(f"an example has one or two texts, but {task.name} names the columns {task.text_columns}")
+    rows = plain_columns(rows, task.text_columns)
     columns = dict(zip(("text", "text_pair"), task.text_columns, strict=False))
     if task.label_column in rows.column_names:
         columns["label"] = task.label_column
@@ -286,16 +307,17 @@ def normalise(rows: Dataset, task: Task) -> Dataset:
         for column in ("text", "text_pair"):
             if column in rows.column_names:
                 _check_texts(rows, column, f"column {columns[column]!r} of {task.name}")
-    return encode_labels(rows, task, columns) if "label" in columns else rows
+    if "label" not in columns:
+        return rows
+    check_no_gaps(rows, "label", f"label column {columns['label']!r} of {task.name}", "empty entries")
+    return encode_labels(rows, task, columns)
 
 
 def _check_texts(rows: Dataset, column: str, subject: str) -> None:
     if rows.features[column] not in map(Value, (*STRINGS, "null")):
         raise InputError(f"{subject} holds {rows.features[column]}, not texts")
-    texts = rows.unique(column)
-    if None in texts:
-        raise InputError(f"{subject} has empty texts; fill or drop them")
-    longest = max(map(len, texts))
+    check_no_gaps(rows, column, subject, "empty texts")
+    longest = max(map(len, rows.unique(column)))
     if longest > MAX_CHARACTERS:
         raise InputError(
             f"{subject} has a text of {longest} characters; cut it to {MAX_CHARACTERS} or fewer (the model reads only "
