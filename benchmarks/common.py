@@ -17,7 +17,7 @@ from tkd_hf.core.hardware import describe_hardware, describe_software
 from tkd_hf.data.tasks import get_task
 
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results.json"
 QUICK = Path("runs/quick")
 # training arguments of the quick size
 QUICK_TRAINING = {
@@ -32,20 +32,19 @@ _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = "a the film story plot actor good bad fine dull moving slow not very quite".split()
 
 
-def parser_of(description: str, results: str, work_dir: str) -> argparse.ArgumentParser:
+def parser_of(description: str, work_dir: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks have; `read_options` completes them.
 
     Args:
         description: the script's docstring.
-        results: name of the file in benchmarks/results/ that the script writes.
         work_dir: default folder of models, data and runs.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with local copies of the tasks, DIR/TASK/SPLIT.parquet (the Hub)")
     parser.add_argument("--work-dir", type=Path, help=f"folder of models, data and runs ({work_dir})")
-    parser.add_argument("--results", type=Path, help=f"file to write the results to (benchmarks/results/{results})")
+    parser.add_argument("--results", type=Path, help="file to write the results to (benchmarks/results.json)")
     parser.add_argument("--quick", action="store_true", help=f"run on tiny models and texts, in {QUICK}")
-    parser.set_defaults(default_results=results, default_work_dir=work_dir)
+    parser.set_defaults(default_work_dir=work_dir)
     return parser
 
 
@@ -54,7 +53,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str] | None) -
     options = parser.parse_args(arguments)
     default = Path(options.default_work_dir)
     options.work_dir = options.work_dir or (QUICK / default.name if options.quick else default)
-    options.results = options.results or (options.work_dir if options.quick else RESULTS) / options.default_results
+    options.results = options.results or (options.work_dir / RESULTS.name if options.quick else RESULTS)
     return options
 
 
@@ -79,7 +78,7 @@ def read_results(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def save_rows(path: Path, rows: Iterable[dict], key: tuple[str, ...], section: str = "runs", **about) -> None:
+def save_rows(path: Path, rows: Iterable[dict], key: tuple[str, ...], section: str, command: str | None = None) -> None:
     """Write rows into a result file: rows with the same key are replaced, all others stay.
 
     Args:
@@ -87,9 +86,11 @@ def save_rows(path: Path, rows: Iterable[dict], key: tuple[str, ...], section: s
         rows: measurements; each should hold what `environment` returns.
         key: fields that identify a row.
         section: the list in the file that holds the rows.
-        about: further fields of the file, such as the command.
+        command: the command that measured them.
     """
-    content = about | read_results(path) | about
+    content = read_results(path)
+    if command:
+        content["commands"] = content.get("commands", {}) | {section: command}
     merged = {identity(row, key): row for row in [*content.get(section, []), *rows]}
     content[section] = list(merged.values())
     path.parent.mkdir(parents=True, exist_ok=True)

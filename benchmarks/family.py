@@ -6,7 +6,7 @@
 
 Run `tkd-hf run benchmarks/recipes/tkd-base.yaml` first: all students start from its encoders. Seed 42 runs the recipe
 itself; the other seeds start from the teacher that seed 42 made. Stages that are finished are skipped. Every finished
-run becomes one row of benchmarks/results/family.json: what each student keeps of its teacher, its agreement, latency
+run becomes one row of benchmarks/results.json: what each student keeps of its teacher, its agreement, latency
 and size.
 """
 
@@ -51,7 +51,7 @@ TWELVE_LAYERS = {"distill": "12 layers of 8 heads"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "family.json", "runs")
+    parser = parser_of(__doc__, "runs")
     names = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "tkd-base")
     parser.add_argument("--recipes", nargs="+", choices=names, default=names, help="recipes to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of the students (42 1 2)")
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
             if (folder / "report" / "report.json").exists():
                 rows.append(row_of(folder, name, seed))
     command = "python benchmarks/family.py --data-dir DATA"
-    save_rows(options.results, rows, key=("recipe", "seed"), command=command)
+    save_rows(options.results, rows, key=("recipe", "seed"), section="family", command=command)
 
 
 def load_recipe(name: str, options) -> dict:

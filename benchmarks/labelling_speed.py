@@ -37,7 +37,7 @@ QUICK_TEACHERS = {"tiny": BertConfig(hidden_size=16, num_hidden_layers=2, num_at
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "speed.json", "runs/labelling-speed")
+    parser = parser_of(__doc__, "runs/labelling-speed")
     parser.add_argument("--tokenizer", help="folder or Hub id of a bert-like model")
     parser.add_argument(
         "--teachers", nargs="+", choices=list(TEACHERS), default=["MiniLM-L6"], help="sizes (MiniLM-L6)"

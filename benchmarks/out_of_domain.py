@@ -28,7 +28,7 @@ TEACHER, STUDENTS = "finetune", ("distill-2", "prune", "quantize", "quantize-2",
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "family.json", "runs/out-of-domain")
+    parser = parser_of(__doc__, "runs/out-of-domain")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/tkd-nlp-reviews"), help="run of the recipe")
     parser.add_argument("--reviews", type=Path, default=Path("runs/quickstart/movie-reviews"), help="its data set")
     options = read_options(parser, arguments)

@@ -97,7 +97,7 @@ EXPERIMENTS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "paper.json", "runs/paper")
+    parser = parser_of(__doc__, "runs/paper")
     parser.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="EXPERIMENT")
     parser.add_argument("--encoder", help="folder or Hub id of the encoder that teachers are fine-tuned from")
     for name, kind in (("recipes", str), ("tasks", str), ("layers", int), ("seeds", int)):
@@ -110,13 +110,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     path = options.results
     for name in options.experiments:
-        done = {identity(row, KEY) for row in read_results(path).get("runs", [])}
+        done = {identity(row, KEY) for row in read_results(path).get("paper", [])}
         runs = [run for run in EXPERIMENTS[name].runs() if run not in done and is_chosen(run, options)]
         for number, run in enumerate(runs, start=1):
             say(f"{name}, run {number} of {len(runs)}: {', '.join(map(str, run))}")
             row = train_and_measure(*run, options)
             command = "python benchmarks/paper.py comparison ablation temperature --encoder MINILM --data-dir DATA"
-            save_rows(path, [row], key=KEY, command=command)
+            save_rows(path, [row], key=KEY, section="paper", command=command)
 
 
 def is_chosen(run: tuple, options) -> bool:

@@ -54,7 +54,7 @@ QUICK_STUDENTS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "pruning.json", "runs/pruning")
+    parser = parser_of(__doc__, "runs/pruning")
     parser.add_argument("--teachers", type=Path, help="folder with TASK-teacher for each task")
     parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS), help="tasks to run (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the students (0 1 2)")
@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
                 options.results,
                 [about | {"student": student.name} | row for student, row in zip(students, rows, strict=True)],
                 key=("task", "seed", "student"),
+                section="pruning",
                 command="python benchmarks/pruning.py --teachers TEACHERS --data-dir DATA",
             )
 

@@ -23,7 +23,7 @@ SHAPES = ((1, 32), (32, 128))  # batch size, tokens
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "quantization.json", "runs/quantized")
+    parser = parser_of(__doc__, "runs/quantized")
     names = ["tkd-nlp-sst2", "tkd-nlp-stsb"]
     parser.add_argument("--recipes", nargs="+", default=names, help=f"recipes that have run ({' '.join(names)})")
     parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS), help="backends (all)")
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.results,
             measure(models, data, options),
             key=("task", "model", "backend", "weights"),
+            section="quantization",
             command="python benchmarks/quantization.py --data-dir DATA",
         )
 

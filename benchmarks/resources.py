@@ -43,7 +43,7 @@ CHILD = "--run"  # first argument of the processes whose memory is measured
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(__doc__, "paper.json", "runs/resources")
+    parser = parser_of(__doc__, "runs/resources")
     parser.add_argument("--teacher", help="folder of a classifier of MRPC")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 2], help="layers of the students (3 2)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (1 8 32)")

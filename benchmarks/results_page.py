@@ -1,6 +1,6 @@
 """Write docs/results.md: the text of results_page.md.jinja with the tables of the result files.
 
-Run `python benchmarks/results_page.py` after a file in benchmarks/results/ or the text has changed. With
+Run `python benchmarks/results_page.py` after benchmarks/results.json or the text has changed. With
 `--quickstart runs/quickstart`, the results of the quickstart's runs (`results-<seed>.json`) are stored first.
 """
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quickstart", type=Path, help="Folder of the quickstart's runs, to store their results.")
     folder = parser.parse_args(arguments).quickstart
     if folder:
-        save_rows(RESULTS / "family.json", quickstart_rows(folder), ("seed", "model"), section="quickstart")
+        save_rows(RESULTS, quickstart_rows(folder), ("seed", "model"), section="quickstart")
     PAGE.write_text(page(), encoding="utf-8")
 
 
@@ -82,7 +82,7 @@ def page() -> str:
 
 def training() -> list[str]:
     setups = defaultdict(dict)
-    for row in rows_of("speed", "training"):
+    for row in rows_of("training"):
         setups[row["machine"], row["precision"], row["batch_size"]][row["contender"]] = row
     setups = dict(sorted(setups.items(), key=lambda item: median(item[1]["ours"]["of_fastest_peer"])))
     rows = []
@@ -100,7 +100,7 @@ def training() -> list[str]:
     ]
     rows.append(["others, accuracy", *(f"{min(values):.3f} to {max(values):.3f}" for values in accuracies)])
     head = [f"{machine}, {precision}, batches of {size}" for machine, precision, size in setups]
-    return as_table(["examples per second", *head], rows) + measured_on(rows_of("speed", "training"))
+    return as_table(["examples per second", *head], rows) + measured_on(rows_of("training"))
 
 
 def rate_and_ratio(row: dict | None, rate: str, ratio: str) -> str:
@@ -114,7 +114,7 @@ def rate_and_ratio(row: dict | None, rate: str, ratio: str) -> str:
 
 
 def labelling() -> list[str]:
-    rows = sorted(rows_of("speed", "labelling"), key=lambda row: median(row["of_padded_loop"]))
+    rows = sorted(rows_of("labelling"), key=lambda row: median(row["of_padded_loop"]))
     cells = [
         [
             *(str(row[name]) for name in ("machine", "teacher", "precision", "batch_size")),
@@ -128,7 +128,7 @@ def labelling() -> list[str]:
 
 
 def operations() -> list[str]:
-    rows = rows_of("speed", "operations")
+    rows = rows_of("operations")
     cells = [[part, *(f"{row['milliseconds'][part]:.1f}" for row in rows)] for part in (*PARTS, REMAINDER)]
     cells.append(["total", *(f"{row['total_milliseconds']:.1f}" for row in rows)])
     needed = [row.get("arithmetic_milliseconds") for row in rows]
@@ -156,7 +156,7 @@ def worst_students() -> list[list[str]]:
     least = min(students, key=lambda student: mean(shares(*student)))
     distant = min(students, key=lambda student: mean(shares(*student, "agreement")))
     unsteady = max(students, key=lambda student: mean_and_deviation(shares(*student))[1] or 0)
-    rows = rows_of("family", "out_of_domain")
+    rows = rows_of("out_of_domain")
     teachers = {row["domain"]: row["accuracy"] for row in rows if row["model"] == "teacher"}
     share, strange = min(((row["accuracy"] / teachers[row["domain"]], row) for row in rows), key=lambda pair: pair[0])
     return [
@@ -185,10 +185,10 @@ def worst_formats() -> list[list[str]]:
 
 def worst_speeds() -> list[list[str]]:
     """Return the lowest ratio and utilisation of our training, and the lowest ratio of our labelling."""
-    ours = [row for row in rows_of("speed", "training") if row["contender"] == "ours"]
+    ours = [row for row in rows_of("training") if row["contender"] == "ours"]
     slow = min(ours, key=lambda row: median(row["of_fastest_peer"]))
     idle = min(ours, key=lambda row: row["utilisation"])
-    label = min(rows_of("speed", "labelling"), key=lambda row: median(row["of_padded_loop"]))
+    label = min(rows_of("labelling"), key=lambda row: median(row["of_padded_loop"]))
     ratio, rate = median(slow["of_fastest_peer"]), median(label["of_padded_loop"])
     utilisation = f"{100 * idle['utilisation']:.1f} % of the rate of large matrix products"
     teacher = f"{label['machine']}, {label['teacher']}, batches of {label['batch_size']}"

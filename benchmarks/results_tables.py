@@ -1,4 +1,4 @@
-"""The tables of the results page, one function per table, each made from a file in benchmarks/results/."""
+"""The tables of the results page, one function per table, each made from benchmarks/results.json."""
 
 from collections import defaultdict
 from math import sqrt
@@ -24,8 +24,8 @@ STANDARD_ERRORS = {
 }
 
 
-def rows_of(name: str, section: str = "runs") -> list[dict]:
-    return read_results(RESULTS / f"{name}.json")[section]
+def rows_of(section: str) -> list[dict]:
+    return read_results(RESULTS)[section]
 
 
 def as_table(head: list[str], rows: list[list[str]], text_columns: int = 1) -> list[str]:
@@ -159,7 +159,7 @@ QUICKSTART_MODELS = {
 def quickstart() -> list[str]:
     """Return a row per model of the quickstart; the share of the teacher is the mean over the seeds."""
     models = defaultdict(list)
-    for row in rows_of("family", "quickstart"):
+    for row in rows_of("quickstart"):
         models[row["model"]].append(row)
     rows = []
     for name, runs in models.items():
@@ -177,12 +177,12 @@ def quickstart() -> list[str]:
             ]
         )
     head = ["", "runs in", "accuracy", "of the teacher, %", "agreement", "ms", "faster", "MB"]
-    return as_table(head, rows, text_columns=2) + measured_on(rows_of("family", "quickstart"))
+    return as_table(head, rows, text_columns=2) + measured_on(rows_of("quickstart"))
 
 
 def out_of_domain() -> list[str]:
     domains = defaultdict(dict)
-    for row in rows_of("family", "out_of_domain"):
+    for row in rows_of("out_of_domain"):
         domains[row["domain"]][row["model"]] = row
     rows = []
     for domain, models in sorted(domains.items(), key=lambda item: item[1]["3 layers"]["change"]):
@@ -194,7 +194,7 @@ def out_of_domain() -> list[str]:
             cells.append(f"{100 * row['accuracy'] / teacher['accuracy']:.1f} ({low:+.1f} to {high:+.1f})")
         rows.append([f"{domain}, {teacher['examples']:,} texts", f"{teacher['accuracy']:.4f}", *cells])
     head = ["", "teacher, accuracy", *(f"{size}, %" for size in SHOWN_SIZES)]
-    return as_table(head, rows) + measured_on(rows_of("family", "out_of_domain"))
+    return as_table(head, rows) + measured_on(rows_of("out_of_domain"))
 
 
 def pruning() -> list[str]:
@@ -316,8 +316,7 @@ def parts_of_the_recipe() -> list[str]:
 
 def resources() -> list[str]:
     values = {
-        (row["measurement"], row["model"], row["precision"], row["batch_size"]): row
-        for row in rows_of("paper", "resources")
+        (row["measurement"], row["model"], row["precision"], row["batch_size"]): row for row in rows_of("resources")
     }
     sizes = sorted({size for *_, size in values})
 
@@ -340,4 +339,4 @@ def resources() -> list[str]:
     rows.sort(key=lambda row: -float(row[4]))
     head = ["", *(f"training, s per step of {size}" for size in sizes[1:]), "training, peak MB"]
     head += [*(f"inference, ms per batch of {size}" for size in sizes), "inference, peak MB", "weights, MB"]
-    return as_table(head, rows) + measured_on(rows_of("paper", "resources"))
+    return as_table(head, rows) + measured_on(rows_of("resources"))

@@ -43,7 +43,7 @@ CHILD = "--run"  # first argument of the processes that train one contender
 
 def training_parser(description: str):
     """Return the parser of the benchmarks that train on SST-2."""
-    parser = parser_of(description, "speed.json", "runs/training-speed")
+    parser = parser_of(description, "runs/training-speed")
     parser.add_argument("--teacher", help="folder of a classifier of SST-2")
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run (100)")
     parser.add_argument("--batch-size", type=int, default=64, help="examples per step (64)")

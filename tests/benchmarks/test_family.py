@@ -42,7 +42,7 @@ def test_there_is_a_recipe_for_each_task_of_the_family():
 def test_a_recipe_in_its_quick_size_gives_a_row_and_cards(name, in_process, no_processes, tmp_path):
     pytest.importorskip("onnxruntime", reason="the recipes export to ONNX")
     family.main(["--quick", "--recipes", name, "--seeds", "42", "--work-dir", str(tmp_path)])
-    (row,) = read_json(tmp_path / "family.json")["runs"]
+    (row,) = read_json(tmp_path / "results.json")["family"]
     sizes = family.TWELVE_LAYERS if name == "tkd-12l-sst2" else family.SIZES
     assert list(row["students"]) == list(sizes.values())
     config = read_json(tmp_path / name / "distill" / "config.json")
@@ -89,20 +89,25 @@ def test_a_second_seed_becomes_a_row_beside_the_first(in_process, no_processes, 
     (tmp_path / "recipes" / "tkd-nlp-cola.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(family, "RECIPES", tmp_path / "recipes")
     family.main(["--quick", "--recipes", "tkd-nlp-cola", "--seeds", "42", "1", "--work-dir", str(tmp_path)])
-    rows = read_json(tmp_path / "family.json")["runs"]
+    rows = read_json(tmp_path / "results.json")["family"]
     assert [row["seed"] for row in rows] == [42, 1]
     assert rows[0]["teacher"]["value"] == rows[1]["teacher"]["value"]
     family.main(
-        ["--quick", "--collect", "--work-dir", str(tmp_path / "nothing"), "--results", str(tmp_path / "family.json")]
+        ["--quick", "--collect", "--work-dir", str(tmp_path / "nothing"), "--results", str(tmp_path / "results.json")]
     )
-    assert read_json(tmp_path / "family.json")["runs"] == rows  # rows of other machines stay
+    assert read_json(tmp_path / "results.json")["family"] == rows  # rows of other machines stay
 
 
 def test_rows_with_the_same_key_are_replaced(tmp_path):
     path = tmp_path / "rows.json"
-    common.save_rows(path, [{"seed": 1, "value": 1 / 3}, {"seed": 2, "value": 2}], key=("seed",), command="first")
-    common.save_rows(path, [{"seed": 2, "value": 3}], key=("seed",), command="second")
-    assert read_json(path) == {"command": "second", "runs": [{"seed": 1, "value": 0.333333}, {"seed": 2, "value": 3}]}
+    common.save_rows(
+        path, [{"seed": 1, "value": 1 / 3}, {"seed": 2, "value": 2}], key=("seed",), section="runs", command="first"
+    )
+    common.save_rows(path, [{"seed": 2, "value": 3}], key=("seed",), section="runs", command="second")
+    assert read_json(path) == {
+        "commands": {"runs": "second"},
+        "runs": [{"seed": 1, "value": 0.333333}, {"seed": 2, "value": 3}],
+    }
 
 
 def test_a_single_value_has_no_deviation():
@@ -111,7 +116,7 @@ def test_a_single_value_has_no_deviation():
 
 
 def test_the_quick_size_neither_reuses_full_runs_nor_replaces_published_results():
-    parser = common.parser_of("", "pruning.json", "runs/pruning")
+    parser = common.parser_of("", "runs/pruning")
     full, quick = (common.read_options(parser, arguments) for arguments in ([], ["--quick"]))
-    assert (full.work_dir, full.results) == (common.Path("runs/pruning"), common.RESULTS / "pruning.json")
-    assert (quick.work_dir, quick.results) == (common.QUICK / "pruning", common.QUICK / "pruning" / "pruning.json")
+    assert (full.work_dir, full.results) == (common.Path("runs/pruning"), common.RESULTS)
+    assert (quick.work_dir, quick.results) == (common.QUICK / "pruning", common.QUICK / "pruning" / "results.json")

@@ -67,8 +67,8 @@ def test_every_recipe_runs_once_before_another_seed_or_size():
 def test_a_run_becomes_a_row_and_is_not_repeated(work, monkeypatch):
     options = ["--quick", "--work-dir", str(work), "--layers", "2", "--seeds", "0"]
     paper.main(["comparison", *options, "--recipes", "ours", "labels alone"])
-    text = (work / "paper.json").read_text()
-    rows = read_json(work / "paper.json")["runs"]
+    text = (work / "results.json").read_text()
+    rows = read_json(work / "results.json")["paper"]
     assert [(row["recipe"], row["task"]) for row in rows] == [
         (recipe, task) for recipe in ("labels alone", "ours") for task in ("sst2", "stsb")
     ]
@@ -77,7 +77,7 @@ def test_a_run_becomes_a_row_and_is_not_repeated(work, monkeypatch):
     assert not list((work / "students").iterdir())  # no weights are left
     monkeypatch.setattr(paper, "distill", None)
     paper.main(["comparison", *options, "--recipes", "ours", "labels alone"])
-    assert (work / "paper.json").read_text() == text
+    assert (work / "results.json").read_text() == text
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_every_experiment_runs(work, experiment, task, recipe):
     if task == "rte":
         paper.tiny_task(work / "data", "mnli")  # which the teacher of RTE learns first
     paper.main([experiment, *options, "--seeds", str(seed)])
-    row = read_json(work / "paper.json")["runs"][-1]
+    row = read_json(work / "results.json")["paper"][-1]
     assert [row[name] for name in paper.KEY] == [recipe, task, layers, seed]
     assert row["examples"] == 16
 
@@ -117,7 +117,7 @@ def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path, monkeypatch)
     options = ["--quick", "--work-dir", str(tmp_path), "--recipes", "ours", "--seeds", "1", "--layers", "2"]
     with pytest.raises(KeyboardInterrupt):
         paper.main(["comparison", *options, "--tasks", "stsb"])
-    assert not (tmp_path / "paper.json").exists()
+    assert not (tmp_path / "results.json").exists()
     steps.append("interrupted")
     paper.main(["comparison", *options, "--tasks", "stsb"])
     assert steps == [0, "interrupted", 1, 0, 1]
@@ -126,7 +126,7 @@ def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_subset_of_the_training_examples_is_the_same_every_time(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "TASKS", {"sst2": paper.Task(steps=1, examples=8)})
-    options = paper.read_options(paper.parser_of("", "paper.json", "runs"), [])
+    options = paper.read_options(paper.parser_of("", "runs"), [])
     options.data_dir = paper.tiny_task(tmp_path / "data", "sst2")
     subsets = []
     for name in ("first", "second"):
@@ -147,7 +147,7 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
 
     monkeypatch.setattr(resources, "in_own_process", in_process)
     resources.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = read_json(tmp_path / "paper.json")["resources"]
+    rows = read_json(tmp_path / "results.json")["resources"]
     cases = [(row["measurement"], row["model"], row["precision"], row["batch_size"]) for row in rows]
     models, precisions = ("teacher", "1 layers"), ("fp32", "bf16")
     assert cases[:3] == [*(("training", model, "fp32", 4) for model in models), ("training", "1 layers", "bf16", 4)]
@@ -160,7 +160,7 @@ def test_resources_are_measured_for_every_model_precision_and_batch_size(tmp_pat
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    options = resources.read_options(resources.parser_of("", "paper.json", "runs"), [])
+    options = resources.read_options(resources.parser_of("", "runs"), [])
     options.teacher, options.steps = resources.tiny_model(tmp_path / "teacher", layers=2), 1
     options.data_dir = resources.tiny_task(tmp_path / "data", "mrpc")
     values = resources.in_own_process("inference memory", (1, "fp32", 4), options)

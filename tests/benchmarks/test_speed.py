@@ -69,14 +69,14 @@ def test_training_resumes_and_names_the_contenders_that_are_not_installed(tmp_pa
     options = ["--quick", "--work-dir", str(tmp_path), "--rounds", "1", "--contenders", *contenders]
     training_speed.main(options)
     assert "skipping TextBrewer: it is not installed" in capsys.readouterr().err
-    rows = read_json(tmp_path / "speed.json")["training"]
+    rows = read_json(tmp_path / "results.json")["training"]
     assert [row["contender"] for row in rows] == contenders[:2]
     for row in rows:
         assert sum(row["phases"].values()) == pytest.approx(1, abs=1e-4)
         assert 0 < row["utilisation"] < 1
         assert 0 <= row["accuracy"] <= 1
     assert rows[1]["of_fastest_peer"] == [1]
-    assert str(tmp_path) not in (tmp_path / "speed.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "results.json").read_text()
     monkeypatch.setattr(training_speed.subprocess, "run", None)
     training_speed.main(options)
 
@@ -87,12 +87,12 @@ def test_other_libraries_train_where_they_are_installed(peer, tmp_path):
     if importlib.util.find_spec(training_speed.PEERS[peer][0]) is None:
         pytest.skip(f"{peer} is not installed")
     training_speed.main(["--quick", "--work-dir", str(tmp_path), "--rounds", "1", "--contenders", peer])
-    assert read_json(tmp_path / "speed.json")["training"][0]["examples_per_second"][0] > 0
+    assert read_json(tmp_path / "results.json")["training"][0]["examples_per_second"][0] > 0
 
 
 def test_labelling_is_measured_beside_a_padded_loop(tmp_path):
     labelling_speed.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = read_json(tmp_path / "speed.json")["labelling"]
+    rows = read_json(tmp_path / "results.json")["labelling"]
     assert [(row["teacher"], row["batch_size"]) for row in rows] == [("tiny", 2), ("tiny", 4)]
     assert all(row["texts_per_second"][0] > 0 and row["of_padded_loop"][0] > 0 for row in rows)
 
@@ -100,7 +100,7 @@ def test_labelling_is_measured_beside_a_padded_loop(tmp_path):
 @pytest.mark.slow
 def test_the_parts_of_a_step_add_up(tmp_path):
     operations.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = read_json(tmp_path / "speed.json")["operations"]
+    rows = read_json(tmp_path / "results.json")["operations"]
     assert [row["batch_size"] for row in rows] == [8, operations.FEW_EXAMPLES]
     for row in rows:
         assert list(row["milliseconds"]) == [*operations.PARTS, operations.REMAINDER]
@@ -115,16 +115,16 @@ def test_operations_of_torch_belong_to_parts():
     assert ("dropout" in dropout, "optimizer" in optimizer, "softmax" in softmax) == (True, True, True)
 
 
-def rows_of(folder, name: str, section: str = "runs") -> list[dict]:
-    text = (folder / name).read_text()
+def rows_of(folder, section: str) -> list[dict]:
+    text = (folder / "results.json").read_text()
     assert str(folder) not in text
-    return read_json(folder / name)[section]
+    return read_json(folder / "results.json")[section]
 
 
 @pytest.mark.slow
 def test_pruning_measures_every_student_of_every_seed(no_processes, tmp_path):
     pruning.main(["--quick", "--seeds", "0", "1", "--work-dir", str(tmp_path)])
-    rows = rows_of(tmp_path, "pruning.json")
+    rows = rows_of(tmp_path, "pruning")
     students = [student.name for student in pruning.QUICK_STUDENTS]
     assert [(row["seed"], row["student"]) for row in rows] == [(seed, name) for seed in (0, 1) for name in students]
     pruned, shallow = rows[:2]
@@ -133,7 +133,7 @@ def test_pruning_measures_every_student_of_every_seed(no_processes, tmp_path):
     assert 0 <= shallow["agreement"] <= 1
     assert all(row["speedup"] > 0 for row in rows)
     pruning.main(["--quick", "--seeds", "0", "--work-dir", str(tmp_path)])
-    assert len(rows_of(tmp_path, "pruning.json")) == len(rows)  # the other seed's rows stay
+    assert len(rows_of(tmp_path, "pruning")) == len(rows)  # the other seed's rows stay
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_quantization_measures_every_scheme_and_skips_missing_backends(no_proces
     monkeypatch.setattr(quantization, "load_backend", without_quanto)
     quantization.main(["--quick", "--backends", "onnx", "quanto", "--work-dir", str(tmp_path)])
     assert "skipping quanto: no quanto here" in capsys.readouterr().err
-    rows = rows_of(tmp_path, "quantization.json")
+    rows = rows_of(tmp_path, "quantization")
     schemes = ["int8-dynamic", "int8-dynamic-int4-embeddings", "float32"]
     models = ["teacher", "3 layers, smaller vocabulary"]
     assert [(row["model"], row["weights"]) for row in rows] == [
@@ -162,7 +162,7 @@ def test_quantization_measures_every_scheme_and_skips_missing_backends(no_proces
 @pytest.mark.slow
 def test_out_of_domain_has_a_row_per_domain_and_model(tmp_path):
     out_of_domain.main(["--quick", "--work-dir", str(tmp_path)])
-    rows = rows_of(tmp_path, "family.json", "out_of_domain")
+    rows = rows_of(tmp_path, "out_of_domain")
     models = ["teacher", *(out_of_domain.SIZES[stage] for stage in out_of_domain.STUDENTS)]
     assert [(row["domain"], row["model"]) for row in rows] == [
         (domain, model) for domain in out_of_domain.DOMAINS for model in models
