@@ -15,8 +15,7 @@ from tkd_hf.models.arguments import LoraArguments
 from tkd_hf.models.lora import add_adapters
 from tkd_hf.records.run_folder import StageRecord, previous_stages, write_record
 
-from ..factories import build_teacher, read_json
-from ..hub.runs import distilled, report_folder, run_folder
+from ..factories import build_teacher, distilled, read_json, report_folder, run_folder
 
 
 @pytest.fixture

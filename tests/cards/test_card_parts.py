@@ -31,8 +31,7 @@ from tkd_hf.evaluation.columns import Column
 from tkd_hf.evaluation.tables import Table
 from tkd_hf.pruning.arguments import PruningArguments
 
-from ..factories import read_json
-from ..hub.runs import distilled, report_folder
+from ..factories import distilled, read_json, report_folder
 
 
 VALID = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["tkd"]}

@@ -27,8 +27,7 @@ from tkd_hf.evaluation.metrics import (
 from tkd_hf.evaluation.predictions import Predictions, labels_from_logits, predicted_labels
 from tkd_hf.evaluation.results import check_drop
 
-from ..factories import build_tokenizer
-from ..hub.runs import distilled, run_folder
+from ..factories import build_tokenizer, distilled, run_folder
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -13,8 +13,7 @@ from tkd_hf.hub.snapshot import copy_files
 from tkd_hf.records.redaction import hub_id, redact, redacted_record
 from tkd_hf.records.run_folder import StageRecord
 
-from ..factories import read_json
-from .runs import distilled, report_folder, run_folder
+from ..factories import distilled, read_json, report_folder, run_folder
 
 
 @pytest.fixture
