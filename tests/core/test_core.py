@@ -228,3 +228,16 @@ def test_a_signal_that_the_process_ignores_stays_ignored():
         assert stop.signum is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_does_not_end_the_workers_that_load_data():
+    with DelayedStop() as stop:
+        loader = torch.utils.data.DataLoader(range(4), num_workers=1, multiprocessing_context="fork")
+        batches = iter(loader)
+        os.kill(loader_process(batches), signal.SIGINT)
+        assert [batch.item() for batch in batches] == [0, 1, 2, 3]
+    assert stop.signum is None
+
+
+def loader_process(batches) -> int:
+    return batches._workers[0].pid

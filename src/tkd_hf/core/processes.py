@@ -94,8 +94,13 @@ def stopping_at_once() -> Iterator[None]:
     ```
     """
 
+    process = os.getpid()
+
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise StopRequested(signum)
+        if os.getpid() == process:
+            raise StopRequested(signum)
+        signal.signal(signum, signal.SIG_DFL)  # a child that was forked ends as it would without this context
+        os.kill(os.getpid(), signum)
 
     with _handled_by(stop):
         yield
@@ -124,6 +129,7 @@ class DelayedStop:
     signum: int | None = None
 
     def __enter__(self) -> "DelayedStop":
+        self._process = os.getpid()
         self._handled = _handled_by(self._request)
         self._handled.__enter__()
         return self
@@ -133,6 +139,8 @@ class DelayedStop:
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        if os.getpid() != self._process:
+            return  # a worker that loads data; Ctrl-C reaches it as well, and the training still needs it
         if self.signum is None:
             self.signum, self._since = signum, now
             if is_first_process():
