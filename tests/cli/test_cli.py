@@ -231,7 +231,7 @@ def test_bad_recipes_are_refused(run, tmp_path, recipe, message):
         ("label {teacher} --task cola --data-dir {data}", "no split 'train' in"),
         ("label {teacher} --task sst2", "'nyu-mll/glue' is neither a local path nor can it be fetched"),
         ("label {teacher} --dataset no/such", "'no/such' is neither a local path nor can it be fetched"),
-        ("label {teacher}", "name the data by either --task or --dataset"),
+        ("label {teacher}", "name the data with --task or --dataset"),
         ("label {teacher} --dataset {data}/sst2 --text-column body", "missing column 'body'"),
         ("label no/such --task sst2 --data-dir {data}", "'no/such' is neither a folder with a loadable tokenizer nor"),
         ("label {data} --task sst2 --data-dir {data}", "data' is neither a folder with a loadable tokenizer"),

@@ -160,7 +160,7 @@ def timed_twice(shared):
 def test_benchmark_announces_its_work_and_suggests_an_evaluation(timed_twice, shared):
     teacher = shared.teacher
     assert timed_twice.err.splitlines()[0] == f"benchmarking {teacher}, {teacher} on built-in sentences"
-    assert timed_twice.err.splitlines()[-1] == f"next: tkd-hf evaluate {teacher} --teacher {teacher} --task …"
+    assert timed_twice.err.splitlines()[-1] == f"next: tkd-hf evaluate {teacher} --teacher {teacher}"
 
 
 def test_a_model_compared_with_itself_gets_a_numbered_row(timed_twice, shared):

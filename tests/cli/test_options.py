@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
@@ -238,3 +239,28 @@ def test_an_option_class_of_another_program_is_built_in_the_same_way():
     assert build(Options, {"name": "x", "count": "3"}) == Options("x", 3)
     with pytest.raises(InputError, match="--count 4 is too large; use at most 3"):
         build(Options, {"name": "x", "count": 4})
+
+
+def test_suggested_commands_name_the_data_completely_and_are_quoted():
+    data = DataArguments(
+        dataset="my data", text_columns=("title", "body text"), label_names=("no", "yes"), max_length=64
+    )
+    command = COMMANDS["label"].next_command(LabelOptions("my teacher", data, path="soft labels"), None)
+    words = shlex.split(command)
+    assert words[:5] == ["tkd-hf", "distill", "my teacher", "--soft-labels", "soft labels"]
+    assert words[-4:] == ["--layers", "3", "--output-dir", "…"]
+    pairs = list(zip(words[5:-4:2], words[6:-4:2], strict=True))
+    assert pairs == [
+        ("--dataset", "my data"),
+        ("--text-column", "title"),
+        ("--text-column", "body text"),
+        ("--label-names", "no,yes"),
+        ("--max-length", "64"),
+    ]
+
+
+def test_a_command_after_a_run_needs_no_data_and_drops_none_silently():
+    assert build(LabelOptions, {"teacher": "t"}).data is None
+    assert build(LabelOptions, {"teacher": "t", "data_dir": "copies"}).data is None  # `tkd-hf run` gives it to all
+    with pytest.raises(InputError, match="--eval-split has no effect without --task or --dataset; add one of them"):
+        build(LabelOptions, {"teacher": "t", "eval_split": "test"})

@@ -1,5 +1,6 @@
 """The commands by name. The work is done by the public function of the same name, loaded when it is first used."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import tkd_hf
 from ..cards.arguments import CardOptions
 from ..commands import options as of
 from ..core.errors import InputError
-from ..core.options import option, option_class
+from ..core.options import option, option_class, options_of
 from ..data.arguments import DataArguments
 from ..evaluation.columns import NAME, Column
 from ..evaluation.tables import (
@@ -49,13 +50,42 @@ class PushConsoleOptions(ConsoleOptions):
 
 
 def _data(data: DataArguments | None) -> str:
-    return str(data.task or data.dataset) if data else "…"
+    return str(data.task or data.dataset) if data else "the data of its run"
 
 
-def _data_flags(data: DataArguments | None) -> str:
-    if data is None:
-        return "--task …"
-    return f"--task {data.task}" if data.task else f"--dataset {data.dataset}"
+def _data_flags(data: DataArguments | None) -> list[str]:
+    """Return the words that name the data completely; none if they are those of a run, whose record names them."""
+    words: list[str] = []
+    for declared in options_of(DataArguments) if data else ():
+        value = getattr(data, declared.python_name)
+        if value == getattr(DataArguments, declared.python_name):
+            continue
+        if isinstance(value, tuple):
+            value = list(value) if declared.multiple else [",".join(value)]
+        for word in value if isinstance(value, list) else [value]:
+            words += [declared.flag, str(word)]
+    return words
+
+
+def _next_label(options: of.LabelOptions, result: Any) -> str:
+    soft_labels = ("--soft-labels", options.path) if options.path else ()
+    words = (options.teacher, *soft_labels, *_data_flags(options.data))
+    return _typed("distill", *words, "--layers", 3, "--output-dir", "…")
+
+
+def _next_augment(options: of.AugmentOptions, record: Any) -> str:
+    texts = ("--unlabelled", options.output_dir)
+    return _typed("distill", "TEACHER", *_data_flags(options.data), *texts, "--layers", 3, "--output-dir", "…")
+
+
+def _next_benchmark(options: of.BenchmarkOptions, result: Any) -> str:
+    teacher = options.reference or options.models[0]
+    return _typed("evaluate", options.models[-1], "--teacher", teacher, *_data_flags(options.data))
+
+
+def _typed(*words: Any) -> str:
+    """Return a command as it is typed; what one fills in stays as it is."""
+    return " ".join(str(word) if word in ("…", "TEACHER") else shlex.quote(str(word)) for word in ("tkd-hf", *words))
 
 
 def _stage_tables(options: Any, record: Any) -> list[Table]:
@@ -153,8 +183,8 @@ def _label_tables(options: of.LabelOptions, result: Any) -> list[Table]:
 def _next_card(options: CardOptions, result: Any) -> str:
     folder = Path(options.folder)
     if not options.report and not (folder / "report.json").exists():
-        return f"tkd-hf report {folder} && tkd-hf card {folder} --report report"
-    return f"tkd-hf push {folder} --repo-id {options.repo_id or f'ORG/{folder.name}'}"
+        return f"{_typed('report', folder)} && {_typed('card', folder, '--report', 'report')}"
+    return _typed("push", folder, "--repo-id", options.repo_id or f"ORG/{folder.name}")
 
 
 @dataclass(frozen=True)
@@ -192,7 +222,7 @@ def _after_push(options: of.PushOptions, result: Any) -> None:
 def _next_push(options: of.PushOptions, result: Any) -> str | None:
     if isinstance(result, _PlannedPush):
         return None
-    return f"tkd-hf verify {options.repo_id}{'' if result.revision == 'main' else f'@{result.revision}'}"
+    return _typed("verify", f"{options.repo_id}{'' if result.revision == 'main' else f'@{result.revision}'}")
 
 
 def _verification_tables(options: of.VerifyOptions, result: Any) -> list[Table]:
@@ -218,7 +248,7 @@ COMMANDS = {
             of.PretrainOptions,
             _first_line_of_pretrain,
             _stage_tables,
-            lambda o, r: f"tkd-hf finetune {o.args.output_dir} --task sst2 --output-dir …",
+            lambda o, r: _typed("finetune", o.args.output_dir, "--task", "sst2", "--output-dir", "…"),
         ),
         Command(
             "finetune",
@@ -227,7 +257,7 @@ COMMANDS = {
             _stage_tables,
             lambda o, r: (
                 _merge(o.lora, o.args.output_dir)
-                or f"tkd-hf distill {o.args.output_dir} {_data_flags(o.data)} --layers 3 --output-dir …"
+                or _typed("distill", o.args.output_dir, "--layers", 3, "--output-dir", "…")
             ),
         ),
         Command(
@@ -235,8 +265,16 @@ COMMANDS = {
             of.AugmentOptions,
             lambda o, c: f"augmenting {_data(o.data)} into {o.output_dir}",
             _stage_tables,
-            lambda o, r: (
-                f"tkd-hf distill TEACHER {_data_flags(o.data)} --unlabelled {o.output_dir} --layers 3 --output-dir …"
+            lambda o, r: _typed(
+                "distill",
+                "TEACHER",
+                *_data_flags(o.data),
+                "--unlabelled",
+                o.output_dir,
+                "--layers",
+                3,
+                "--output-dir",
+                "…",
             ),
         ),
         Command(
@@ -244,7 +282,7 @@ COMMANDS = {
             of.LabelOptions,
             lambda o, c: f"labelling {_data(o.data)} with {o.teacher}",
             _label_tables,
-            lambda o, r: f"tkd-hf distill {o.teacher} {_data_flags(o.data)} --layers 3 --output-dir …",
+            _next_label,
         ),
         Command(
             "distill",
@@ -253,7 +291,7 @@ COMMANDS = {
             _stage_tables,
             lambda o, r: (
                 _merge(o.lora, o.args.output_dir)
-                or f"tkd-hf evaluate {o.args.output_dir} --teacher {_first(o.teacher)} {_data_flags(o.data)}"
+                or _typed("evaluate", o.args.output_dir, "--teacher", _first(o.teacher))
             ),
             console=DistillConsoleOptions,
             complete=_distill_values,
@@ -263,7 +301,7 @@ COMMANDS = {
             of.PruneOptions,
             lambda o, c: f"pruning {o.model} on {_data(o.data)} into {o.args.output_dir}",
             _stage_tables,
-            lambda o, r: f"tkd-hf evaluate {o.args.output_dir} --teacher {o.teacher or o.model} {_data_flags(o.data)}",
+            lambda o, r: _typed("evaluate", o.args.output_dir, "--teacher", o.teacher or o.model),
             console=GateOptions,
             complete=_prune_values,
             gate=_gate_prune,
@@ -273,7 +311,7 @@ COMMANDS = {
             of.QuantizeOptions,
             _first_line_of_quantize,
             lambda o, r: [quantization_table(o.model, str(o.output_dir), r)],
-            lambda o, r: f"tkd-hf benchmark {o.model} {o.output_dir}{f' {_data_flags(o.data)}' if o.data else ''}",
+            lambda o, r: _typed("benchmark", o.model, o.output_dir, *_data_flags(o.data)),
             console=GateOptions,
             check=_check_quantize,
             gate=_gate_quantize,
@@ -292,7 +330,9 @@ COMMANDS = {
             of.BenchmarkOptions,
             lambda o, c: f"benchmarking {_list(o.models)} on {_data(o.data) if o.data else 'built-in sentences'}",
             lambda o, r: [benchmark_table(r)],
-            lambda o, r: f"tkd-hf evaluate {o.models[-1]} --teacher {o.reference or o.models[0]} {_data_flags(o.data)}",
+            lambda o, r: _typed(
+                "evaluate", o.models[-1], "--teacher", o.reference or o.models[0], *_data_flags(o.data)
+            ),
         ),
         Command(
             "report",

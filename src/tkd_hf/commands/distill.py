@@ -34,6 +34,7 @@ from ..models.lora import add_adapters, finish_adapters
 from ..models.student import classifier_from_base, student_from_teacher
 from ..objectives.arguments import DEFAULT_OBJECTIVES, DistillationTrainingArguments
 from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.recorded import recorded_data
 from ..records.run_folder import RunFolder, StageRecord
 from ..teachers.soft_labels import attach_mean, default_path
 from ..teachers.teacher import normalize_weights
@@ -102,16 +103,17 @@ def distill(options: DistillOptions) -> StageRecord:
         Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531; the recipe is that of
         TKD-NLP, arXiv 2405.11704.
     """
-    data, args, student, lora = options.data, options.args, options.student, options.lora
+    args, student, lora = options.args, options.student, options.lora
     teachers, live = to_tuple(options.teacher), options.live or bool(CombinedObjective(args).features)
     _check(options, teachers)
+    data = options.data or recorded_data(teachers)
     train, evaluation, task = load_splits(data, load_config(teachers[0]))
     if "label" not in train.column_names:
         args = arguments_without_labels(args, task)
     extra = new_texts(options.unlabelled, data, train, evaluation, task)
     tokenizer = load_tokenizer(student.student or teachers[0])
     revisions = [teacher_revision(name) for name in teachers]
-    record = _record(options, args, live, list(zip(teachers, revisions, strict=True)))
+    record = _record(options, args, live, list(zip(teachers, revisions, strict=True)), data.max_length)
     record.inputs |= data_inputs(data, train, evaluation, task, extra)
     folder = RunFolder(
         args.output_dir,
@@ -157,7 +159,11 @@ def new_texts(
 
 
 def _record(
-    options: DistillOptions, args: DistillationTrainingArguments, live: bool, teachers: Sequence[tuple[str, str]]
+    options: DistillOptions,
+    args: DistillationTrainingArguments,
+    live: bool,
+    teachers: Sequence[tuple[str, str]],
+    max_length: int,
 ) -> StageRecord:
     """Return the record of a run, to which the data is still to be added.
 
@@ -166,6 +172,7 @@ def _record(
         args: the training arguments, with other objectives than in `options` if the data has no labels.
         live: whether the teachers run along.
         teachers: folder or Hub id and revision of each teacher.
+        max_length: number of tokens to which examples are truncated.
     """
     names, revisions = [name for name, _ in teachers], [revision for _, revision in teachers]
     several = len(teachers) > 1
@@ -173,7 +180,7 @@ def _record(
     inputs = {"teacher": names if several else names[0], "teacher_revision": revisions if several else revisions[0]}
     if student.student:
         inputs["student_revision"] = teacher_revision(student.student)
-    arguments = {"max_length": options.data.max_length, "live": live, **vars(student), **training_arguments(args)}
+    arguments = {"max_length": max_length, "live": live, **vars(student), **training_arguments(args)}
     if options.lora:
         arguments["lora"] = asdict(options.lora)
     if options.quantization_aware:

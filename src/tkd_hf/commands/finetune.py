@@ -14,6 +14,7 @@ from ..evaluation.metrics import compute_metrics_for
 from ..models.loading import load_for_training, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
 from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.recorded import recorded_data
 from ..records.run_folder import RunFolder, StageRecord
 from ..training.base_trainer import BaseTrainer
 from ..training.stage import train_into
@@ -52,7 +53,8 @@ def finetune(options: FinetuneOptions) -> StageRecord:
     print(record.metrics["accuracy"])
     ```
     """
-    model, data, args, lora = options.model, options.data, options.args, options.lora
+    model, args, lora = options.model, options.args, options.lora
+    data = options.data or recorded_data(model)
     train, evaluation, task = load_splits(data)
     tokenizer = load_tokenizer(model)
     record = StageRecord(

@@ -18,6 +18,7 @@ from ..data.tokenization import teacher_features, tokenize
 from ..data.unlabelled import read_unlabelled
 from ..models.loading import load_classifier_with_tokenizer, load_tokenizer
 from ..records.inputs import teacher_revision
+from ..records.recorded import recorded_data
 from ..teachers.soft_labels import SoftLabels, default_path
 from .options import LabelOptions
 
@@ -69,7 +70,8 @@ def label(options: LabelOptions) -> LabelResult:
     print(result.path, result.computed)
     ```
     """
-    teacher, data, path = options.teacher, options.data, options.path
+    teacher, path = options.teacher, options.path
+    data = options.data or recorded_data(teacher)
     tokenizer = load_tokenizer(teacher)  # fails early if the teacher does not exist
     revision = teacher_revision(teacher)
     path = Path(path or default_path(revision))

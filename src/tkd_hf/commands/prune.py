@@ -28,6 +28,7 @@ from ..pruning.targets import ParameterTarget, SpeedTarget, Target, shape_latenc
 from ..pruning.unstructured import ElementPruner, ElementPruningCallback, magnitude_masks, sparsity_report
 from ..pruning.vocabulary import VocabularyReport, corpus_texts, prune_vocabulary
 from ..records.inputs import data_inputs, teacher_revision, training_arguments
+from ..records.recorded import recorded_data
 from ..records.run_folder import RunFolder, StageRecord
 from ..training.combined import CombinedObjective
 from ..training.stage import finish_run, log_to_stderr, save_and_evaluate, train_into
@@ -74,7 +75,8 @@ def prune(options: PruneOptions) -> StageRecord:
     print(record.metrics["parameters"], record.metrics["speedup"])
     ```
     """
-    data, args, pruning = options.data, options.args, options.pruning
+    args, pruning = options.args, options.pruning
+    data = options.data or recorded_data([options.model, *([options.teacher] if options.teacher else [])])
     teacher = options.teacher or options.model
     train = options.train and (pruning.removes_units or pruning.element_sparsity is not None)
     live = options.live or not train or bool(CombinedObjective(args).features)
@@ -84,7 +86,7 @@ def prune(options: PruneOptions) -> StageRecord:
     _check(pruning, args, teacher == options.model, train)
     extra = new_texts(options.unlabelled, data, examples, evaluation, task)
     full_tokenizer = load_tokenizer(options.model)
-    record = _record(options, args, teacher, train, live)
+    record = _record(options, args, teacher, train, live, data.max_length)
     record.inputs |= data_inputs(data, examples, evaluation, task, extra)
     folder = RunFolder(
         args.output_dir,
@@ -154,7 +156,12 @@ def _prune_at_once(
 
 
 def _record(
-    options: PruneOptions, args: DistillationTrainingArguments, teacher: str, train: bool, live: bool
+    options: PruneOptions,
+    args: DistillationTrainingArguments,
+    teacher: str,
+    train: bool,
+    live: bool,
+    max_length: int,
 ) -> StageRecord:
     """Return the record of a run, to which the data is still to be added.
 
@@ -164,6 +171,7 @@ def _record(
         teacher: folder or Hub id of the teacher; the model itself if no other is given.
         train: whether the model trains during and after pruning.
         live: whether the teacher runs along.
+        max_length: number of tokens to which examples are truncated.
     """
     revision = teacher_revision(options.model)
     return StageRecord(
@@ -175,7 +183,7 @@ def _record(
             "teacher_revision": revision if teacher == options.model else teacher_revision(teacher),
         },
         arguments={
-            "max_length": options.data.max_length,
+            "max_length": max_length,
             "live": live,
             "train": train,
             **asdict(options.pruning),

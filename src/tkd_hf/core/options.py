@@ -148,6 +148,7 @@ def group(
     help: str,
     switch: str | None = None,
     named_by: Sequence[str] = (),
+    harmless: Sequence[str] = (),
 ) -> Any:
     """Declare a nested dataclass whose options become options of the outer one, under a heading of their own.
 
@@ -156,9 +157,10 @@ def group(
         default: the default for Python callers. If it is `None`, `switch` or `named_by` is required.
         help: what the object is, for the reference.
         switch: help of the switch, named like the field, that turns the group on.
-        named_by: options of which one must be given to turn the group on.
+        named_by: options of which one must be given to turn the group on; otherwise the object is `None`.
+        harmless: flags that may be given without one of these.
     """
-    settings = {"title": title, "switch": switch, "named_by": tuple(named_by)}
+    settings = {"title": title, "switch": switch, "named_by": tuple(named_by), "harmless": tuple(harmless)}
     return field(default=default, metadata={"help": help, "group": settings})
 
 
@@ -263,7 +265,11 @@ def _build_group(declared: dataclasses.Field, values: Mapping[str, Any]) -> dict
         return {name: values[name]} if name in values else {}
     nested = _without_none(declared.type)
     if settings["named_by"] and not any(values.get(key) for key in settings["named_by"]):
-        return {}
+        alone = [one.flag for one in options_of(nested) if values.get(one.name) is not None]
+        if set(alone) - set(settings["harmless"]):
+            names = " or ".join(f"--{key}" for key in settings["named_by"])
+            raise InputError(f"{alone[0]} has no effect without {names}; add one of them")
+        return {name: None} if declared.default is MISSING else {}
     if settings["switch"]:
         switched_on = values.get(name) is not None and _converted(f"--{name}", bool, parse_switch, values[name])
         given = [one.flag for one in options_of(nested) if values.get(one.name) not in (None, False)]
