@@ -274,7 +274,7 @@ def test_bad_recipes_are_refused(run, tmp_path, recipe, message):
         ),
         (
             "distill {teacher} --task sst2 --data-dir {data} --output-dir {data}",
-            "which this command reads; name another",
+            "is itself read by this command; name another",
         ),
         ("distill {teacher} --task sst2 --data-dir {data} --output-dir {files}", "already holds files; add --resume"),
         (

@@ -184,7 +184,7 @@ def test_an_output_that_is_or_holds_an_input_is_refused_and_untouched(tmp_path, 
     (tmp_path / "texts.csv").touch()
     for output in (teacher, "runs/teacher", "runs/../link", "runs", "."):
         for name in ("teacher", "model", "mlm"):
-            with pytest.raises(InputError, match=r"the output .* (is|holds) .*, which this command reads"):
+            with pytest.raises(InputError, match=r"the output .* (is itself read by|holds .*, which) this command"):
                 RunFolder(output, StageRecord("x", {name: "link"}, {}), overwrite=True)
     for reads in ("texts.csv", "texts.csv:train"):
         with pytest.raises(InputError, match=r"holds texts\.csv, which"):

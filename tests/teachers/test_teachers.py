@@ -353,7 +353,7 @@ def test_soft_labels_are_not_written_over_inputs_or_other_files(teacher_folder, 
     for path, message in (
         (teacher_folder / "model.safetensors", "lies beside the weights of the teacher"),
         (teacher_folder / "soft.safetensors", "lies beside the weights of the teacher"),
-        (tmp_path / "texts.csv", "texts.csv is .*texts.csv, which this command reads"),
+        (tmp_path / "texts.csv", "texts.csv is itself read by this command"),
         (tmp_path / "notes.txt", "notes.txt is no file of soft labels, so it is not overwritten"),
     ):
         (tmp_path / "notes.txt").write_text("mine")

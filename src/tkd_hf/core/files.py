@@ -101,8 +101,9 @@ def check_output(output: str | Path, reads: Iterable[str | Path | None]) -> None
             continue
         path = Path(name) if Path(name).exists() else Path(str(name).partition(":")[0])  # texts may name a split
         if path.exists() and overlapping(output, path):
-            relation = "is" if os.path.realpath(output) == os.path.realpath(path) else "holds"
-            raise InputError(f"the output {output} {relation} {path}, which this command reads; name another output")
+            if os.path.realpath(output) == os.path.realpath(path):
+                raise InputError(f"the output {output} is itself read by this command; name another output")
+            raise InputError(f"the output {output} holds {path}, which this command reads; name another output")
 
 
 @contextmanager
