@@ -11,14 +11,7 @@ from typing import Any
 import tkd_hf
 
 from ..core.errors import InputError, did_you_mean
-from ..core.options import (
-    Option,
-    build,
-    option,
-    option_class,
-    options_of,
-    parse_switch,
-)
+from ..core.options import Option, build, option, option_class, options_of, parse_switch
 from ..evaluation.tables import Table
 from ..models.arguments import LORA_LEARNING_RATE
 from .output import announce, store_and_show, suggest
@@ -84,29 +77,31 @@ class Command:
     @cached_property
     def training_options(self) -> tuple[Option, ...]:
         """The training arguments as options, without those that the command has itself."""
-        own = {one.name for one in (*options_of(self.options), *options_of(self.console))}
+        own = {entry.name for entry in (*options_of(self.options), *options_of(self.console))}
         fields = training_options(self.training_class) if self.training_class else ()
-        return tuple(one for one in fields if one.name not in own)
+        return tuple(entry for entry in fields if entry.name not in own)
 
     @cached_property
     def all_options(self) -> tuple[Option, ...]:
         """All options, the command's own first."""
         own = [*options_of(self.options), *options_of(self.console)]
-        ungrouped = [one for one in own if not one.group]
-        grouped = [one for one in own if one.group]
-        first = [one for one in self.training_options if not one.group]
-        return (*first, *ungrouped, *grouped, *(one for one in self.training_options if one.group))
+        ungrouped = [entry for entry in own if not entry.group]
+        grouped = [entry for entry in own if entry.group]
+        first = [entry for entry in self.training_options if not entry.group]
+        return (*first, *ungrouped, *grouped, *(entry for entry in self.training_options if entry.group))
 
     @cached_property
     def own_names(self) -> frozenset[str]:
         """Names of the options for which a recipe may give one value for all stages: training arguments are not."""
         own = [*options_of(self.options), *options_of(self.console), *self.training_options]
-        return frozenset(one.name for one in own if one.path != "args" or one.name in SHARED_TRAINING_ARGUMENTS)
+        return frozenset(entry.name for entry in own if entry.path != "args" or entry.name in SHARED_TRAINING_ARGUMENTS)
 
     def missing(self, values: Mapping[str, Any]) -> list[Option]:
         """Return the required options that have no value."""
-        own = [one for one in options_of(self.options) if not one.path]  # groups check their own options
-        return [one for one in (*own, *self.training_options) if not one.default and values.get(one.name) is None]
+        own = [entry for entry in options_of(self.options) if not entry.path]  # groups check their own options
+        return [
+            entry for entry in (*own, *self.training_options) if not entry.default and values.get(entry.name) is None
+        ]
 
     def build(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Make the options of the function and of the console from values by name: words, or typed values.
@@ -115,7 +110,7 @@ class Command:
             InputError: for a name that is no option, for a value that is missing or refused, and for options that do
                 not fit together.
         """
-        known = [one.name for one in self.all_options]
+        known = [entry.name for entry in self.all_options]
         for name in values:
             if name not in known:
                 raise InputError(f"`tkd-hf {self.name}` has no option {name!r}{did_you_mean(name, known)}")
@@ -140,8 +135,12 @@ class Command:
         return content
 
     def _training_arguments(self, values: Mapping[str, Any]) -> Any:
-        given = {one.name: values[one.name] for one in self.training_options if values.get(one.name) is not None}
-        bare = [one.name for one in self.training_options if one.value_is_optional and given.get(one.name) == ""]
+        given = {
+            entry.name: values[entry.name] for entry in self.training_options if values.get(entry.name) is not None
+        }
+        bare = [
+            entry.name for entry in self.training_options if entry.value_is_optional and given.get(entry.name) == ""
+        ]
         given |= dict.fromkeys(bare, ())
         if "output_dir" in given:
             given["output_dir"] = str(Path(given["output_dir"]))

@@ -33,11 +33,7 @@ class OptionCommand(click.Command):
     """
 
     def __init__(
-        self,
-        name: str,
-        help: str,
-        options: Callable[[], Sequence[Option]],
-        run: Callable[[dict[str, Any]], object],
+        self, name: str, help: str, options: Callable[[], Sequence[Option]], run: Callable[[dict[str, Any]], object]
     ):
         self.options, self._run = options, run
         super().__init__(name, help=help, callback=self._call, context_settings=SETTINGS)

@@ -265,14 +265,14 @@ def _build_group(declared: dataclasses.Field, values: Mapping[str, Any]) -> dict
         return {name: values[name]} if name in values else {}
     nested = _without_none(declared.type)
     if settings["named_by"] and not any(values.get(key) for key in settings["named_by"]):
-        alone = [one.flag for one in options_of(nested) if values.get(one.name) is not None]
+        alone = [described.flag for described in options_of(nested) if values.get(described.name) is not None]
         if set(alone) - set(settings["harmless"]):
             names = " or ".join(f"--{key}" for key in settings["named_by"])
             raise InputError(f"{alone[0]} has no effect without {names}; add one of them")
         return {name: None} if declared.default is MISSING else {}
     if settings["switch"]:
         switched_on = values.get(name) is not None and _converted(f"--{name}", bool, parse_switch, values[name])
-        given = [one.flag for one in options_of(nested) if values.get(one.name) not in (None, False)]
+        given = [described.flag for described in options_of(nested) if values.get(described.name) not in (None, False)]
         if not switched_on and given:
             raise InputError(f"{given[0]} belongs to --{name}: add --{name}")
         if not switched_on:
