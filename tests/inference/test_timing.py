@@ -18,13 +18,13 @@ from tkd_hf.inference.memory import count_parameters, measure_footprint, peak_me
 from tkd_hf.inference.runners import PyTorchRunner
 from tkd_hf.inference.timing import (
     forward_pass,
-    max_input_length,
     median_latencies,
     random_batch,
     text_batch,
     time_interleaved,
     timings,
 )
+from tkd_hf.models.architectures import max_input_length
 
 from ..factories import WORDS, build_teacher
 

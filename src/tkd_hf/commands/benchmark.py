@@ -21,12 +21,12 @@ from ..inference.runners import Runner, load_runner, runner_config
 from ..inference.timing import (
     Timing,
     forward_pass,
-    max_input_length,
     random_batch,
     text_batch,
     time_interleaved,
     timings,
 )
+from ..models.architectures import max_input_length
 from ..quantization import BACKENDS
 from ..records.recorded import recorded_evaluation
 from .evaluate import first_texts

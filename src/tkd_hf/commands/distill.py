@@ -18,7 +18,7 @@ from ..core.options import accepts
 from ..data.arguments import DataArguments
 from ..data.loading import load_splits
 from ..data.tasks import Task
-from ..data.tokenization import to_tuple, tokenize
+from ..data.tokenization import check_max_length, to_tuple, tokenize
 from ..data.unlabelled import append_unlabelled, drop_duplicates, read_unlabelled
 from ..evaluation.metrics import compute_metrics_for
 from ..models.arguments import LoraArguments, StudentArguments, dropout_fields, shape_arguments
@@ -112,6 +112,7 @@ def distill(options: DistillOptions) -> StageRecord:
         args = arguments_without_labels(args, task)
     extra = new_texts(options.unlabelled, data, train, evaluation, task)
     tokenizer = load_tokenizer(student.student or teachers[0])
+    check_max_length(tokenizer, data.max_length)
     revisions = [teacher_revision(name) for name in teachers]
     record = _record(options, args, live, list(zip(teachers, revisions, strict=True)), data.max_length)
     record.inputs |= data_inputs(data, train, evaluation, task, extra)

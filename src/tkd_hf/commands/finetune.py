@@ -9,7 +9,7 @@ from ..core.hardware import padding_multiple
 from ..core.options import accepts
 from ..data.collation import DistillationCollator
 from ..data.loading import load_splits
-from ..data.tokenization import tokenize
+from ..data.tokenization import check_max_length, tokenize
 from ..evaluation.metrics import compute_metrics_for
 from ..models.loading import load_for_training, load_tokenizer
 from ..models.lora import add_adapters, finish_adapters
@@ -57,6 +57,7 @@ def finetune(options: FinetuneOptions) -> StageRecord:
     data = options.data or recorded_data(model)
     train, evaluation, task = load_splits(data)
     tokenizer = load_tokenizer(model)
+    check_max_length(tokenizer, data.max_length)
     record = StageRecord(
         "finetune",
         inputs={

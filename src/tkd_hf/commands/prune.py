@@ -14,6 +14,7 @@ from ..core.options import accepts
 from ..core.processes import resumable
 from ..data.loading import load_splits
 from ..data.tasks import Task
+from ..data.tokenization import check_max_length
 from ..data.unlabelled import append_unlabelled
 from ..models.arguments import dropout_fields
 from ..models.loading import load_classifier, load_config, load_tokenizer
@@ -267,7 +268,8 @@ def _target(
         return ParameterTarget(model, pruning.target_params, pruning.target_size, pruning.units, parameters)
     if pruning.element_sparsity is None:
         return None
-    example = tokenizer(*texts[0], truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
+    limit = check_max_length(tokenizer, max_length)
+    example = tokenizer(*texts[0], truncation=True, max_length=limit, return_tensors="pt").to(model.device)
     masks = NNCFMasks(model, example) if pruning.nncf else magnitude_masks
     return ElementPruner(model, pruning.element_sparsity, masks)
 

@@ -20,7 +20,8 @@ from ..data.tasks import Task
 from ..data.tokenization import tokenize
 from ..evaluation.results import check_drop
 from ..inference.runners import load_runner, runner_config
-from ..inference.timing import forward_pass, max_input_length, text_batch, time_interleaved, timings
+from ..inference.timing import forward_pass, text_batch, time_interleaved, timings
+from ..models.architectures import max_input_length
 from ..models.loading import load_classifier_with_tokenizer, weight_files
 from ..quantization import load_backend
 from ..records.inputs import data_fields, fingerprint, teacher_revision

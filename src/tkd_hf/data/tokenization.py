@@ -5,18 +5,28 @@ with a prefix: `teacher_input_ids` for the first teacher, `teacher2_input_ids` f
 """
 
 import json
+import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import InputError
+from ..core.processes import log_once
 from .labels import holds_word_lists, label_first_subwords
 
 
+logger = logging.getLogger(__name__)
+
 TEACHER_PREFIX = "teacher_"
+# The attribute in which a tokenizer carries the number of tokens that its model reads.
+POSITIONS = "max_positions"
+_SAMPLE = 2000
 TEACHER_LOGITS = "teacher_logits"
 
 
@@ -52,8 +62,9 @@ def tokenize(
         that were truncated are dropped.
 
     Raises:
-        InputError: for lists of words, if a teacher's tokenizer differs from the student's, or if the tokenizer cannot
-            say which word a token belongs to.
+        InputError: if `max_length` is more than a model reads (see `check_max_length`); for lists of words, if a
+            teacher's tokenizer differs from the student's, or if the tokenizer cannot say which word a token belongs
+            to.
 
     Example:
 
@@ -80,6 +91,7 @@ def tokenize(
     for index, other_tokenizer in enumerate(to_tuple(teacher_tokenizer)):
         if not same_tokenizer(tokenizer, other_tokenizer):
             tokenizers[teacher_prefix(index)] = other_tokenizer
+    limits = {prefix: check_max_length(encoder, max_length) for prefix, encoder in tokenizers.items()}
     has_word_lists = holds_word_lists(examples, text_columns)
     if has_word_lists:
         _check_words_can_be_aligned(list(tokenizers.values()))
@@ -90,8 +102,7 @@ def tokenize(
         if has_word_lists:
             columns = [with_leading_spaces(texts) for texts in columns]
         for prefix, encoder in tokenizers.items():
-            limit = min(max_length, encoder.model_max_length)
-            encoded = encoder(*columns, truncation=True, max_length=limit, is_split_into_words=has_word_lists)
+            encoded = encoder(*columns, truncation=True, max_length=limits[prefix], is_split_into_words=has_word_lists)
             features |= {prefix + name: values for name, values in encoded.items()}
         if has_word_lists and "label" in batch:
             features["label"] = [
@@ -99,7 +110,72 @@ def tokenize(
             ]
         return features
 
-    return examples.map(encode, batched=True, remove_columns=text_columns, desc="tokenizing")
+    features = examples.map(encode, batched=True, remove_columns=text_columns, desc="tokenizing")
+    for prefix, encoder in tokenizers.items():
+        _report_truncated(examples.select_columns(text_columns), features, prefix, encoder, limits[prefix])
+    return features
+
+
+def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """Return the number of tokens at which a tokenizer truncates: `max_length`, or its own limit if that is smaller.
+
+    Every command calls it before it runs a model on texts.
+
+    Args:
+        tokenizer: as `tkd_hf.models.loading.load_tokenizer` returns it, which tells it how many tokens the model reads.
+        max_length: the number of tokens that the user asked for.
+
+    Raises:
+        InputError: if that is more than the model has positions for.
+
+    Example:
+
+    ```python
+    >>> from types import SimpleNamespace
+    >>> from tkd_hf.data.tokenization import check_max_length
+    >>> check_max_length(SimpleNamespace(model_max_length=512), 600)
+    512
+
+    ```
+    """
+    limit = int(min(max_length, tokenizer.model_max_length))
+    positions = getattr(tokenizer, POSITIONS, math.inf)
+    if limit > positions:
+        raise InputError(
+            f"max_length={max_length}, but {tokenizer.name_or_path or 'the model'} reads at most {positions} tokens; "
+            f"choose --max-length {positions} or less"
+        )
+    return limit
+
+
+def _report_truncated(
+    examples: Dataset, features: Dataset, prefix: str, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> None:
+    """Log how many texts were truncated, and how long the longest is.
+
+    Texts with fewer tokens than the limit are whole. Of the others, up to `_SAMPLE` are tokenized again to their end.
+    """
+    column = f"{prefix}input_ids"
+    batches = features.select_columns(column).with_format("arrow").iter(10_000)
+    lengths = np.concatenate([pc.list_value_length(batch[column]).to_numpy() for batch in batches])
+    full = np.flatnonzero(lengths >= limit)
+    if not len(full):
+        return
+    sample = examples.select(full[np.linspace(0, len(full) - 1, min(len(full), _SAMPLE)).astype(int)])
+    columns = [sample[name][:] for name in sample.column_names]
+    of_words = isinstance(columns[0][0], list)
+    if of_words:
+        columns = [with_leading_spaces(texts) for texts in columns]
+    encoded = tokenizer(*columns, truncation=False, verbose=False, is_split_into_words=of_words)
+    longest = max(map(len, encoded["input_ids"]))
+    truncated = sum(len(ids) > limit for ids in encoded["input_ids"]) * len(full) / len(sample)
+    if truncated:
+        about = "about " if len(full) > len(sample) else ""
+        log_once(
+            logger,
+            f"{about}{round(truncated)} of {len(examples)} texts ({truncated / len(examples):.1%}) are cut at {limit} "
+            f"tokens; the longest has {longest} (--max-length sets the number)",
+        )
 
 
 def with_leading_spaces(texts: list[list[str]]) -> list[list[str]]:

@@ -8,11 +8,10 @@ from math import inf
 
 import numpy as np
 import torch
-from transformers import PretrainedConfig
 
 from ..core.errors import InputError, first_line
 from ..core.statistics import bootstrap, confidence_interval
-from ..models.architectures import unused_positions
+from ..data.tokenization import check_max_length
 from .runners import Runner
 
 
@@ -138,13 +137,6 @@ def forward_pass(runner: Runner, batch: dict[str, torch.Tensor]) -> Callable[[],
     return run
 
 
-def max_input_length(config: PretrainedConfig) -> float:
-    """Return the number of tokens that a model can read; infinity if it has no table of positions."""
-    if getattr(config, "position_embedding_type", None) == "sinusoidal":
-        return inf
-    return getattr(config, "max_position_embeddings", inf) - unused_positions(config)
-
-
 def random_batch(runner: Runner, batch_size: int, length: int) -> dict[str, torch.Tensor]:
     """Return a batch of random tokens of the model's vocabulary, without special tokens and padding."""
     special = set(runner.tokenizer.all_special_ids)
@@ -158,9 +150,8 @@ def random_batch(runner: Runner, batch_size: int, length: int) -> dict[str, torc
 def text_batch(runner: Runner, texts: Sequence[tuple[str, ...]], max_length: int) -> dict[str, torch.Tensor]:
     """Encode texts or pairs with the model's tokenizer, padded to the longest of them."""
     columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = runner.tokenizer(
-        *columns, truncation=True, max_length=max_length, padding=len(texts) > 1, return_tensors="pt"
-    )
+    limit = check_max_length(runner.tokenizer, max_length)
+    encoded = runner.tokenizer(*columns, truncation=True, max_length=limit, padding=len(texts) > 1, return_tensors="pt")
     return dict(encoded.to(runner.device))
 
 

@@ -6,6 +6,7 @@ architecture, and objectives read their attention.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from transformers import (
@@ -30,6 +31,11 @@ from .modeling_tkd import (
     TKDPreTrainedModel,
 )
 
+
+# Architectures that, like roberta, count positions from `pad_token_id + 1`, but are not in the table below.
+_POSITIONS_AFTER_PADDING = frozenset(
+    "camembert data2vec-text ibert longformer luke mpnet roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
 
 AutoClass = type[Any]  # the Auto classes of transformers have no public base class
 
@@ -335,6 +341,19 @@ def unused_positions(config: PreTrainedConfig) -> int:
     """
     architecture = ARCHITECTURES.get(config.model_type)
     return 0 if architecture is None else architecture.unused_positions(config)
+
+
+def max_input_length(config: PreTrainedConfig) -> float:
+    """Return the number of tokens that a model can read; infinity if it has no table of positions."""
+    is_relative = not getattr(config, "position_biased_input", True)  # deberta-v2 and -v3
+    if getattr(config, "position_embedding_type", None) == "sinusoidal" or is_relative:
+        return inf
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:  # xlnet says -1
+        return inf
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions - unused_positions(config)
 
 
 def head_type(model: PreTrainedModel | type) -> str:

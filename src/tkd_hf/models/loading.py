@@ -35,7 +35,8 @@ from ..core.errors import InputError, first_line
 from ..core.names import check_label_codes, split_revision
 from ..data.problem_types import ProblemType
 from ..data.tasks import Task
-from .architectures import AUTO_CLASSES, AutoClass, is_convertible
+from ..data.tokenization import POSITIONS
+from .architectures import AUTO_CLASSES, AutoClass, is_convertible, max_input_length
 from .backends import BACKENDS, load_pretrained
 from .checks import (
     NO_CODE,
@@ -93,6 +94,8 @@ def load_tokenizer(model: str, of_adapter: bool = False) -> PreTrainedTokenizerB
                 "word embeddings; save the model's own tokenizer next to it, or use resize_token_embeddings"
             )
         add_padding_token(tokenizer, config, model)
+        if config is not None:  # `check_max_length` asks for it
+            setattr(tokenizer, POSITIONS, max_input_length(config))
         return tokenizer
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..core.errors import InputError
 from ..core.hardware import mixed_precision
 from ..data.augmentation import WORD, WordSpan
+from ..data.tokenization import check_max_length
 from .teacher import LiveTeacher
 
 
@@ -54,7 +55,7 @@ class MaskedWords:
         self.words = list(vocabulary.values())
         self.codes = torch.tensor(list(vocabulary), device=model.device)
         self.model, self.tokenizer, self.candidates, self.batch_size = model, tokenizer, candidates, batch_size
-        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.max_length = check_max_length(tokenizer, max_length)
         self.run = LiveTeacher(model)
 
     def __call__(self, spans: list[WordSpan]) -> list[list[str]]:
