@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..core.errors import InputError
-from ..models.loading import load_tokenizer
+from ..models.checks import NO_CODE
 
 
 # A text, a pair of texts, or a text split into words.
@@ -241,7 +241,8 @@ def _reload(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Pre
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(pipeline, ensure_ascii=False), encoding="utf-8")
-        smaller = load_tokenizer(folder)
+        # load_tokenizer is for models: it would give the copy a padding token, or refuse it
+        smaller = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     smaller.name_or_path = tokenizer.name_or_path
     return smaller
 
