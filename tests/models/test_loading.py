@@ -24,6 +24,8 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     pipeline,
 )
 
@@ -201,6 +203,22 @@ def test_a_tokenizer_may_have_fewer_tokens_than_the_model_has_embeddings(tmp_pat
     build_tokenizer().save_pretrained(tmp_path)
     model, tokenizer = load_classifier_with_tokenizer(str(tmp_path))
     assert (len(tokenizer), model.config.vocab_size) == (15, 64)
+
+
+def test_pairs_have_no_token_types_that_the_model_lacks(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    RobertaForSequenceClassification(RobertaConfig(vocab_size=len(WORDS), type_vocab_size=1, **sizes)).save_pretrained(
+        tmp_path
+    )
+    build_tokenizer().save_pretrained(tmp_path)
+    model, tokenizer = load_classifier_with_tokenizer(str(tmp_path))
+    batch = tokenizer("good film", "dull story", return_tensors="pt")
+    assert set(batch) == {"input_ids", "attention_mask"}
+    first_type = torch.zeros_like(batch["input_ids"])
+    assert torch.equal(model(**batch).logits, model(**batch, token_type_ids=first_type).logits)
+    build_teacher().save_pretrained(tmp_path)  # a BERT of two types
+    assert "token_type_ids" in load_tokenizer(str(tmp_path))("good film", "dull story")
 
 
 def test_more_word_embeddings_than_tokens_are_no_other_tokenizer(tmp_path, tokenizer, features):

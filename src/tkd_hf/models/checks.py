@@ -182,3 +182,15 @@ def add_padding_token(tokenizer: PreTrainedTokenizerBase, config: PretrainedConf
             f"the tokenizer of {model!r} has no padding token, and its configuration names none (pad_token_id); set "
             "tokenizer.pad_token to a token that does not occur in texts, and save it next to the model"
         )
+
+
+def drop_unknown_token_types(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig | None) -> None:
+    """Keep a tokenizer from giving token types that the model does not have, as with a BERT tokenizer for a RoBERTa.
+
+    The model then uses its first type for every token, as it does for texts without a second part.
+    """
+    types = getattr(config, "type_vocab_size", None)
+    if not types or "token_type_ids" not in tokenizer.model_input_names:  # 0 means that the model ignores them
+        return
+    if max(tokenizer("a", "a").get("token_type_ids", [0])) >= types:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

@@ -9,7 +9,8 @@ What is checked here is therefore checked by every command, each with a one-line
   does not have. Only a new head may be initialised at random, and that is logged.
 - Weights in half precision are loaded in float32, because training and exports need it: steps smaller than the
   precision change no weight. `dtype="auto"` keeps them.
-- The tokenizer has a vocabulary that fits the word embeddings (which may have more rows), and a padding token.
+- The tokenizer has a vocabulary that fits the word embeddings (which may have more rows), a padding token, and no token
+  types that the model lacks.
 """
 
 import logging
@@ -44,6 +45,7 @@ from .checks import (
     check_attention_kernel,
     check_weight_files,
     check_weights,
+    drop_unknown_token_types,
     refuse_adapter,
 )
 from .quantized import quantized_by, refuse_quantized
@@ -94,6 +96,7 @@ def load_tokenizer(model: str, of_adapter: bool = False) -> PreTrainedTokenizerB
                 "word embeddings; save the model's own tokenizer next to it, or use resize_token_embeddings"
             )
         add_padding_token(tokenizer, config, model)
+        drop_unknown_token_types(tokenizer, config)
         if config is not None:  # `check_max_length` asks for it
             setattr(tokenizer, POSITIONS, max_input_length(config))
         return tokenizer
