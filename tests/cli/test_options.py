@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
@@ -264,3 +265,13 @@ def test_a_command_after_a_run_needs_no_data_and_drops_none_silently():
     assert build(LabelOptions, {"teacher": "t", "data_dir": "copies"}).data is None  # `tkd-hf run` gives it to all
     with pytest.raises(InputError, match="--eval-split has no effect without --task or --dataset; add one of them"):
         build(LabelOptions, {"teacher": "t", "eval_split": "test"})
+
+
+@pytest.mark.parametrize(
+    "given", [{"dataset": "mine.csv"}, {"task": "sst2", "unlabelled": ["x.txt", "mine.csv:train"]}]
+)
+def test_results_are_not_written_over_an_input(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").touch()
+    with pytest.raises(InputError, match=r"mine\.csv is itself read by this command"):
+        COMMANDS["label"].build({"teacher": "t", "json": "./mine.csv", **given})

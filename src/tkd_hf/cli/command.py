@@ -11,6 +11,7 @@ from typing import Any
 import tkd_hf
 
 from ..core.errors import InputError, did_you_mean
+from ..core.files import check_output
 from ..core.options import Option, build, option, option_class, options_of, parse_switch
 from ..evaluation.tables import Table
 from ..models.arguments import LORA_LEARNING_RATE
@@ -119,6 +120,8 @@ class Command:
             values["args"] = self._training_arguments(values)
         options: Any = build(self.options, values)
         console: Any = build(self.console, values)
+        if console.json is not None:
+            check_output(console.json, _words(values))
         self.check(options, console)
         return options, console
 
@@ -146,6 +149,13 @@ class Command:
             given["output_dir"] = str(Path(given["output_dir"]))
         defaults = {"learning_rate": LORA_LEARNING_RATE} if is_on(values.get("lora")) else {}
         return parse_training_arguments(self.training_class or "", given, defaults)
+
+
+def _words(values: Mapping[str, Any]) -> list[str | Path]:
+    """Return the values that may name what a command reads."""
+    given = [value for name, value in values.items() if name not in ("json", "output_dir")]
+    words = [word for value in given for word in (value if isinstance(value, list | tuple) else [value])]
+    return [word for word in words if isinstance(word, str | Path)]
 
 
 def help_of(options: type) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import tkd_hf
 
 from ..core.errors import InputError, StopRequested, did_you_mean
+from ..core.files import check_output
 from ..core.options import build, option, option_class
 from .command import Command
 from .output import RecipePosition, at_position, write_json
@@ -72,6 +73,8 @@ def run(values: dict[str, Any]) -> None:
     """Run a recipe; the values are those of `RunOptions`."""
     options = build(RunOptions, values)
     recipe = Recipe.read(Path(options.recipe))
+    if options.json is not None:
+        check_output(options.json, [options.recipe])
     flags = {"data_dir": options.data_dir, "seed": options.seed}
     stages = _plan(recipe, COMMANDS, options.output_dir or recipe.output_dir, flags, options.overwrite)
     _check_stages(stages)

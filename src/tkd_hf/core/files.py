@@ -99,8 +99,8 @@ def check_output(output: str | Path, reads: Iterable[str | Path | None]) -> None
     for name in reads:
         if not name:
             continue
-        path = Path(name) if Path(name).exists() else Path(str(name).partition(":")[0])  # texts may name a split
-        if path.exists() and overlapping(output, path):
+        path = str(name) if os.path.exists(name) else str(name).partition(":")[0]  # texts may name a split
+        if os.path.exists(path) and overlapping(output, path):
             if os.path.realpath(output) == os.path.realpath(path):
                 raise InputError(f"the output {output} is itself read by this command; name another output")
             raise InputError(f"the output {output} holds {path}, which this command reads; name another output")
