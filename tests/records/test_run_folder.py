@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from tkd_hf import DataArguments, InputError, card, evaluate, label
 from tkd_hf.cards.generate import results_for_model
 from tkd_hf.commands.push import plan_push
+from tkd_hf.commands.verify import differing_numbers
 from tkd_hf.hub.verify import read_claims
 from tkd_hf.inference.runners import load_runner
 from tkd_hf.models.loading import load_tokenizer
@@ -289,7 +290,18 @@ def test_a_card_of_0_1_0_is_updated_once_and_keeps_what_people_wrote(reference):
 def test_a_card_of_0_1_0_claims_the_results_of_its_report(reference):
     claims = {claim.metric: claim.value for claim in read_claims(Path("student"))}
     results = results_for_model(read_json(Path("report/report.json")), Path("student"))
+    assert differing_numbers(Path("student"), "student") == []
     assert claims == pytest.approx(results["evaluation"]["models"][1]["metrics"], abs=1e-6)
+
+
+def test_a_stage_continues_from_a_run_of_0_1_0(reference, run):
+    data = command("student")[2:]
+    data = data[: data.index("--layers")]
+    code, _, err = run("prune", "student", *data, "--target-params", 0.9, "--no-train", "--output-dir", "next")
+    assert code == 0, err
+    distillation = read_json(Path("student", RECORD_NAME))
+    assert distillation.pop("before") == []
+    assert read_json(Path("next", RECORD_NAME))["before"] == [distillation]
 
 
 def test_runs_of_0_1_0_can_be_published(reference):
