@@ -102,6 +102,11 @@ def load_tokenizer(model: str, of_adapter: bool = False) -> PreTrainedTokenizerB
         return tokenizer
 
 
+def reload_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that this process has just saved, as it is: it gets no padding token and meets no check."""
+    return AutoTokenizer.from_pretrained(folder, **NO_CODE)
+
+
 def _config_if_any(name: str, revision: str | None) -> PretrainedConfig | None:
     """Return a model's configuration; `None` for a folder that holds only a tokenizer."""
     try:

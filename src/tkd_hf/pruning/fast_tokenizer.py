@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import InputError
-from ..models.checks import NO_CODE
+from ..models.loading import reload_tokenizer
 
 
 # A text, a pair of texts, or a text split into words.
@@ -241,8 +241,7 @@ def _reload(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> Pre
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(pipeline, ensure_ascii=False), encoding="utf-8")
-        # load_tokenizer is for models: it would give the copy a padding token, or refuse it
-        smaller = AutoTokenizer.from_pretrained(folder, **NO_CODE)
+        smaller = reload_tokenizer(folder)
     smaller.name_or_path = tokenizer.name_or_path
     return smaller
 
