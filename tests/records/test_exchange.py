@@ -114,9 +114,7 @@ def test_a_kill_at_any_step_of_a_replacement_leaves_a_way_on(tmp_path, work, tur
 
 
 @pytest.mark.parametrize("output", [".", "link", "dangling", "../run/../run"])
-def test_a_replacement_keeps_the_folder_itself_which_may_be_a_mount_a_link_or_the_current_one(
-    tmp_path, monkeypatch, output
-):
+def test_a_replacement_keeps_the_folder_itself_which_may_be_a_mount_or_a_link(tmp_path, monkeypatch, output):
     folder, target = tmp_path / "run", tmp_path / "target"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -321,7 +321,7 @@ def test_four_processes_that_write_one_file_lose_nothing(soft, tmp_path):
     np.testing.assert_array_equal(stored.logits, soft.logits)
 
 
-def test_overwriting_replaces_what_was_there_before_and_keeps_what_others_wrote_since(soft, tmp_path):
+def test_overwriting_keeps_what_other_processes_wrote_since(soft, tmp_path):
     path = tmp_path / "soft.safetensors"
     part_of(soft, range(3)).save(path)
     before = file_state(path)
