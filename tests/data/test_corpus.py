@@ -100,6 +100,17 @@ def test_packed_sequences_are_cached_until_the_text_changes(tmp_path, monkeypatc
     assert len(load(path)[0]) > length_before
 
 
+def test_texts_that_begin_with_a_stray_quotation_mark_swallow_no_lines_of_a_corpus(tmp_path):
+    texts = [('"' if i in (2, 5) else "") + "good film bad" for i in range(20)]
+    written = Dataset.from_dict({"text": texts})
+    written.to_json(tmp_path / "x.jsonl")
+    expected = load(tmp_path / "x.jsonl")
+    for suffix, separator in ((".csv", ","), (".tsv", "\t")):
+        write(tmp_path / f"x[1]{suffix}", [f"text{separator}id", *(f"{text}{separator}7" for text in texts)])
+        write(tmp_path / f"x1{suffix}", [f"text{separator}id", *[f"dull{separator}7"] * 99])
+        assert [rows(part) for part in load(tmp_path / f"x[1]{suffix}")] == [rows(part) for part in expected]
+
+
 def test_a_hub_data_set_is_read_as_a_stream(tmp_path, monkeypatch):
     """The builder offers nothing but streams, so nothing can be downloaded as a whole."""
     splits = []
@@ -142,7 +153,7 @@ def test_unreadable_files_and_columns_are_refused_with_the_cause(tmp_path):
     with pytest.raises(InputError, match="no column 'text' or 'sentence' of text"):
         load(tmp_path / "numbers.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"bad\.parquet': Parquet magic bytes not found"):
+    with pytest.raises(InputError, match=r"bad\.parquet cannot be read: Parquet magic bytes not found"):
         load(tmp_path / "bad.parquet")
     (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{"text": ')
     with pytest.raises(InputError, match=r"bad\.jsonl cannot be read: JSON parse error"):

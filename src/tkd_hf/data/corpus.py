@@ -11,10 +11,10 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from ..core.errors import InputError, first_line
 from .arguments import CorpusArguments
+from .delimited import SEPARATORS, Layout, iterate_rows, scan
+from .files import BUILDERS, SUFFIXES, check_misspelt_path, check_not_compressed, content_hash, literal_files
 from .loading import explain_hub_errors
 
-
-_LOADERS = {".txt": "text", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 # Without a split for evaluation, this share of the sequences is held out, within these bounds.
 _EVAL_SHARE, _MIN_EVAL_SEQUENCES, _MAX_EVAL_SEQUENCES = 0.01, 8, 1000
@@ -177,27 +177,44 @@ def _text_column(corpus: CorpusArguments, stream: IterableDataset) -> str:
 
 def _stream(corpus: CorpusArguments, part: str) -> tuple[IterableDataset, str]:
     """Return a stream of the rows of one part, `"train"` or `"eval"`, and a string that identifies their version."""
+    if Path(corpus.dataset).expanduser().exists():
+        files = _local_files(corpus, part)
+        state = hashlib.sha256(" ".join(map(content_hash, files)).encode()).hexdigest()
+        return _local_stream(files), state
+    check_misspelt_path(corpus.dataset)
     split = corpus.eval_split if part == "eval" else corpus.train_split or "train"
     with explain_hub_errors(f"corpus {corpus.dataset!r}", "a local folder or file"):
-        if Path(corpus.dataset).exists():
-            loader, files = _local_files(corpus, part)
-            builder, split = load_dataset_builder(loader, data_files={"train": files}), "train"
-        else:
-            builder = load_dataset_builder(corpus.dataset, corpus.config)
+        builder = load_dataset_builder(corpus.dataset, corpus.config)
         return builder.as_streaming_dataset(split=split), f"{builder.config_id} {builder.hash}"
 
 
-def _local_files(corpus: CorpusArguments, part: str) -> tuple[str, list[str]]:
-    """Return the loader and the files of one part of a local file or folder."""
-    path = Path(corpus.dataset)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _LOADERS)
+def _local_stream(files: list[Path]) -> IterableDataset:
+    if files[0].suffix in SEPARATORS:
+        layouts = [scan(file) for file in files]
+        return IterableDataset.from_generator(_delimited_rows, gen_kwargs={"files": files, "layouts": layouts})
+    try:
+        return BUILDERS[files[0].suffix](data_files=literal_files(files)).as_streaming_dataset(split="train")
+    except Exception as error:  # the readers of the formats raise different errors
+        shown = ", ".join(map(str, files[:3])) + (", …" if len(files) > 3 else "")
+        raise InputError(f"{shown} cannot be read: {first_line(error.__cause__ or error)}") from error
+
+
+def _delimited_rows(files: list[Path], layouts: list[Layout]) -> Iterator[dict[str, Any]]:
+    for file, layout in zip(files, layouts, strict=True):
+        yield from iterate_rows(str(file), layout)
+
+
+def _local_files(corpus: CorpusArguments, part: str) -> list[Path]:
+    """Return the files of one part of a local file or folder; all are of one kind."""
+    path = Path(corpus.dataset).expanduser()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     suffixes = {file.suffix for file in files}
-    loaders = {_LOADERS[suffix] for suffix in suffixes if suffix in _LOADERS}
-    if len(loaders) != 1 or not suffixes <= _LOADERS.keys():
+    kinds = {BUILDERS.get(suffix, suffix) for suffix in suffixes}  # json and jsonl are of one kind
+    if len(kinds) != 1 or not suffixes <= set(SUFFIXES):
         endings = ", ".join(sorted(suffixes)) or "none"
         raise InputError(
             f"{path} must hold files of one kind (endings found: {endings}); the readable ones are "
-            f"{', '.join(_LOADERS)}"
+            f"{', '.join(SUFFIXES)}"
         )
     split = corpus.eval_split if part == "eval" else corpus.train_split
     if split:
@@ -209,4 +226,6 @@ def _local_files(corpus: CorpusArguments, part: str) -> tuple[str, list[str]]:
         raise InputError(
             f"{path} has no file {missing} for the {part} split; there are {', '.join(file.name for file in files)}"
         )
-    return loaders.pop(), [str(file) for file in chosen]
+    for file in chosen:
+        check_not_compressed(file)
+    return chosen

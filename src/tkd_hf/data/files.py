@@ -6,6 +6,7 @@ content.
 """
 
 import difflib
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -71,7 +72,13 @@ def literal_files(files: list[Path]) -> DataFilesDict:
 
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file. A process reads a file once, unless its inode says that it changed meanwhile."""
+    status = path.stat()
+    return _content_hash(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_hash(path: Path, *version: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
