@@ -74,7 +74,8 @@ def test_commands_have_their_flags(page):
     code = "\n".join([*(content for _, _, content in FENCED.findall(text)), *INLINE.findall(FENCED.sub("", text))])
     for name, words in COMMAND.findall(code):
         assert name in COMMANDS, f"tkd-hf {name}"
-        options = {flag.lstrip("-") for option in COMMANDS[name].options() for flag in option.flags} | {"help"}
+        flags = [(option.flag, f"--{option.name.replace('_', '-')}") for option in COMMANDS[name].options()]
+        options = {flag.removeprefix("--") for both in flags for flag in both} | {"help"}
         assert set(FLAG.findall(words)) <= options, f"tkd-hf {name}{words}"
 
 

@@ -256,7 +256,7 @@ def test_unlabelled_texts_without_another_teacher_need_activation_importance(run
         (["--target-speedup", 0.5], "a speedup of 0.5 makes nothing faster; choose one above 1"),
         (["--target-params", 0.5, "--importance", "luck"], "unknown importance 'luck'"),
         (["--target-params", 0.5, "--schedule", "quartic"], "unknown schedule 'quartic'"),
-        (["--target-params", 0.5, "--units", "words"], "units=words; choose among heads, neurons, layers, hidden"),
+        (["--target-params", 0.5, "--units", "words"], "unknown units 'words'; choose among heads, neurons, layers"),
         (
             ["--target-params", 0.7, "--schedule", "cubic", "--no-train"],
             "--schedule cubic prunes during training, which --no-train turns off",

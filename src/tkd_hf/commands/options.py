@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..objectives.arguments import DistillationTrainingArguments, FineTuningArguments, PretrainingArguments
 
 
-BATCH_SIZES = (1, 8, 32)
-LENGTHS = (16, 64, 128)
-DATA_HELP = "The task or data set."
+BATCH_SIZES, LENGTHS = (1, 8, 32), (16, 64, 128)
+DATA_OF_MODEL = "The task or data set (that of the model's run)."
+DATA_OF_TEACHER = "The task or data set (that of the teacher's run)."
 ARGS_HELP = "The training arguments; `args.output_dir` is the run folder."
 MAX_DROP_HELP = "Largest drop of the main metric that passes, such as 0.005."
 
@@ -94,9 +94,7 @@ class FinetuneOptions:
     """Fine-tune a model on labelled data: to make a teacher, or to train a student further."""
 
     model: str = option(positional=True, help="Pretrained model, classifier or student: folder or Hub id.")
-    data: DataArguments | None = group(
-        "Data", named_by=_NAMED, harmless=_HARMLESS, help="The task or data set (that of the model's run)."
-    )
+    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_MODEL)
     args: "FineTuningArguments" = group("Training", help=ARGS_HELP)
     overwrite: bool = _overwrite()
     resume: bool = _resume()
@@ -110,7 +108,7 @@ class AugmentOptions:
     Choose one of --mlm, --neighbours and --shuffle-pairs.
     """
 
-    data: DataArguments = group("Data", help=DATA_HELP)
+    data: DataArguments = group("Data", help="The task or data set.")
     output_dir: str | Path = option(help="Folder for the new texts.")
     mlm: str | None = option(
         default=None,
@@ -145,9 +143,7 @@ class LabelOptions:
     """
 
     teacher: str = option(positional=True, help="Teacher, a classifier of texts or of tokens: folder or Hub id.")
-    data: DataArguments | None = group(
-        "Data", named_by=_NAMED, harmless=_HARMLESS, help="The task or data set (that of the teacher's run)."
-    )
+    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_TEACHER)
     splits: tuple[str, ...] = option(
         default=("train", "eval"), console=False, help='Which of "train" and "eval" to label.'
     )
@@ -172,9 +168,7 @@ class DistillOptions:
         help="Teacher, a classifier: folder or Hub id. The logits of several teachers are averaged, and the student is "
         "cut out of the first.",
     )
-    data: DataArguments | None = group(
-        "Data", named_by=_NAMED, harmless=_HARMLESS, help="The task or data set (that of the teacher's run)."
-    )
+    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_TEACHER)
     args: "DistillationTrainingArguments" = group("Training", help=ARGS_HELP)
     student: StudentArguments = group(
         "Student", default=StudentArguments(), help="The student's shape, or an existing student to start from."
@@ -211,9 +205,7 @@ class PruneOptions:
         positional=True,
         help="Classifier to prune: folder or Hub id. It is a student, or a teacher, which is converted to TKD first.",
     )
-    data: DataArguments | None = group(
-        "Data", named_by=_NAMED, harmless=_HARMLESS, help="The task or data set (that of the model's run)."
-    )
+    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_MODEL)
     args: "DistillationTrainingArguments" = group("Training", help=ARGS_HELP)
     pruning: PruningArguments = group("Pruning", help="The target, and how to get there.")
     teacher: str | None = option(
@@ -272,7 +264,7 @@ class EvaluateOptions:
         parse=parse_names,
         help="Model: folder or Hub id, or an export in one; see `tkd_hf.inference.runners`.",
     )
-    data: DataArguments | None = _optional_data(help=f"{DATA_HELP} By default that of the run, as its record names it.")
+    data: DataArguments | None = _optional_data(help=DATA_OF_MODEL)
     teacher: str | None = option(default=None, help="Teacher to compare with: folder or Hub id.")
     batch_size: int = _batch_size()
     disagreements_file: str | Path | None = option(

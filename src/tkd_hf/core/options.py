@@ -68,12 +68,6 @@ class Option:
         return self.name.upper() if self.positional else self.flag
 
     @property
-    def flags(self) -> list[str]:
-        """All its flags; a switch that is on by default may have one for each state."""
-        on = f"--{self.name.replace('_', '-')}"
-        return [on] if self.off in (None, on) else [on, self.off or ""]
-
-    @property
     def is_switch(self) -> bool:
         """Whether the flag needs no value."""
         return self.kind is bool
