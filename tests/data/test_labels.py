@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 
 from tkd_hf import InputError
 from tkd_hf.data.arguments import DataArguments
 from tkd_hf.data.labels import code_indices
-from tkd_hf.data.loading import load_split, load_splits
+from tkd_hf.data.loading import load_split, load_splits, normalise
+from tkd_hf.data.tasks import Task
 
 from .test_loading import write
 
@@ -145,6 +146,23 @@ def test_given_names_in_another_order_than_the_data_declares_are_matched_by_name
 def test_label_names_for_scores_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds scores \(numbers with decimals\), but the label names \['a', 'b'\]"):
         load(tmp_path, [0.5, 1.0], label_names=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "message"),
+    [
+        ("regression", ["a", "b"], "no labels for regression"),
+        ("regression", [1.0, 1e300], r"not finite \(inf\) in 1 of 2 rows"),
+        ("multi_label_classification", [0, 1], "no labels for multi_label_classification"),
+        ("single_label_classification", [[0], [1]], "no labels for single_label_classification"),
+        ("single_label_classification", [0.5, 1.0], "no labels for single_label_classification"),
+        ("single_label_classification", [0, None], "empty entries in 1 of 2 rows"),
+    ],
+)
+def test_labels_of_a_registered_task_that_its_problem_cannot_have_are_refused(problem_type, labels, message):
+    task = Task("t", ("text",), (), ("a", "b"), problem_type=problem_type)
+    with pytest.raises(InputError, match=message):
+        normalise(Dataset.from_dict({"text": ["x", "y"], "label": labels}), task)
 
 
 def test_multi_hot_lists_of_another_width_than_the_names_are_refused(tmp_path):

@@ -101,6 +101,10 @@ def _holds_classes(feature: Any) -> bool:
     return dtype in (*STRINGS, "bool") or dtype.startswith(("int", "uint"))
 
 
+def _holds_numbers(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "float"))
+
+
 def _multi_label_values(rows: Dataset, column: str) -> set[Any]:
     """Return the class names or codes that lists of labels contain; for multi-hot lists the codes of all positions."""
     lists, element = rows[column][:], rows.features[column].feature
@@ -219,11 +223,17 @@ def encode_labels(rows: Dataset, task: Task, columns: dict[str, str]) -> Dataset
         InputError: if a label has no name among those of the task, or if an example has more or fewer labels than
             words.
     """
-    feature = rows.features["label"]
-    if not (task.problem_type.has_scores or _holds_classes(feature.feature if isinstance(feature, LISTS) else feature)):
-        allowed = task.problem_type.has_several_labels and feature.feature.dtype.startswith("float")
-        if not allowed:
-            raise InputError(f"label column {columns['label']!r} holds {feature}, not classes")
+    feature, problem_type = rows.features["label"], task.problem_type
+    is_list = isinstance(feature, LISTS)
+    element = feature.feature if is_list else feature
+    if problem_type.has_scores:
+        fits = not is_list and _holds_numbers(element)
+    elif problem_type.has_several_labels:
+        fits = is_list and (_holds_classes(element) or _holds_numbers(element))
+    else:
+        fits = is_list == problem_type.per_token and _holds_classes(element)
+    if not fits:
+        raise InputError(f"label column {columns['label']!r} holds {feature}, which are no labels for {problem_type}")
     return ENCODERS[task.problem_type](rows, task, columns)
 
 
@@ -279,7 +289,9 @@ def _codes_of_declared(declared: Sequence[str], names: Sequence[str]) -> dict[An
 
 
 def _encode_scores(rows: Dataset, task: Task, columns: dict[str, str]) -> Dataset:
-    return rows.cast_column("label", Value("float32"))
+    rows = rows.cast_column("label", Value("float32"))
+    check_no_gaps(rows, "label", f"label column {columns['label']!r} of {task.name}", "empty entries")
+    return rows
 
 
 def _encode_several_labels(rows: Dataset, task: Task, columns: dict[str, str]) -> Dataset:
