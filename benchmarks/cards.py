@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tkd_hf.cards.card import Card
-from tkd_hf.cards.generate import card, card_from_folder
+from tkd_hf.cards.generate import card, card_from_folder, render_card
 from tkd_hf.records.run_folder import StageRecord
 
 
@@ -63,7 +63,7 @@ def without_calibration_bins(content):
 
 def render(record: dict) -> str:
     """Return the card as Markdown."""
-    return Card(**record | {"record": StageRecord(**record["record"])}).render(language="en")
+    return render_card(Card(**record | {"record": StageRecord(**record["record"])}), language="en")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from tkd_hf import InputError
 from tkd_hf.cards.card import Card
-from tkd_hf.cards.generate import card
+from tkd_hf.cards.generate import card, render_card
 from tkd_hf.models.arguments import LoraArguments
 from tkd_hf.models.lora import add_adapters
 from tkd_hf.records.run_folder import StageRecord, previous_stages, write_record
@@ -197,12 +197,12 @@ HUB = {"model": "org/base@v1", "model_revision": "commit-1"}
 def test_base_model_relation_follows_from_the_stage(stage, config, adapter, relation):
     config = {"model_type": "tkd", "architectures": ["TKDForTokenClassification"], **config}
     model_card = Card("x", "org/x", config, StageRecord(stage, HUB, {}), adapter=adapter)
-    metadata = ModelCard(model_card.render()).data
+    metadata = ModelCard(render_card(model_card)).data
     assert (metadata.base_model, metadata["base_model_relation"]) == ("org/base", relation)
     assert metadata.pipeline_tag == "token-classification"
     assert metadata.library_name == ("peft" if adapter else "transformers")
     assert ("int8" in metadata.tags) == bool(config.get("quantization_config"))
-    assert ('PeftModel.from_pretrained(base, "org/x")' in model_card.render()) == bool(adapter)
+    assert ('PeftModel.from_pretrained(base, "org/x")' in render_card(model_card)) == bool(adapter)
 
 
 def test_text_that_peft_writes_into_a_card_is_removed(tmp_path, tokenizer):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tkd_hf import InputError
 from tkd_hf.cards import figures
 from tkd_hf.cards.card import Card
-from tkd_hf.cards.generate import card
+from tkd_hf.cards.generate import card, card_sections, render_card
 from tkd_hf.cards.history import _PRUNING_DEFAULTS
 from tkd_hf.cards.markdown import (
     Markdown,
@@ -218,8 +218,8 @@ def test_hostile_names_add_no_headings_html_links_or_code(tmp_path):
     config = config | {"model_type": HOSTILE, "id2label": {"0": HOSTILE, "1": "good"}, "hidden_size": HOSTILE}
     exports = {"onnx": [f"onnx/{HOSTILE}"], "openvino": [f"openvino/{HOSTILE}"]}
     hostile = Card(HOSTILE, HOSTILE, config, record, report, [f"pictures/{HOSTILE}.png"], exports)
-    _, page = read_card(hostile.render())
-    assert HEADING.findall(page)[1:] == HEADING.findall(honest.render())[1:]  # the first one is the name
+    _, page = read_card(render_card(hostile))
+    assert HEADING.findall(page)[1:] == HEADING.findall(render_card(honest))[1:]  # the first one is the name
     prose = re.sub(r"<!-- (end of )?tkd-hf [^>]*-->|```python.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
     assert "<" not in prose
     assert "](https://example.org" not in prose
@@ -233,7 +233,7 @@ def test_speedup_is_shown_for_a_student_with_the_name_of_its_teacher(tmp_path):
     report = read_json(report_folder(tmp_path / "report", "student") / "report.json")
     for model in report["benchmark"]["models"]:
         model["name"] = report["benchmark"]["reference"] = "model"
-    speed = Card("x", "x", {"model_type": "bert"}, results=report).sections()["speed"]
+    speed = card_sections(Card("x", "x", {"model_type": "bert"}, results=report))["speed"]
     assert "| speed-up over the teacher | 1 | 2.00 (1.90–2.10) |" in speed
 
 

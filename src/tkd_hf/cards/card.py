@@ -16,10 +16,9 @@ from ..models.backends import CardExample
 from ..quantization import BACKENDS
 from ..records.redaction import basename, hub_id
 from ..records.run_folder import StageRecord
-from . import card_text, history
-from .markdown import Markdown, join, key_value_table, python_string, template_environment
-from .metadata import front_matter, merge_metadata, model_index, strip_peft_template
-from .sections import merge_sections, user_text
+from . import history
+from .markdown import Markdown, join, python_string
+from .metadata import model_index
 
 
 # suffix of the model class -> (pipeline tag on the Hub, Auto class)
@@ -71,27 +70,6 @@ class Card:
     adapter: dict[str, Any] | None = None
     mask: str | None = None
     base_model: str | None = None
-
-    def render(self, existing: str = "", **chosen: Any) -> str:
-        """Return the card's content; text and metadata that people added to the existing card stay.
-
-        Args:
-            existing: the content of the existing card.
-            chosen: metadata to set, such as `license`; `None` keeps the existing value.
-        """
-        existing_metadata, page = strip_peft_template(existing)
-        sections = self.sections()
-        if user_text(page).startswith("# "):
-            sections["title"] = ""  # the user's text starts with its own title
-        metadata = merge_metadata(self.metadata(), existing_metadata, **chosen)
-        return front_matter(metadata) + "\n" + merge_sections(page, sections)
-
-    def sections(self) -> dict[str, str]:
-        """Return the sections of the card by name; a section without data is empty."""
-        template = template_environment().get_template("card.md.jinja")
-        names = {"card": self, "card_text": card_text, "history": history, "key_value_table": key_value_table}
-        context = template.new_context(names)
-        return {name: "".join(block(context)).strip() for name, block in template.blocks.items()}
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata that follows from the run."""

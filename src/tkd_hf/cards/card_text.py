@@ -1,16 +1,13 @@
 """The facts and sentences of a card: the model's dimensions, its limits, captions of plots."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..evaluation import tables
 from ..evaluation.columns import readable_name
 from ..evaluation.results import Benchmark, Evaluation, ModelResult
 from ..records.redaction import basename
+from .card import Card
 from .markdown import Markdown, code_span, escape, join, table_by_quantity, table_by_result
-
-
-if TYPE_CHECKING:
-    from .card import Card
 
 
 _CAPTIONS = {
@@ -20,7 +17,7 @@ _CAPTIONS = {
 }
 
 
-def summary(card: "Card") -> Markdown:
+def summary(card: Card) -> Markdown:
     """Return the first sentences of a card: what kind of model it is, how large, for which task, on which data."""
     config = card.config
     sentence = (
@@ -46,7 +43,7 @@ def summary(card: "Card") -> Markdown:
     )
 
 
-def dimensions(card: "Card") -> dict[str, Any]:
+def dimensions(card: Card) -> dict[str, Any]:
     """Return the model's dimensions and how it is stored, by name; unknown facts are left out."""
     config = card.config
     vocabulary, longest = config.get("vocab_size"), config.get("max_position_embeddings")
@@ -90,7 +87,7 @@ def quantization_format(config: dict[str, Any] | None) -> str | None:
     return ", ".join(parts)
 
 
-def final_metrics(card: "Card") -> Markdown:
+def final_metrics(card: Card) -> Markdown:
     """Return the metrics at the end of the run, for a card without a report that compares it with the teacher."""
     if card.record is None:
         return Markdown()
@@ -133,7 +130,7 @@ def captions(pictures: list[str]) -> dict[str, str]:
     return {picture: _CAPTIONS.get(name, readable_name(name)) for picture, name in names.items()}
 
 
-def limits(card: "Card") -> list[str]:
+def limits(card: Card) -> list[str]:
     """Return sentences on the model's intended use and its limits, as far as they follow from the card's data."""
     details = {name for stage in card.stages for name in stage.details}
     sentences = []
@@ -159,7 +156,7 @@ def limits(card: "Card") -> list[str]:
     return sentences
 
 
-def _limits_of_predictions(card: "Card") -> list[str]:
+def _limits_of_predictions(card: Card) -> list[str]:
     """Return how far the model follows its teacher, and how far its confidence can be trusted."""
     agreement = card.student.agreement if card.student else None
     calibration = card.student.calibration if card.student else None
@@ -179,7 +176,7 @@ def _limits_of_predictions(card: "Card") -> list[str]:
     return sentences
 
 
-def _length_limit(card: "Card", longest: int) -> str:
+def _length_limit(card: Card, longest: int) -> str:
     trained_lengths = (stage.arguments.get("max_length") for stage in card.stages)
     trained_length = next((length for length in trained_lengths if length), None)
     sentence = f"It reads at most {longest} tokens."
@@ -188,7 +185,7 @@ def _length_limit(card: "Card", longest: int) -> str:
     return sentence
 
 
-def _task_description(card: "Card") -> str:
+def _task_description(card: Card) -> str:
     if card.pipeline_tag == "feature-extraction":
         return "fine-tuning on texts"
     if card.pipeline_tag == "text-classification":

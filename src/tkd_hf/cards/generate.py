@@ -23,9 +23,12 @@ from ..quantization import BACKENDS
 from ..records.inputs import fingerprint, teacher_revision, training_arguments
 from ..records.redaction import redact, redacted_record
 from ..records.run_folder import RECORD_NAME, StageRecord, read_record, write_record
+from . import card_text, history
 from .arguments import CardOptions
 from .card import Card
-from .metadata import check_card
+from .markdown import key_value_table, template_environment
+from .metadata import check_card, front_matter, merge_metadata, strip_peft_template
+from .sections import merge_sections, user_text
 
 
 # Files whose content goes into the card. A link could bring in a file that is not meant to be published.
@@ -61,7 +64,8 @@ def card(options: CardOptions) -> str:
     if options.report is not None:
         _copy_results(Path(options.report), folder, record)
     existing = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    content = card_from_folder(folder, record, options.repo_id, options.base_model).render(
+    content = render_card(
+        card_from_folder(folder, record, options.repo_id, options.base_model),
         existing,
         tags=to_tuple(options.tags or ()),
         license=options.license,
@@ -71,6 +75,30 @@ def card(options: CardOptions) -> str:
     with atomic_write(folder / CARD) as file:
         file.write_text(content, encoding="utf-8")
     return content
+
+
+def render_card(card: Card, existing: str = "", **chosen: Any) -> str:
+    """Return the card's content; text and metadata that people added to the existing card stay.
+
+    Args:
+        card: the facts of the card.
+        existing: the content of the existing card.
+        chosen: metadata to set, such as `license`; `None` keeps the existing value.
+    """
+    existing_metadata, page = strip_peft_template(existing)
+    sections = card_sections(card)
+    if user_text(page).startswith("# "):
+        sections["title"] = ""  # the user's text starts with its own title
+    metadata = merge_metadata(card.metadata(), existing_metadata, **chosen)
+    return front_matter(metadata) + "\n" + merge_sections(page, sections)
+
+
+def card_sections(card: Card) -> dict[str, str]:
+    """Return the sections of the card by name; a section without data is empty."""
+    template = template_environment().get_template("card.md.jinja")
+    names = {"card": card, "card_text": card_text, "history": history, "key_value_table": key_value_table}
+    context = template.new_context(names)
+    return {name: "".join(block(context)).strip() for name, block in template.blocks.items()}
 
 
 def write_trainer_card(trainer: Trainer, **options: Any) -> str:

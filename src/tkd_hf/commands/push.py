@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..cards.generate import card, card_from_folder
+from ..cards.generate import card, card_from_folder, render_card
 from ..cards.metadata import read_card
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_json
@@ -135,7 +135,7 @@ def _check_remote_card(remote_card: bytes, folder: Path, repo_id: str, content: 
         return
     base = read_card(content)[0].get("base_model")
     described = card_from_folder(folder, repo_id=repo_id, base_model=base if isinstance(base, str) else None)
-    if described.render(remote_card.decode("utf-8", errors="replace")) != content:
+    if render_card(described, remote_card.decode("utf-8", errors="replace")) != content:
         raise InputError(
             f"the card (README.md) of {repo_id} was edited on the Hub, and this push would drop those changes; take "
             f"them over (hf download {repo_id} README.md --local-dir {folder}) and push again"
