@@ -105,7 +105,7 @@ DATA = {"task": "sst2"}
         (PruningArguments, {"target_params": 0.5, "units": ["heads"]}, "units", ("heads",)),
         (LoraArguments, {"lora_rank": "4", "load_in_8bit": "true"}, "rank", 4),
         (BenchmarkOptions, {"models": ["a"], "batch_sizes": [1, 8]}, "batch_sizes", (1, 8)),
-        (BenchmarkOptions, {"models": ["a"], "lengths": 16, "data_dir": "x"}, "data", None),
+        (BenchmarkOptions, {"models": ["a"], "lengths": 16}, "data", None),
         (LabelOptions, {"teacher": "t", **DATA, "unlabelled": "more.txt"}, "unlabelled", ("more.txt",)),
         (PushOptions, {"folder": "x", "repo_id": "o/n", "public": True}, "private", False),
         (PushOptions, {"folder": "x", "repo_id": "o/n", "public": "false"}, "private", True),
@@ -262,8 +262,7 @@ def test_suggested_commands_name_the_data_completely_and_are_quoted():
 
 def test_a_command_after_a_run_needs_no_data_and_drops_none_silently():
     assert build(LabelOptions, {"teacher": "t"}).data is None
-    assert build(LabelOptions, {"teacher": "t", "data_dir": "copies"}).data is None  # `tkd-hf run` gives it to all
-    with pytest.raises(InputError, match="--eval-split has no effect without --task or --dataset; add one of them"):
+    with pytest.raises(InputError, match="--eval-split has no effect without --task or --dataset; add it"):
         build(LabelOptions, {"teacher": "t", "eval_split": "test"})
 
 

@@ -172,6 +172,8 @@ def _plan(
         }
         values = stage_values(commands[name], recipe, common, options)
         values |= {flag: value for flag, value in flags.items() if value is not None and flag in parameters}
+        if not {"task", "dataset"} & set(values):
+            values.pop("data_dir", None)  # the stage uses the data of the run that it works on
         output = str(values["output_dir"]) if "output_dir" in values else None
         if output and output in [stage.folder for stage in stages]:
             raise InputError(f"the recipe {recipe.path} has two stages with the output_dir {output}; give each its own")

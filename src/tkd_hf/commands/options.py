@@ -27,8 +27,8 @@ ARGS_HELP = "The training arguments; `args.output_dir` is the run folder."
 MAX_DROP_HELP = "Largest drop of the main metric that passes, such as 0.005."
 
 # Options and groups that several commands share.
-_NAMED, _HARMLESS = ("task", "dataset"), ("--data-dir",)
-_optional_data = partial(group, "Data", default=None, named_by=_NAMED, harmless=_HARMLESS)
+_NAMED = ("task", "dataset")
+_optional_data = partial(group, "Data", default=None, named_by=_NAMED)
 _lora = partial(
     group,
     "LoRA",
@@ -94,7 +94,7 @@ class FinetuneOptions:
     """Fine-tune a model on labelled data: to make a teacher, or to train a student further."""
 
     model: str = option(positional=True, help="Pretrained model, classifier or student: folder or Hub id.")
-    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_MODEL)
+    data: DataArguments | None = group("Data", named_by=_NAMED, help=DATA_OF_MODEL)
     args: "FineTuningArguments" = group("Training", help=ARGS_HELP)
     overwrite: bool = _overwrite()
     resume: bool = _resume()
@@ -143,7 +143,7 @@ class LabelOptions:
     """
 
     teacher: str = option(positional=True, help="Teacher, a classifier of texts or of tokens: folder or Hub id.")
-    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_TEACHER)
+    data: DataArguments | None = group("Data", named_by=_NAMED, help=DATA_OF_TEACHER)
     splits: tuple[str, ...] = option(
         default=("train", "eval"), console=False, help='Which of "train" and "eval" to label.'
     )
@@ -168,7 +168,7 @@ class DistillOptions:
         help="Teacher, a classifier: folder or Hub id. The logits of several teachers are averaged, and the student is "
         "cut out of the first.",
     )
-    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_TEACHER)
+    data: DataArguments | None = group("Data", named_by=_NAMED, help=DATA_OF_TEACHER)
     args: "DistillationTrainingArguments" = group("Training", help=ARGS_HELP)
     student: StudentArguments = group(
         "Student", default=StudentArguments(), help="The student's shape, or an existing student to start from."
@@ -205,7 +205,7 @@ class PruneOptions:
         positional=True,
         help="Classifier to prune: folder or Hub id. It is a student, or a teacher, which is converted to TKD first.",
     )
-    data: DataArguments | None = group("Data", named_by=_NAMED, harmless=_HARMLESS, help=DATA_OF_MODEL)
+    data: DataArguments | None = group("Data", named_by=_NAMED, help=DATA_OF_MODEL)
     args: "DistillationTrainingArguments" = group("Training", help=ARGS_HELP)
     pruning: PruningArguments = group("Pruning", help="The target, and how to get there.")
     teacher: str | None = option(

@@ -142,7 +142,6 @@ def group(
     help: str,
     switch: str | None = None,
     named_by: Sequence[str] = (),
-    harmless: Sequence[str] = (),
 ) -> Any:
     """Declare a nested dataclass whose options become options of the outer one, under a heading of their own.
 
@@ -152,9 +151,8 @@ def group(
         help: what the object is, for the reference.
         switch: help of the switch, named like the field, that turns the group on.
         named_by: options of which one must be given to turn the group on; otherwise the object is `None`.
-        harmless: flags that may be given without one of these.
     """
-    settings = {"title": title, "switch": switch, "named_by": tuple(named_by), "harmless": tuple(harmless)}
+    settings = {"title": title, "switch": switch, "named_by": tuple(named_by)}
     return field(default=default, metadata={"help": help, "group": settings})
 
 
@@ -259,10 +257,8 @@ def _build_group(declared: dataclasses.Field, values: Mapping[str, Any]) -> dict
         return {name: values[name]} if name in values else {}
     nested = _without_none(declared.type)
     if settings["named_by"] and not any(values.get(key) for key in settings["named_by"]):
-        alone = [described.flag for described in options_of(nested) if values.get(described.name) is not None]
-        if set(alone) - set(settings["harmless"]):
-            names = " or ".join(f"--{key}" for key in settings["named_by"])
-            raise InputError(f"{alone[0]} has no effect without {names}; add one of them")
+        if alone := [one.flag for one in options_of(nested) if values.get(one.name) is not None]:
+            raise InputError(f"{alone[0]} has no effect without --{' or --'.join(settings['named_by'])}; add it")
         return {name: None} if declared.default is MISSING else {}
     if settings["switch"]:
         switched_on = values.get(name) is not None and _converted(f"--{name}", bool, parse_switch, values[name])
@@ -395,5 +391,4 @@ def _value_kind(annotation: Any) -> Any:
     annotation = _without_none(annotation)
     if isinstance(annotation, UnionType):  # such as `str | Path`, which Python callers may mix
         annotation = Path if Path in typing.get_args(annotation) else typing.get_args(annotation)[0]
-    elements = typing.get_args(annotation)
-    return GenericAlias(tuple, (elements[0], ...)) if elements else annotation
+    return GenericAlias(tuple, (elements[0], ...)) if (elements := typing.get_args(annotation)) else annotation
