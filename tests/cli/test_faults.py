@@ -183,7 +183,9 @@ def test_running_out_of_memory_names_smaller_batches(distill, at_step):
     code, out, err = distill()
     assert (code, out) == (2, "")
     assert "out of memory with batches of 4" in last_line(err)
-    assert "--per-device-train-batch-size 2 --gradient-accumulation-steps 2 (the same result)" in last_line(err)
+    smaller = "--per-device-train-batch-size 2 --gradient-accumulation-steps 2"
+    assert f"go on with --resume {smaller} (the same result), or start again" in last_line(err)
+    assert distill("--resume", *smaller.split())[0] == 0
 
 
 @pytest.mark.slow

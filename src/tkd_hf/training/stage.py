@@ -102,13 +102,12 @@ def explain_out_of_memory(trainer: Trainer) -> Iterator[None]:
             raise
         args = trainer.args
         size, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        remedies = ["--gradient-checkpointing true (slower)"]
+        remedies = ["start again with --overwrite and --gradient-checkpointing true (slower)"]
         if size > 1:
             smaller = f"--per-device-train-batch-size {size // 2} --gradient-accumulation-steps {2 * steps}"
-            remedies.insert(0, f"{smaller} (the same result)")
+            remedies.insert(0, f"go on with --resume {smaller} (the same result)")
         raise InputError(
-            f"out of memory with batches of {size}; start again with --overwrite and {' or '.join(remedies)} "
-            f"({first_line(error)})"
+            f"out of memory with batches of {size}; {', or '.join(remedies)} ({first_line(error)})"
         ) from error
 
 
