@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from clock import now
 from common import environment, parser_of, read_options, save_rows, say, tiny_model, tiny_task
-from paper_recipes import FIRST_STAGE
+from paper import FIRST_STAGE
 from tkd_hf import (
     DataArguments,
     DistillationTrainingArguments,

@@ -6,8 +6,7 @@ from statistics import mean
 
 from common import RESULTS, mean_and_deviation, read_results, with_deviation
 from family import FIRST_SEED, SIZES, TWELVE_LAYERS
-from paper import ABLATED, COMPARED, TASKS
-from paper_recipes import softness
+from paper import ABLATED, COMPARED, TASKS, softness
 from tkd_hf.cards.markdown import markdown_table
 
 

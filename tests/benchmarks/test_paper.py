@@ -7,7 +7,6 @@ import pytest
 
 import cards
 import paper
-import paper_recipes
 import resources
 import results_page
 import results_tables
@@ -23,7 +22,7 @@ def work(tmp_path_factory):
 
 @pytest.mark.parametrize("layers", [3, 2])
 def test_stages_are_training_arguments_that_exist(tmp_path, layers):
-    for recipe in paper_recipes.recipes(layers).values():
+    for recipe in paper.recipes(layers).values():
         for stage in recipe.stages:
             DistillationTrainingArguments(str(tmp_path), report_to="none", **stage)
 
@@ -31,11 +30,11 @@ def test_stages_are_training_arguments_that_exist(tmp_path, layers):
 def test_the_stages_of_every_recipe_share_the_steps_of_the_task():
     for experiment in paper.EXPERIMENTS.values():
         for name, task, layers, _ in experiment.runs():
-            assert paper.TASKS[task].steps % len(paper_recipes.recipes(layers)[name].stages) == 0
+            assert paper.TASKS[task].steps % len(paper.recipes(layers)[name].stages) == 0
 
 
 def test_recipes_compared_are_those_of_the_papers():
-    distilbert, tinybert = paper_recipes.distilbert(), paper_recipes.tinybert(3)
+    distilbert, tinybert = paper.distilbert(), paper.tinybert(3)
     assert distilbert.start == "skip"
     weights = distilbert.stages[0]["objectives"]
     assert [weights[name] / weights["cosine"] for name in ("logits", "hard", "cosine")] == [5, 2, 1]
@@ -46,14 +45,14 @@ def test_recipes_compared_are_those_of_the_papers():
 
 
 def test_the_ablation_removes_one_part_at_a_time():
-    ours, ablations = paper_recipes.OURS, paper_recipes.ablations()
-    for name in paper_recipes.FEATURES | paper_recipes.PREDICTIONS:
+    ours, ablations = paper.OURS, paper.ablations()
+    for name in paper.FEATURES | paper.PREDICTIONS:
         left = [{k: v for k, v in stage["objectives"].items() if k != name} for stage in ours.stages]
-        recipe = ablations[f"ours without {paper_recipes.NAMES.get(name, name)}"]
+        recipe = ablations[f"ours without {paper.NAMES.get(name, name)}"]
         assert [stage["objectives"] for stage in recipe.stages] == left
     assert ablations["ours without features"].stages == ours.stages[1:]
     assert [set(stage["objectives"]) for stage in ablations["ours in one stage"].stages] == [
-        {*paper_recipes.FEATURES, *paper_recipes.PREDICTIONS}
+        {*paper.FEATURES, *paper.PREDICTIONS}
     ]
     assert [stage.get("temperature") for stage in ablations["ours with temperature 1"].stages] == [None, 1.0]
     starts = {name: recipe.start for name, recipe in ablations.items() if recipe.start != ours.start}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # for fetch and transformers_tests, in any import mode of pytest
+sys.path.insert(0, str(Path(__file__).parent))  # for transformers_tests, in any import mode of pytest
 
 # Marks of the tests of transformers, which its own conftest.py declares.
 MARKS = ["slow", "accelerate_tests", "torch_compile_test", "torch_export_test"]
