@@ -15,7 +15,14 @@ from tkd_hf.cli import app
 from tkd_hf.cli.parser import normalise
 from tkd_hf.cli.registry import COMMANDS
 from tkd_hf.cli.training_arguments import training_options
-from tkd_hf.commands.options import BenchmarkOptions, LabelOptions, PruneOptions, PushOptions, ReportOptions
+from tkd_hf.commands.options import (
+    BenchmarkOptions,
+    EvaluateOptions,
+    LabelOptions,
+    PruneOptions,
+    PushOptions,
+    ReportOptions,
+)
 from tkd_hf.core.options import Option, build, default_text, option, option_class, options_of
 from tkd_hf.data.arguments import CorpusArguments, DataArguments
 from tkd_hf.models.arguments import EncoderArguments, LoraArguments, StudentArguments
@@ -143,6 +150,15 @@ def test_a_bad_value_is_refused_with_its_flag_and_the_way_out(kind, values, mess
 def test_options_of_adapters_need_lora(run):
     code, _, err = run("finetune", "m", "--task", "sst2", "--output-dir", "x", "--lora-rank", 4)
     assert (code, "--lora-rank belongs to --lora: add --lora" in err) == (2, True)
+
+
+def test_a_second_value_for_an_option_of_the_data_is_refused_with_both():
+    """The first of two label columns would be dropped without a word. Other options may be overridden."""
+    options = options_of(EvaluateOptions)
+    with pytest.raises(InputError, match="--label-column is given twice, as 'a' and 'b'"):
+        normalise(["--label-column", "a", "--label-column=b"], options)
+    words = ["--text-column=a", "--text-column=b", "--batch-size=1", "--batch-size=2", "--task=sst2", "--task=sst2"]
+    assert normalise(words, options) == words
 
 
 def test_flags_and_values_are_normalised():

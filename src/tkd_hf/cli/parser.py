@@ -134,6 +134,9 @@ def normalise(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     A switch takes `true` or `false` as the next word, or none. An option for a list of training arguments takes all
     words up to the next flag, as it does in other programs with these arguments.
 
+    Raises:
+        InputError: if an option of the data that takes one value is given twice with different values.
+
     Example:
 
     ```python
@@ -149,6 +152,7 @@ def normalise(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     negated = {option.off: option for option in options if option.off and option.off not in by_flag}
     pending = list(words)
     result: list[str] = []
+    of_data: dict[str, str] = {}
     while pending:
         word = pending.pop(0)
         if word == "--":
@@ -160,6 +164,10 @@ def normalise(words: Sequence[str], options: Sequence[Option]) -> list[str]:
             result.append(word)
             continue
         values = [value] if has_value else _next_values(option, pending)
+        if option.path in ("data", "corpus") and not option.multiple:
+            previous, value = of_data.setdefault(flag, values[0]), values[0]
+            if value != previous:
+                raise InputError(f"{flag} is given twice, as {previous!r} and {value!r}, but it takes one value")
         if flag in negated:
             flag = f"--{option.name.replace('_', '-')}"
             values = ["false" if SWITCH_VALUES.get(value.lower(), True) else "true" for value in values]
