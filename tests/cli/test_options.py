@@ -27,6 +27,7 @@ from tkd_hf.core.options import Option, build, default_text, option, option_clas
 from tkd_hf.data.arguments import CorpusArguments, DataArguments
 from tkd_hf.models.arguments import EncoderArguments, LoraArguments, StudentArguments
 from tkd_hf.pruning.arguments import PruningArguments
+from tkd_hf.records.run_folder import StageRecord, write_record
 
 
 ARGUMENT_CLASSES = [DataArguments, CorpusArguments, StudentArguments, EncoderArguments, LoraArguments, PruningArguments]
@@ -290,3 +291,10 @@ def test_results_are_not_written_over_an_input(tmp_path, monkeypatch, given):
     Path("mine.csv").touch()
     with pytest.raises(InputError, match=r"mine\.csv is itself read by this command"):
         COMMANDS["label"].build({"teacher": "t", "json": "./mine.csv", **given})
+
+
+def test_an_option_of_data_alone_changes_the_data_that_the_run_names(tmp_path):
+    inputs = {"data": {"task": "sst2", "data_dir": str(tmp_path), "max_length": 64}}
+    write_record(tmp_path, StageRecord("distill", inputs, {}, software={}, hardware={}))
+    options, _ = COMMANDS["evaluate"].build({"model": str(tmp_path), "eval_split": "test", "max_length": "32"})
+    assert options.data == DataArguments(task="sst2", data_dir=str(tmp_path), eval_split="test", max_length=32)

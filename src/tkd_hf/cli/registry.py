@@ -1,6 +1,7 @@
 """The commands by name. The work is done by the public function of the same name, loaded when it is first used."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,25 @@ def _first_line_of_evaluate(options: of.EvaluateOptions, console: ConsoleOptions
     return f"evaluating {_list(options.model)}{teacher}{data}"
 
 
+def _from_run(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that completes options of data, such as `--eval-split` alone, by those of the run under `key`."""
+
+    def complete(values: dict[str, Any]) -> dict[str, Any]:
+        described = options_of(DataArguments)
+        given = [one.name for one in described if values.get(one.name) is not None]
+        if not given or {"task", "dataset"} & set(given) or not values.get(key):
+            return values
+        runs = values[key]
+        data = tkd_hf.recorded_data(runs if isinstance(runs, str | Path) else [str(run) for run in runs])
+        recorded = {one.name: getattr(data, one.python_name) for one in described if one.name not in given}
+        return values | {name: value for name, value in recorded.items() if value not in (None, ())}
+
+    return complete
+
+
 def _distill_values(values: dict[str, Any]) -> dict[str, Any]:
     """Join the teachers."""
+    values = _from_run("teacher")(values)
     extra = values.get("extra_teacher") or ()
     extra = (extra,) if isinstance(extra, str) else tuple(extra)
     return values | {"teacher": [values.get("teacher"), *extra]} if extra else values
@@ -131,6 +149,7 @@ def _distill_values(values: dict[str, Any]) -> dict[str, Any]:
 
 def _prune_values(values: dict[str, Any]) -> dict[str, Any]:
     """Prune at once if there is no training."""
+    values = _from_run("model")(values)
     if not is_on(values.get("no_train")):
         return values
     schedule = values.get("schedule") or "one-shot"
@@ -259,6 +278,7 @@ COMMANDS = {
                 _merge(o.lora, o.args.output_dir)
                 or _typed("distill", o.args.output_dir, "--layers", 3, "--output-dir", "…")
             ),
+            complete=_from_run("model"),
         ),
         Command(
             "augment",
@@ -283,6 +303,7 @@ COMMANDS = {
             lambda o, c: f"labelling {_data(o.data)} with {o.teacher}",
             _label_tables,
             _next_label,
+            complete=_from_run("teacher"),
         ),
         Command(
             "distill",
@@ -315,6 +336,7 @@ COMMANDS = {
             console=GateOptions,
             check=_check_quantize,
             gate=_gate_quantize,
+            complete=_from_run("model"),
         ),
         Command(
             "evaluate",
@@ -324,6 +346,7 @@ COMMANDS = {
             console=GateOptions,
             check=_check_evaluate,
             gate=_gate_evaluate,
+            complete=_from_run("model"),
         ),
         Command(
             "benchmark",
@@ -333,12 +356,14 @@ COMMANDS = {
             lambda o, r: _typed(
                 "evaluate", o.models[-1], "--teacher", o.reference or o.models[0], *_data_flags(o.data)
             ),
+            complete=_from_run("models"),
         ),
         Command(
             "report",
             of.ReportOptions,
             lambda o, c: f"writing a report on {_list(o.runs)} into {o.output_dir}",
             lambda o, r: [summary_table(r)],
+            complete=_from_run("models"),
         ),
         Command(
             "card",
@@ -357,6 +382,7 @@ COMMANDS = {
             _after_push,
             console=PushConsoleOptions,
             call=_push,
+            complete=_from_run("folder"),
         ),
         Command(
             "verify",
