@@ -124,7 +124,7 @@ def _first_line_of_evaluate(options: of.EvaluateOptions, console: ConsoleOptions
 
 
 def _from_run(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a function that completes options of data, such as `--eval-split` alone, by those of the run under `key`."""
+    """Return a function that completes options of data, such as `--eval-split` alone, by those of the run at `key`."""
 
     def complete(values: dict[str, Any]) -> dict[str, Any]:
         described = options_of(DataArguments)
