@@ -199,7 +199,10 @@ DATA = {
     ),
     "labels out of range": (rows(TEXTS, [7] * len(TEXTS)), "['negative', 'positive'], are not those of the student"),
     "numbers as texts": (rows([1, 2, 3]), "column 'text' of rows holds Value('int64'), not texts"),
-    "missing texts": (rows(["good", None, "bad"]), "column 'text' of rows has empty texts; fill or drop them"),
+    "missing texts": (
+        rows(["good", None, "bad"]),
+        "column 'text' of rows has empty texts in 1 of 3 rows (row 2, counted",
+    ),
     "missing labels": (rows(TEXTS, [None, *["positive"] * 7]), "label column 'label' has empty entries"),
     "lists of lists": (rows([[["a"]], [["b"]]]), "neither texts nor lists of words"),
 }
@@ -221,11 +224,12 @@ def test_unusual_data_are_trained_on_or_refused_in_one_line(run, teacher_folder,
 
 
 FILES = {
-    "empty.csv": (b"", "No columns to parse"),
-    "header.csv": (b"text,label\n", "cannot be read"),
-    "ragged.csv": (b"text,label\ngood,1,3,4\nbad\n", "not texts"),
-    "quotes.csv": (b'text,label\n"good,1\nbad,0\n', "EOF inside string"),
-    "latin.csv": ("text,label\nbonté,1\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
+    "empty.csv": (b"", "empty.csv is empty; its first line must name the columns"),
+    "header.csv": (b"text,label\n", "the data of header.csv has no examples"),
+    "ragged.csv": (b"text,label\ngood,1,3,4\nbad\n", "the row at line 2 has 4 cells, but the header has 2"),
+    "quotes.csv": (b'text,label\n"good,1\nbad,0\n', None),  # the quotation mark is a character of the text
+    "pairs.csv": (b'text,label\n"good"x,1\n"bad, b",0\n', "the quotation marks are not paired"),
+    "latin.csv": ("text,label\nbonté,1\n".encode("latin-1"), "no UTF-8 text (invalid continuation byte at byte 15)"),
     "nul.csv": (b"text,label\ngo\0od,positive\n", None),
     "twice.csv": (b"text,label,text\ngood,1,bad\n", "several columns 'text'; give each its own name"),
     "bomb.csv": (gzip.compress(b"text,label\n" + b"a" * 10**7), "is compressed (gzip), although its name ends in .csv"),
@@ -236,7 +240,7 @@ FILES = {
     ),
     "long.csv": (b"text,label\n" + b"a" * 10**6 + b",0\n" + b"b,1\n" * 3, None),
     "columns.csv": (b",".join(b"c%d" % i for i in range(200_000)) + b"\n", "is longer than 1048576 characters"),
-    "utf16.csv": ("text,label\ngood,1\n".encode("utf-16"), "'utf-8' codec can't decode byte 0xff"),
+    "utf16.csv": ("text,label\ngood,1\n".encode("utf-16"), "utf16.csv is no UTF-8 text (invalid start byte at byte 0)"),
     "broken.jsonl": (b'{"text": "good", "label": 1}\n{"text": \n', "JSON parse error"),
     "mixed.jsonl": (b'{"text": "good", "label": 1}\n{"text": 3, "label": "x"}\n', "label column 'label'"),
     "nested.json": (b"[" * 5000 + b"]" * 5000, "cannot be read"),

@@ -132,7 +132,7 @@ def test_labels_of_the_evaluation_split_are_used_without_training_labels(run, tm
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--unlabelled {folder}/missing.txt", "missing.txt' is neither a local path nor can it be fetched"),
+        ("--unlabelled {folder}/missing.txt", "there is no file or folder"),
         ("--unlabelled {folder}/empty.txt", "empty.txt"),
         ("--unlabelled {folder}/known.txt", "none of the 1 unlabelled examples is new"),
         ("--unlabelled no/such:train", "'no/such' is neither a local path nor"),
@@ -262,7 +262,7 @@ def test_shuffled_pairs_are_kept_on_resume_and_replaced_on_overwrite(run, tmp_pa
         ("--mlm {teacher}", "is not a trained masked language model; `tkd-hf pretrain` makes one"),
         ("--mlm {maskless}", "has no mask token"),
         ("--mlm {mlm} --probability 0", "no new text came out of 8 examples; raise --copies or --probability"),
-        ("--mlm {mlm} --words-from {teacher}/missing.txt", "missing.txt' is neither a local path"),
+        ("--mlm {mlm} --words-from {teacher}/missing.txt", "there is no file or folder"),
         ("--mlm {mlm} --output-dir {mlm}/config.json", "config.json is a file; name a folder"),
     ],
 )

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from datasets import Dataset, Features, LargeList, List, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
 
 from ..core.errors import InputError
 
 
 LISTS = (List, LargeList)
 STRINGS = ("string", "large_string")
+_PLAIN = re.compile("string|large_string|bool|u?int|float|null")  # types whose values arrow can tell apart
 _DECIMAL = re.compile(r"decimal[0-9]+\([0-9]+, (-?[0-9]+)\)")
 
 
@@ -70,10 +71,10 @@ def check_no_gaps(rows: Dataset, column: str, subject: str, kind: str) -> None:
         InputError: with the number of such rows and the first of them.
     """
     feature = rows.features[column]
-    if isinstance(feature, LISTS) or any(map(_is_gap, rows.unique(column))):
-        values = rows[column][:]
-    else:
+    is_plain = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and _PLAIN.match(feature.dtype))
+    if is_plain and not any(map(_is_gap, rows.unique(column))):
         return
+    values = rows[column][:]
     gaps = [index for index, value in enumerate(values, start=1) if _is_gap(value)]
     if gaps:
         shown = ", ".join(map(str, gaps[:5])) + (", …" if len(gaps) > 5 else "")
