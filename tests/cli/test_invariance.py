@@ -14,13 +14,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tkd_hf import FineTuningArguments
-from tkd_hf.data.collation import DistillationCollator
-from tkd_hf.data.tokenization import tokenize
 from tkd_hf.pruning.pruner import StructuredPruner
-from tkd_hf.training.base_trainer import BaseTrainer
 
-from ..factories import FAST, FLOAT32, LABELS, QUIET, TEXTS, build_teacher, build_tokenizer, logits_of_texts, read_json
+from ..factories import FAST, FLOAT32, LABELS, TEXTS, build_teacher, build_tokenizer, logits_of_texts, read_json
 
 
 # SGD, because AdamW turns rounding of a gradient near 0 into a full step.
@@ -123,23 +119,3 @@ def test_soft_labels_and_metrics_do_not_depend_on_order_batch_or_padding(run, te
         assert torch.equal(soft["keys"], results[0][0]["keys"])
         torch.testing.assert_close(soft["logits"], results[0][0]["logits"], atol=1e-5, rtol=1e-5)
         assert metrics == results[0][1]
-
-
-def test_evaluating_during_training_does_not_change_the_student(tokenizer, tmp_path):
-    """A data loader draws a random seed for its workers, and dropout must not notice."""
-    features = tokenize(Dataset.from_dict({"text": TEXTS * 2, "label": LABELS * 2}), tokenizer)
-    weights = []
-    for name, options in (("never", {}), ("often", {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True})):
-        args = FineTuningArguments(str(tmp_path / name), per_device_train_batch_size=4, **QUIET, **options)
-        trainer = BaseTrainer(
-            build_teacher(seed=1),
-            args,
-            DistillationCollator(tokenizer),
-            train_dataset=features,
-            eval_dataset=features,
-            processing_class=tokenizer,
-        )
-        trainer.train()
-        weights.append(trainer.model.state_dict())
-    assert trainer.model.config.hidden_dropout_prob > 0
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

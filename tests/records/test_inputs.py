@@ -19,10 +19,7 @@ from tkd_hf.records.run_folder import StageRecord, write_record
 QUIET = {"report_to": "none", "use_cpu": True, "bf16": False}
 IGNORED = {name for names in NO_EFFECT.values() for name in names.split()}
 # They matter if an evaluation decides: with `load_best_model_at_end`, or a scheduler that reads the metrics.
-ON_THE_WAY = {
-    *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"),
-    *("metric_for_best_model", "greater_is_better"),
-}
+ON_THE_WAY = {"save_strategy", "save_steps", "metric_for_best_model", "greater_is_better"}
 EXAMPLES_PER_STEP = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
@@ -66,7 +63,7 @@ def test_a_field_that_a_new_version_of_transformers_adds_is_compared():
 
 @pytest.mark.parametrize("decides", [{"load_best_model_at_end": True}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
 @pytest.mark.parametrize("name", sorted(ON_THE_WAY))
-def test_evaluations_on_the_way_are_compared_if_they_decide(decides, name):
+def test_checkpoints_on_the_way_are_compared_if_they_decide(decides, name):
     args = changed(FineTuningArguments("x", **QUIET), eval_strategy="steps", **decides)
     assert f"{name} was " in compare(args, changed(args, **{name: 7}))
 

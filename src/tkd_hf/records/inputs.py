@@ -45,11 +45,12 @@ NO_EFFECT = {
     "not read in training": "do_train do_eval do_predict resume_from_checkpoint",
     "an input of the run, compared by its revision": "teacher",
 }
-# When a run is evaluated and saved on the way, and by which metric checkpoints are compared. It matters only if an
-# evaluation decides about the weights or the learning rate: an evaluation draws no random numbers (`BaseTrainer`).
-_ON_THE_WAY = (
-    "eval_strategy eval_steps eval_delay eval_on_start save_strategy save_steps metric_for_best_model greater_is_better"
-).split()
+# When a run is evaluated. It matters, because the data loader of each evaluation draws a random number, which shifts
+# the dropout of later steps. Records of version 0.1.0 do not hold it.
+_EVALUATIONS = "eval_strategy eval_steps eval_delay eval_on_start".split()
+# When a run is saved, and by which metric checkpoints are compared. It matters only if an evaluation decides about the
+# weights or the learning rate.
+_ON_THE_WAY = "save_strategy save_steps metric_for_best_model greater_is_better".split()
 _SCHEDULERS_WITH_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 _IGNORED = frozenset(name for names in NO_EFFECT.values() for name in names.split())
 _FLOATS = "learning_rate num_train_epochs warmup_steps weight_decay temperature final_temperature".split()
@@ -244,9 +245,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], args: TrainingAr
             version does, that field is compared with its default of today.
     """
     old, new = dict(old), dict(json.loads(json.dumps(dict(new))))
+    ignored = {_DATA} | ({_CLASSES} if _CLASSES not in old else set())
+    ignored |= set(_EVALUATIONS) if _EVALUATIONS[0] not in old else set()
     if args is not None and not set(new) <= set(old):
         old = {**{name: value for name, value in training_defaults(args).items() if name in new}, **old}
-    ignored = {_DATA} | ({_CLASSES} if _CLASSES not in old else set())
     if not (_ON_THE_WAY[0] in old and _ON_THE_WAY[0] in new):
         ignored |= set(_ON_THE_WAY)  # the argument that makes them matter differs itself, or the record is an old one
     if _examples_per_step(old) == _examples_per_step(new):

@@ -150,11 +150,6 @@ class BaseTrainer(Trainer):
         sampler = super()._get_eval_sampler(eval_dataset)
         return None if sampler is None else SequentialSampler(eval_dataset)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as `Trainer` does, without drawing random numbers: evaluating often trains the same model."""
-        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed for its workers
-            return super().evaluate(*args, **kwargs)
-
     def replace_model(self, model: PreTrainedModel) -> None:
         """Continue with another model of the same kind, for example the merged one after training adapters."""
         self.model = self.model_wrapped = model.to(self.args.device)  # type: ignore[arg-type]  # wrapped by transformers
