@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tkd_hf import InputError
+from tkd_hf.core.names import POSITIONS
 from tkd_hf.core.processes import log_once
 from tkd_hf.data.arguments import DataArguments
 from tkd_hf.data.delimited import iterate_rows, read_delimited, scan
@@ -18,7 +19,7 @@ from tkd_hf.data.files import read_file
 from tkd_hf.data.hold_out import hold_out
 from tkd_hf.data.loading import load_split, load_splits
 from tkd_hf.data.tasks import get_task
-from tkd_hf.data.tokenization import POSITIONS, check_max_length, tokenize
+from tkd_hf.data.tokenization import check_max_length, tokenize
 from tkd_hf.data.unlabelled import read_unlabelled
 
 from ..factories import build_tokenizer

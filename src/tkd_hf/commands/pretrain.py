@@ -110,9 +110,9 @@ def _record(options: PretrainOptions, train: Dataset, evaluation: Dataset) -> St
         },
         arguments={
             "max_length": corpus.max_length,
-            "mlm_probability": args.mlm_probability,
             **vars(options.encoder),
             **training_arguments(args),
+            "mlm_probability": args.mlm_probability,
         },
     )
 

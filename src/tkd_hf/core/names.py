@@ -9,6 +9,10 @@ from transformers import PretrainedConfig
 from .errors import InputError
 
 
+# The attribute in which a tokenizer carries the number of tokens that its model reads.
+POSITIONS = "max_positions"
+
+
 def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     """Return a model's label names in the order of its logits; empty for regression, whose score has no name."""
     if config.num_labels == 1:

@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..core.errors import InputError
+from ..core.names import POSITIONS
 from ..core.processes import log_once
 from .labels import holds_word_lists, label_first_subwords
 
@@ -24,8 +25,6 @@ from .labels import holds_word_lists, label_first_subwords
 logger = logging.getLogger(__name__)
 
 TEACHER_PREFIX = "teacher_"
-# The attribute in which a tokenizer carries the number of tokens that its model reads.
-POSITIONS = "max_positions"
 _SAMPLE = 2000
 TEACHER_LOGITS = "teacher_logits"
 

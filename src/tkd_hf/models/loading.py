@@ -33,10 +33,9 @@ from transformers import (
 )
 
 from ..core.errors import InputError, first_line
-from ..core.names import check_label_codes, split_revision
+from ..core.names import POSITIONS, check_label_codes, split_revision
 from ..data.problem_types import ProblemType
 from ..data.tasks import Task
-from ..data.tokenization import POSITIONS
 from .architectures import AUTO_CLASSES, AutoClass, is_convertible, max_input_length
 from .backends import BACKENDS, load_pretrained
 from .checks import (
