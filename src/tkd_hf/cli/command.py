@@ -1,4 +1,4 @@
-"""A command of the console: its options, what is said before and after, and what makes it fail."""
+"""A command of the console: its options, its first and last lines, and the checks that make it fail."""
 
 import dataclasses
 import inspect
@@ -67,7 +67,7 @@ class Command:
 
     @property
     def help(self) -> str:
-        """What the command does."""
+        """The first sentence of the help."""
         return help_of(self.options)
 
     @cached_property
@@ -111,10 +111,10 @@ class Command:
             InputError: for a name that is no option, for a value that is missing or refused, and for options that do
                 not fit together.
         """
-        known = [entry.name for entry in self.all_options]
+        names = [entry.name for entry in self.all_options]
         for name in values:
-            if name not in known:
-                raise InputError(f"`tkd-hf {self.name}` has no option {name!r}{did_you_mean(name, known)}")
+            if name not in names:
+                raise InputError(f"`tkd-hf {self.name}` has no option {name!r}{did_you_mean(name, names)}")
         values = self.complete(dict(values))
         if self.training_class:
             values["args"] = self._training_arguments(values)

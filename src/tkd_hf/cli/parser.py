@@ -100,8 +100,8 @@ class OptionGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that the first word names; suggest one if there is none."""
         if args[0] not in self.commands and not ctx.resilient_parsing:
-            known = did_you_mean(args[0], self.commands) or f"; the commands are {', '.join(self.commands)}"
-            raise InputError(f"unknown command {args[0]!r}{known}")
+            hint = did_you_mean(args[0], self.commands) or f"; the commands are {', '.join(self.commands)}"
+            raise InputError(f"unknown command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -220,8 +220,8 @@ def _flag_with_value(option: Option) -> str:
 
 
 def _refuse_option(command: str | None, flag: str, options: Sequence[Option]) -> NoReturn:
-    known = [*(option.flag for option in options), "--help"]
-    hint = did_you_mean(flag, known) or f"; {' '.join(filter(None, [PROGRAM, command]))} --help lists the options"
+    flags = [*(option.flag for option in options), "--help"]
+    hint = did_you_mean(flag, flags) or f"; {' '.join(filter(None, [PROGRAM, command]))} --help lists the options"
     raise InputError(f"unknown option {flag!r}{hint}")
 
 

@@ -144,12 +144,12 @@ def stage_values(command: Command, recipe: Recipe, common: dict[str, Any], optio
             f"the data of the recipe {recipe.path} has unknown keys {', '.join(unknown)}; "
             f"the keys are {', '.join(data_names)}{did_you_mean(unknown[0], data_names)}"
         )
-    known = [option.name for option in command.all_options]
-    unknown = [name for name in options if name not in known]
+    names = [option.name for option in command.all_options]
+    unknown = [name for name in options if name not in names]
     if unknown:
         raise InputError(
             f"the recipe {recipe.path} sets {', '.join(unknown)}, but `tkd-hf {command.name}` has no such option"
-            f"{did_you_mean(unknown[0], known)}"
+            f"{did_you_mean(unknown[0], names)}"
         )
     own = command.own_names
     shared = {name: value for name, value in {**common, **recipe.data_options_for(options)}.items() if name in own}

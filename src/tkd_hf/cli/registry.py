@@ -128,12 +128,12 @@ def _from_run(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     def complete(values: dict[str, Any]) -> dict[str, Any]:
         described = options_of(DataArguments)
-        given = [one.name for one in described if values.get(one.name) is not None]
+        given = [entry.name for entry in described if values.get(entry.name) is not None]
         if not given or {"task", "dataset"} & set(given) or not values.get(key):
             return values
         runs = values[key]
         data = tkd_hf.recorded_data(runs if isinstance(runs, str | Path) else [str(run) for run in runs])
-        recorded = {one.name: getattr(data, one.python_name) for one in described if one.name not in given}
+        recorded = {entry.name: getattr(data, entry.python_name) for entry in described if entry.name not in given}
         return values | {name: value for name, value in recorded.items() if value not in (None, ())}
 
     return complete
@@ -208,7 +208,7 @@ def _next_card(options: CardOptions, result: Any) -> str:
 
 @dataclass(frozen=True)
 class _PlannedPush:
-    """What a push would upload: files with their sizes, and the card."""
+    """Return the files that a push would upload, with their sizes, and the card."""
 
     repo_id: str
     files: dict[str, int]

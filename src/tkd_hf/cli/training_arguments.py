@@ -147,7 +147,7 @@ def _fields(definition: ast.ClassDef) -> Iterator[_Field]:
             continue  # the only use of it is init=False
         metadata = keywords.get("metadata")
         entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
-        known = {_literal(key): _literal(value) for key, value in entries}
+        declared = {_literal(key): _literal(value) for key, value in entries}
         default = keywords.get("default", keywords.get("default_factory", node.value))
         value = _literal(default)
         literal = value is not None or (isinstance(default, ast.Constant) and default.value is None)
@@ -158,8 +158,8 @@ def _fields(definition: ast.ClassDef) -> Iterator[_Field]:
             ast.unparse(node.annotation),
             value,
             literal,
-            known.get("help") or "",
-            known.get("nargs") == "?",
+            declared.get("help") or "",
+            declared.get("nargs") == "?",
         )
 
 

@@ -57,7 +57,7 @@ class TrainingStopped(Exception):
 class StopRequested(BaseException):
     """A command was asked to stop by SIGINT (Ctrl-C), SIGTERM or SIGHUP. What it has stored is complete.
 
-    It is no `Exception`, so that nothing between the command line and the work takes it for a failure.
+    It is not an `Exception`, so that nothing between the command line and the work takes it for a failure.
 
     Args:
         signum: the signal.

@@ -185,13 +185,13 @@ class FolderExchange:
 
     def complete(self) -> None:
         """Go on with an exchange from where it was interrupted; errors are those of `install`."""
-        kept = self.ready
+        result = self.ready
         try:
             if self.ready.is_dir():
                 self.discard({path.name for path in self.ready.iterdir()})
                 self.forget_discarded()
                 os.rename(self.ready, self.installing)
-            kept = self.installing
+            result = self.installing
             if self.installing.is_dir():
                 for path in sorted(self.installing.iterdir()):
                     os.replace(path, self.folder / path.name)
@@ -199,7 +199,7 @@ class FolderExchange:
         except OSError as error:
             raise InputError(
                 f"the new result is complete, but cannot be moved into {self.folder} ({error.strerror}: "
-                f"{error.filename}); it is kept in {kept}: correct this and repeat the command, or use it from there"
+                f"{error.filename}); it is kept in {result}: correct this and repeat the command, or use it from there"
             ) from error
 
     def discard(self, names: Set[str] = frozenset()) -> None:

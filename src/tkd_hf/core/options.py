@@ -257,7 +257,7 @@ def _build_group(declared: dataclasses.Field, values: Mapping[str, Any]) -> dict
         return {name: values[name]} if name in values else {}
     nested = _without_none(declared.type)
     if settings["named_by"] and not any(values.get(key) for key in settings["named_by"]):
-        if alone := [one.flag for one in options_of(nested) if values.get(one.name) is not None]:
+        if alone := [entry.flag for entry in options_of(nested) if values.get(entry.name) is not None]:
             raise InputError(f"{alone[0]} has no effect without --{' or --'.join(settings['named_by'])}; add it")
         return {name: None} if declared.default is MISSING else {}
     if settings["switch"]:
@@ -366,13 +366,13 @@ def _elements(value: Any, split: bool) -> list[Any]:
 
 
 def _number(kind: type[float], value: float | str) -> float:
-    wanted = "a whole number" if kind is int else "a number"
+    expected = "a whole number" if kind is int else "a number"
     try:
         number = kind(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"is not {wanted}") from None
+        raise ValueError(f"is not {expected}") from None
     if isinstance(value, float) and math.isfinite(value) and number != value:
-        raise ValueError(f"is not {wanted}")
+        raise ValueError(f"is not {expected}")
     if not math.isfinite(number):
         raise ValueError("is not a finite number")
     return number

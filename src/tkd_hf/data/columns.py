@@ -24,7 +24,7 @@ def plain_columns(rows: Dataset, columns: Iterable[str]) -> Dataset:
     otherwise; large lists become lists. This is how SQL, Spark and polars write what others call strings and numbers.
 
     Raises:
-        InputError: for bytes that are no UTF-8.
+        InputError: for bytes that are not UTF-8.
     """
     for column in columns:
         feature = rows.features.get(column)

@@ -143,8 +143,8 @@ class Architecture:
         if head == "Model":
             return dict(self.encoder)
         if head not in self.heads:
-            known = ", ".join(self.heads) or "none"
-            raise InputError(f"the architecture {self.model_type} has no {head} in the table of TKD, only {known}")
+            names = ", ".join(self.heads) or "none"
+            raise InputError(f"the architecture {self.model_type} has no {head} in the table of TKD, only {names}")
         encoder_names = {f"{prefix}.{name}": f"tkd.{tkd_name}" for name, tkd_name in self.encoder.items()}
         return encoder_names | dict(self.heads[head])
 

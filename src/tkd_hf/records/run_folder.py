@@ -308,9 +308,9 @@ class RunFolder:
             raise InputError(f"{self.path} holds files but no {RECORD_NAME}, so it is not a run; choose another folder")
 
     def _report_kept_files(self) -> None:
-        kept = [path.name for path in _entries(self.path) if not _is_of_a_run(path)]
-        if kept and self._overwrite:
-            logger.info("kept in %s, because no run writes such files: %s", self.path, ", ".join(kept))
+        foreign = [path.name for path in _entries(self.path) if not _is_of_a_run(path)]
+        if foreign and self._overwrite:
+            logger.info("kept in %s, because no run writes such files: %s", self.path, ", ".join(foreign))
 
     def _resumable(self, record: StageRecord) -> StageRecord:
         """Return the stored record if it has finished, else the new one; refuse a run with other settings."""
