@@ -1,6 +1,7 @@
 """Flags, recipes, help and training arguments agree with the dataclasses that they are made from."""
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,7 @@ from tkd_hf import InputError
 from tkd_hf.cli import app
 from tkd_hf.cli.parser import normalise
 from tkd_hf.cli.registry import COMMANDS
-from tkd_hf.cli.training_arguments import training_options
+from tkd_hf.cli.training_arguments import parse_training_arguments, training_options
 from tkd_hf.commands.options import (
     BenchmarkOptions,
     EvaluateOptions,
@@ -122,6 +123,22 @@ DATA = {"task": "sst2"}
 )  # fmt: skip
 def test_words_and_recipe_values_become_typed_values(kind, values, name, expected):
     assert getattr(build(kind, values), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "expected"),
+    [
+        ({"layer_map": [0, 0, 1, 1]}, "layer_map", [0, 0, 1, 1]),
+        ({"objectives": {"logits": 0.5, "hidden": 1.0}}, "objectives", {"logits": 0.5, "hidden": 1.0}),
+        ({"label_names": ["labels", "more_labels"]}, "label_names", ["labels", "more_labels"]),
+        ({"learning_rate": "2e-4"}, "learning_rate", 2e-4),
+    ],
+)
+def test_typed_values_of_a_recipe_become_training_arguments(tmp_path, values, name, expected):
+    common = {"output_dir": str(tmp_path), "report_to": ["none"], "use_cpu": True}
+    args = parse_training_arguments("DistillationTrainingArguments", common | values, {})
+    value = getattr(args, name)
+    assert (json.loads(value) if isinstance(value, str) else value) == expected
 
 
 @pytest.mark.parametrize(

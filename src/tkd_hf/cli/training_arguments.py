@@ -83,7 +83,8 @@ def parse_training_arguments(name: str, values: Mapping[str, Any], defaults: Map
     parser = HfArgumentParser(getattr(tkd_hf, name), allow_abbrev=False)
     parser.error = refuse  # type: ignore[method-assign] # it would exit the process
     parser.set_defaults(**defaults)
-    words = [word for key, value in values.items() for word in (f"--{key}", *_words(value))]
+    lists = {option.name for option in training_options(name) if option.multiple}
+    words = [word for key, value in values.items() for word in (f"--{key}", *_words(value, several=key in lists))]
     try:
         [args] = parser.parse_args_into_dataclasses(words)
     except InputError:
@@ -95,9 +96,9 @@ def parse_training_arguments(name: str, values: Mapping[str, Any], defaults: Map
     return args
 
 
-def _words(value: Any) -> list[str]:
-    """Return a value as words of a command line."""
-    if isinstance(value, list | tuple):
+def _words(value: Any, several: bool) -> list[str]:
+    """Return a value as words of a command line, one per element if the option takes several words."""
+    if several and isinstance(value, list | tuple):
         return [str(element) for element in value]
     return [value if isinstance(value, str) else json.dumps(value)]
 
