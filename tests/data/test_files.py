@@ -200,7 +200,7 @@ def test_one_file_is_split_by_class_and_alike_in_every_call(tmp_path, caplog):
     assert again["text"][:] == evaluation["text"][:]
 
 
-def test_a_folder_with_the_training_file_alone_is_split_and_one_with_a_test_file_is_not(tmp_path):
+def test_a_folder_is_split_only_if_it_holds_the_training_file_alone(tmp_path):
     csv_file(tmp_path / "d/train.csv", [0, 1] * 30)
     data = DataArguments(dataset=str(tmp_path / "d"))
     assert [len(rows) for rows in load_splits(data)[:2]] == [40, 20]

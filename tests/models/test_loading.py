@@ -264,7 +264,7 @@ def test_only_the_loader_calls_from_pretrained_of_auto_classes():
 PRIVATE_OF_TORCH = {"_forward_hooks", "_forward_pre_hooks", "_save_to_state_dict", "_load_from_state_dict"}
 
 
-def test_private_attributes_of_transformers_are_used_in_models_and_the_base_trainer_alone():
+def test_only_models_and_the_base_trainer_use_private_names_of_transformers():
     """They may change with any release. Private names on `self` count only in a class that overrides them."""
     package = Path(tkd_hf.__file__).parent
     for path in sorted(package.rglob("*.py")):

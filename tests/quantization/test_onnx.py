@@ -175,7 +175,7 @@ def test_float32_scheme_writes_a_single_onnx_file(tmp_path, tokenizer, teacher):
     assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
 
 
-def test_student_that_classifies_tokens_is_exported_although_it_computes_nothing_at_padding(tmp_path, tokenizer):
+def test_token_classifier_is_exported_although_it_computes_nothing_at_padding(tmp_path, tokenizer):
     student = student_of(build_teacher(("B-X", "I-X", "O"), kind=BertForTokenClassification))
     backend.export(student, tokenizer, tmp_path / "model.onnx")
     batch = tokenizer(["a film", "the story is good"], padding=True, return_tensors="pt")
