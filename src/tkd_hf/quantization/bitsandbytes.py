@@ -42,15 +42,8 @@ class BitsAndBytes(Backend):
     ) -> dict[str, Any]:
         """Write a quantized model; embeddings, norms and the head stay floats.
 
-        Args:
-            model: a float model. It is not changed.
-            tokenizer: its tokenizer.
-            folder: an empty folder.
-            weights: one of `schemes`.
-            calibration: not used, because only weights are quantized.
-
-        Returns:
-            a description of the weights, for the run record.
+        The arguments and the result are those of `Backend.quantize`. Only weights are quantized, so no examples are
+        needed.
 
         Raises:
             InputError: if the model is already quantized, has adapters that are not merged, or the scheme is unknown.

@@ -75,15 +75,8 @@ class ONNX(Backend):
     ) -> dict[str, Any]:
         """Write `onnx/model.onnx` in float32, and for other schemes `onnx/model_quantized.onnx` beside it.
 
-        Args:
-            model: a BERT-like classifier, TKD or another architecture. It is not changed.
-            tokenizer: its tokenizer.
-            folder: an empty folder.
-            weights: one of `schemes`.
-            calibration: not used, because activations are rounded in the range of each batch.
-
-        Returns:
-            a description of weights and activations, for the run record.
+        The arguments and the result are those of `Backend.quantize`. Activations are rounded in the range of each
+        batch, so no examples are needed.
 
         Raises:
             InputError: if the model cannot be exported, or its logits in onnxruntime differ from those in PyTorch.

@@ -64,15 +64,7 @@ class OpenVINO(Backend):
     ) -> dict[str, Any]:
         """Write a folder that optimum-intel loads by itself.
 
-        Args:
-            model: a BERT-like classifier, TKD or another architecture. It is not changed.
-            tokenizer: its tokenizer.
-            folder: an empty folder.
-            weights: one of `schemes`.
-            calibration: yields the examples, for `"int8-static"` only.
-
-        Returns:
-            a description of weights and activations, for the run record.
+        The arguments and the result are those of `Backend.quantize`; the scheme `int8-static` needs the examples.
 
         Raises:
             InputError: if optimum-intel cannot export a model of this architecture.
